@@ -1,0 +1,142 @@
+"""Every exception this package raises on purpose, as one tree.
+
+::
+
+    SCPServerError
+    ├── ConfigurationError          wrong settings or usage; names the key            (exit code 2)
+    ├── ProtocolError               the peer broke PS3.8 or PS3.7: carries the A-ABORT it is told
+    ├── LocalProtocolError          our own code asked for what the state forbids: a bug, never the peer's fault
+    ├── AssociationError            there is no (more) association                    (exit code 3)
+    │   ├── ConnectFailed           no TCP connection, or it ended before an answer
+    │   ├── AssociationRejected     A-ASSOCIATE-RJ, with result, source and reason
+    │   ├── AssociationAborted      A-ABORT, with source and reason
+    │   ├── AssociationReleased     the peer released while we still wanted something
+    │   └── AssociationLost         the transport ended without a word
+    ├── OperationRefused            carries the DIMSE status, Error Comment and Offending Elements of the answer
+    │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
+    ├── StorageError                an object could not be written, read or deleted
+    │   ├── StorageFull             no space (ENOSPC, EDQUOT, or the reserve)         (0xA700)
+    │   └── ObjectNotFound          no object lies at that location
+    └── IndexFailure                the index could not do it
+        ├── IndexUnavailable        locked, full or failing now; trying again may help (0xA700)
+        └── IndexSchemaUnknown      written by a newer version, or not an index at all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SCPServerError(Exception):
+    """Base of every exception this package raises on purpose."""
+
+
+class ConfigurationError(SCPServerError):
+    """The settings or the command line ask for something impossible; the text names the key."""
+
+
+class ProtocolError(SCPServerError):
+    """The peer sent what the standard does not allow; it is told by A-ABORT (PS3.8 9.3.8).
+
+    `source` is 0 (service user) or 2 (service provider), `reason` the provider's reason.
+    """
+
+    def __init__(self, text: str, *, source: int = 2, reason: int = 0) -> None:
+        super().__init__(text)
+        self.source = source
+        self.reason = reason
+
+
+class LocalProtocolError(SCPServerError):
+    """Our side issued a primitive that the association's state does not allow."""
+
+
+class AssociationError(SCPServerError):
+    """There is no association, or no more."""
+
+
+class ConnectFailed(AssociationError):
+    """No TCP connection could be made, or it ended before the association was answered."""
+
+
+class AssociationRejected(AssociationError):
+    """The peer answered A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+
+    def __init__(self, result: int, source: int, reason: int, text: str = "") -> None:
+        super().__init__(text or f"association rejected: result {result}, source {source}, reason {reason}")
+        self.result = result
+        self.source = source
+        self.reason = reason
+
+
+class AssociationAborted(AssociationError):
+    """The association ended by A-ABORT, the peer's or ours (PS3.8 9.3.8)."""
+
+    def __init__(self, source: int, reason: int, text: str = "") -> None:
+        super().__init__(text or f"association aborted: source {source}, reason {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class AssociationReleased(AssociationError):
+    """The peer released the association while something was still wanted of it."""
+
+
+class AssociationLost(AssociationError):
+    """The transport connection ended without a release or an abort."""
+
+
+class OperationRefused(SCPServerError):
+    """A DIMSE operation that ends with a failure status, and what the answer says about it.
+
+    `status` is (0000,0900), `comment` becomes Error Comment (0000,0902), cut to 64 characters,
+    `offending_elements` are tags as 32-bit integers for (0000,0901) (PS3.7 C).
+    """
+
+    def __init__(self, status: int, comment: str, offending_elements: Sequence[int] = ()) -> None:
+        super().__init__(comment)
+        self.status = status
+        self.comment = comment
+        self.offending_elements = tuple(offending_elements)
+
+
+class UnreadableDataset(OperationRefused):
+    """The data set is structurally broken: cut, overrunning, too deep, or not a data set at all.
+
+    `offset_bytes` counts from the data set's first byte (after inflating, where it is deflated).
+    """
+
+    def __init__(
+        self,
+        comment: str,
+        *,
+        offset_bytes: int = 0,
+        status: int = 0xC000,
+        offending_elements: Sequence[int] = (),
+    ) -> None:
+        super().__init__(status, comment, offending_elements)
+        self.offset_bytes = offset_bytes
+
+
+class StorageError(SCPServerError):
+    """An object could not be written, read or deleted."""
+
+
+class StorageFull(StorageError):
+    """There is no space left for the object, or only the reserve."""
+
+
+class ObjectNotFound(StorageError):
+    """No object lies at the location asked for."""
+
+
+class IndexFailure(SCPServerError):
+    """The index could not do what it was asked."""
+
+
+class IndexUnavailable(IndexFailure):
+    """The index is locked, full or failing now; trying again may help."""
+
+
+class IndexSchemaUnknown(IndexFailure):
+    """The index was written by a newer version, or is not an index of this server."""

@@ -1,0 +1,132 @@
+"""What the archive knows of its objects: the Protocol that an index fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from scp_server.objects.summary import InstanceSummary
+
+
+class DuplicatePolicy(StrEnum):
+    """What happens to other bytes under a SOP Instance UID that is already kept."""
+
+    KEEP_FIRST = "keep_first"
+    PARTS = "parts"
+
+
+class AddOutcome(StrEnum):
+    """What became of an entry."""
+
+    ADDED = "added"
+    """A new instance."""
+    ADDED_PART = "added_part"
+    """Another part of a known instance."""
+    SAME = "same"
+    """The same bytes are already kept: the newcomer is not needed."""
+    CONFLICT = "conflict"
+    """Other bytes are kept under this UID and the policy keeps those: the newcomer is not indexed."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One stored data set, as the index is to know it.
+
+    `digest` is over the data set as received, without File Meta; together with the transfer syntax it is
+    the identity of a part. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is the raw header
+    as `RawHeader.pack()` gives it.
+    """
+
+    summary: InstanceSummary
+    transfer_syntax_uid: str
+    digest_algorithm: str
+    digest: bytes
+    location: str
+    size_bytes: int
+    dataset_offset_bytes: int
+    arrival_id: str
+    received_at_ns: int
+    calling_ae_title: str
+    called_ae_title: str
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AddResult:
+    """`location` is where the kept bytes lie: the entry's own, or those of the same or conflicting part."""
+
+    outcome: AddOutcome
+    location: str
+    part_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """One stored data set, as the index knows it. Parts of an instance are numbered from 1 in order of arrival."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    part_number: int
+    transfer_syntax_uid: str
+    digest_algorithm: str
+    digest: bytes
+    location: str
+    size_bytes: int
+    dataset_offset_bytes: int
+    arrival_id: str
+    received_at_ns: int
+    calling_ae_title: str
+    called_ae_title: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexTotals:
+    """How much is kept."""
+
+    patients: int
+    studies: int
+    series: int
+    instances: int
+    parts: int
+    bytes: int
+
+
+class Index(Protocol):
+    """Methods may be called from any task of one event loop."""
+
+    async def open(self) -> None:
+        """Create or migrate, and make ready. Raises IndexSchemaUnknown or IndexUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Write what was accepted, then close."""
+        ...
+
+    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+        """Record an entry; returns when it is committed. Entries of several tasks share a transaction.
+
+        One outcome for each SOP Instance UID, however many tasks add it at once. A cancelled caller does
+        not undo its entry. Waits while the queue is full. Raises IndexUnavailable: then nothing of this
+        entry is in the index.
+        """
+        ...
+
+    async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
+        """Every part of an instance, in order of arrival; empty when it is unknown."""
+        ...
+
+    async def header(self, location: str) -> bytes | None:
+        """The packed raw header of the part at `location`."""
+        ...
+
+    async def unknown_locations(self, locations: Sequence[str]) -> list[str]:
+        """Those of `locations` that no part has."""
+        ...
+
+    async def totals(self) -> IndexTotals:
+        """Count what is kept."""
+        ...

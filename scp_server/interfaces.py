@@ -1,0 +1,83 @@
+"""What `net` offers to services (and later to the pipeline), so that neither needs to import it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scp_server.protocol.events import Buffer
+from scp_server.protocol.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedContext:
+    """A presentation context both sides agreed on (PS3.8 9.3.3.2)."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+@dataclass(slots=True)
+class AssociationInfo:
+    """Who is on the other end of an association, and how it speaks.
+
+    AE titles are the peer's own text, stripped of outer spaces; they are escaped where they reach a log.
+    """
+
+    association_id: str
+    calling_ae_title: str
+    called_ae_title: str
+    peer_host: str
+    peer_port: int
+    application_context_name: str
+    implementation_class_uid: str = ""
+    implementation_version_name: str = ""
+    contexts: dict[int, AcceptedContext] = field(default_factory=dict)
+    is_dicos: bool = False
+    """True with one of the DICOS application context names, or once the glued framing was used."""
+
+
+class DatasetSource(Protocol):
+    """The data set of one request, as it arrives."""
+
+    def chunks(self) -> AsyncIterator[list[memoryview]]:
+        """Yield what has arrived since the last time, without copying, until the data set's end.
+
+        The views are valid until the next step of the iteration; the bytes they cover count against the
+        association's and the process's budget until then. Raises AssociationError when the association
+        ends before the data set does.
+        """
+        ...
+
+
+class Operation(Protocol):
+    """One DIMSE request being performed. Its task is cancelled when the association ends."""
+
+    @property
+    def association(self) -> AssociationInfo: ...
+
+    @property
+    def context(self) -> AcceptedContext: ...
+
+    @property
+    def request(self) -> Message: ...
+
+    @property
+    def dataset(self) -> DatasetSource:
+        """Empty where the request has none. What a service leaves unread is drained before the answer."""
+        ...
+
+    @property
+    def cancel_requested(self) -> bool:
+        """A C-CANCEL-RQ for this operation has arrived (PS3.7 9.3.2.3)."""
+        ...
+
+    async def send(self, response: Message, dataset: Buffer | None = None) -> None:
+        """Send a pending response; waits while the peer does not read."""
+        ...
+
+
+Service = Callable[[Operation], Awaitable[Message]]
+"""Performs one operation and returns its final response, which `net` sends."""

@@ -1,0 +1,1 @@
+"""DICOM and DICOS objects without I/O: what the bytes of a data set say."""

@@ -1,0 +1,1 @@
+"""DICOS: what differs from DICOM inside a data set."""

@@ -1,0 +1,1 @@
+"""The composition root: settings become components, components become a running server."""

@@ -1,0 +1,112 @@
+"""Where objects lie: the small Protocols that every storage backend fulfils.
+
+An object is a Part 10 file's bytes under a location. It is written through an `ObjectWriter`, and is either
+whole and visible under its location after `commit`, or has never been. `scp_server.testing.storage_contract`
+is the suite that decides whether a backend fulfils this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from scp_server.protocol.events import Buffer
+
+PATCHABLE_BYTES = 4096
+"""`ObjectWriter.patch` reaches only the first bytes, which a multipart upload can hold back until its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKey:
+    """What an object's location is made from. UIDs are opaque peers' strings: never used raw in a path.
+
+    `arrival_id` is unique, time-ordered and ours: `[0-9a-f]+`.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    arrival_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object that is visible. `location` is relative to the storage, with `/` between its parts."""
+
+    location: str
+    size_bytes: int
+
+
+class Digest(Protocol):
+    """What hashlib's and blake3's objects have in common."""
+
+    def update(self, data: Buffer, /) -> object: ...
+
+
+class ObjectWriter(Protocol):
+    """One object being written. Exactly one of `commit` and `abort` ends it; `abort` may follow a failure."""
+
+    async def write(self, data: Sequence[Buffer]) -> None:
+        """Append. The buffers belong to the writer until this returns, not longer.
+
+        Raises StorageFull or StorageError.
+        """
+        ...
+
+    async def patch(self, offset_bytes: int, data: bytes) -> None:
+        """Overwrite bytes already written, within the first PATCHABLE_BYTES of the object."""
+        ...
+
+    async def commit(self, key: ObjectKey) -> StoredObject:
+        """Make the object durable as configured, then visible. Raises StorageFull or StorageError."""
+        ...
+
+    async def abort(self) -> None:
+        """Leave nothing behind. May be called at any time, also twice; never raises."""
+        ...
+
+
+class Storage(Protocol):
+    """A place for objects. Methods may be called from any task of one event loop."""
+
+    async def open(self) -> None:
+        """Make ready; removes what a crash left half-written."""
+        ...
+
+    async def close(self) -> None:
+        """Let writers in hand end, then give everything back."""
+        ...
+
+    async def begin(self, arrival_id: str, prefix: bytes, digest: Digest | None = None) -> ObjectWriter:
+        """Start an object with `prefix` (preamble and File Meta).
+
+        `digest` is fed with everything written after the prefix, off the event loop; read it after `commit`.
+        Raises StorageFull when less than the reserve is free.
+        """
+        ...
+
+    def read(self, location: str, offset_bytes: int = 0, length_bytes: int | None = None) -> AsyncIterator[bytes]:
+        """Yield an object's bytes from `offset_bytes` on, a few hundred KiB at a time. Raises ObjectNotFound."""
+        ...
+
+    async def delete(self, location: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def list(self) -> AsyncIterator[StoredObject]:
+        """Yield every visible object, in no particular order."""
+        ...
+
+    def in_flight(self) -> AsyncIterator[StoredObject]:
+        """Yield the visible objects whose commit may not have been followed by an index entry when the
+        last process ended: few, however many objects there are. For start-up, before anything is written."""
+        ...
+
+    async def settled(self) -> None:
+        """Everything that `in_flight` yielded has been dealt with."""
+        ...
+
+    async def indexed(self, stored: StoredObject) -> None:
+        """The index knows this object (or it was deleted): it is no longer in flight. Cheap; never raises."""
+        ...

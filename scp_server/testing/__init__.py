@@ -1,0 +1,1 @@
+"""The public test kit: object factories, scripted peers, and contract suites for backends."""

@@ -1,0 +1,1 @@
+"""HTTP: health (and later metrics, DICOMweb and pages)."""
