@@ -45,15 +45,29 @@ class DatasetSource(Protocol):
     def chunks(self) -> AsyncIterator[list[memoryview]]:
         """Yield what has arrived since the last time, without copying, until the data set's end.
 
-        The views are valid until the next step of the iteration; the bytes they cover count against the
-        association's and the process's budget until then. Raises AssociationError when the association
+        The views are of immutable bytes and stay valid as long as they are kept. They count against the
+        association's and the process's budget until `release`. An empty list asks the reader to let go of
+        what it holds, because the process's budget is used up. Raises AssociationError when the association
         ends before the data set does.
         """
         ...
 
+    def release(self, size_bytes: int) -> None:
+        """So many bytes are held no longer. What is unreleased when the operation ends is released then."""
+        ...
+
+    @property
+    def received_bytes(self) -> int:
+        """How much of the data set has arrived."""
+        ...
+
 
 class Operation(Protocol):
-    """One DIMSE request being performed. Its task is cancelled when the association ends."""
+    """One DIMSE request being performed, in a task of its own.
+
+    When the association ends, an unfinished data set raises AssociationError, `send` raises it too, and
+    `cancel_requested` becomes true; the task itself is cancelled only when the server is stopped at once.
+    """
 
     @property
     def association(self) -> AssociationInfo: ...
@@ -71,11 +85,11 @@ class Operation(Protocol):
 
     @property
     def cancel_requested(self) -> bool:
-        """A C-CANCEL-RQ for this operation has arrived (PS3.7 9.3.2.3)."""
+        """A C-CANCEL-RQ for this operation has arrived (PS3.7 9.3.2.3), or the association has ended."""
         ...
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:
-        """Send a pending response; waits while the peer does not read."""
+        """Send a pending response; waits while the peer does not read. Raises AssociationError."""
         ...
 
 

@@ -55,16 +55,20 @@ class IndexEntry:
 
 @dataclass(frozen=True, slots=True)
 class AddResult:
-    """`location` is where the kept bytes lie: the entry's own, or those of the same or conflicting part."""
+    """`location` is where the kept bytes lie: the entry's own, or those of the same or conflicting part.
+
+    `patient_conflict`: the entry was recorded but names another patient than its study, which keeps its own.
+    """
 
     outcome: AddOutcome
     location: str
     part_number: int
+    patient_conflict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """One stored data set, as the index knows it. Parts of an instance are numbered from 1 in order of arrival."""
+    """One stored data set, as the index knows it. An instance's parts are numbered from 1 as they arrive."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -110,8 +114,8 @@ class Index(Protocol):
         """Record an entry; returns when it is committed. Entries of several tasks share a transaction.
 
         One outcome for each SOP Instance UID, however many tasks add it at once. A cancelled caller does
-        not undo its entry. Waits while the queue is full. Raises IndexUnavailable: then nothing of this
-        entry is in the index.
+        not undo its entry. Waits while the queue is full. Raises IndexUnavailable, or IndexFailure when it
+        is this entry that cannot be recorded: then nothing of it is in the index.
         """
         ...
 

@@ -1,9 +1,38 @@
-"""The variable items and sub-items inside A-ASSOCIATE PDUs (PS3.8 9.3.2-9.3.3, PS3.7 Annex D)."""
+"""The variable items and sub-items inside A-ASSOCIATE PDUs, as values (PS3.8 9.3.2-9.3.3, PS3.7 Annex D).
+
+`item_codec` turns them into bytes and back.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
+
+MAX_PRESENTATION_CONTEXTS: Final = 128
+"""The odd numbers from 1 to 255 (PS3.8 9.3.2.2)."""
+MAX_VERSION_NAME_CHARACTERS: Final = 16
+"""Of an implementation version name (PS3.7 D.3.3.2.3)."""
+
+
+class ItemType(IntEnum):
+    """First byte of an item or sub-item (PS3.8 9.3.2, PS3.7 D.3.3)."""
+
+    APPLICATION_CONTEXT = 0x10
+    PRESENTATION_CONTEXT_RQ = 0x20
+    PRESENTATION_CONTEXT_AC = 0x21
+    ABSTRACT_SYNTAX = 0x30
+    TRANSFER_SYNTAX = 0x40
+    USER_INFORMATION = 0x50
+    MAXIMUM_LENGTH = 0x51
+    IMPLEMENTATION_CLASS_UID = 0x52
+    ASYNCHRONOUS_OPERATIONS_WINDOW = 0x53
+    ROLE_SELECTION = 0x54
+    IMPLEMENTATION_VERSION_NAME = 0x55
+    EXTENDED_NEGOTIATION = 0x56
+    COMMON_EXTENDED_NEGOTIATION = 0x57
+    USER_IDENTITY_RQ = 0x58
+    USER_IDENTITY_AC = 0x59
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +110,8 @@ class UserIdentityRQ:
     secondary_field: bytes = b""
 
     def __repr__(self) -> str:
-        return f"UserIdentityRQ(identity_type={self.identity_type}, positive_response_requested={self.positive_response_requested})"
+        requested = self.positive_response_requested
+        return f"UserIdentityRQ(identity_type={self.identity_type}, positive_response_requested={requested})"
 
 
 @dataclass(frozen=True, slots=True)

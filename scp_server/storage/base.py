@@ -47,23 +47,42 @@ class Digest(Protocol):
 class ObjectWriter(Protocol):
     """One object being written. Exactly one of `commit` and `abort` ends it; `abort` may follow a failure."""
 
-    async def write(self, data: Sequence[Buffer]) -> None:
-        """Append. The buffers belong to the writer until this returns, not longer.
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of buffers given to `write` that the writer still holds."""
+        ...
 
-        Raises StorageFull or StorageError.
+    async def write(self, data: Sequence[Buffer]) -> None:
+        """Append. The writer may keep the buffers until `flush`, `commit` or `abort`: nobody changes them.
+
+        Raises StorageFull or StorageError; after that, and after a cancellation, only `abort` is left.
         """
         ...
 
+    async def flush(self) -> None:
+        """Write out everything held, so that `held_bytes` is 0. Raises what `write` raises."""
+        ...
+
     async def patch(self, offset_bytes: int, data: bytes) -> None:
-        """Overwrite bytes already written, within the first PATCHABLE_BYTES of the object."""
+        """Overwrite bytes already written, within the first PATCHABLE_BYTES of the object.
+
+        The digest does not see it. May take effect as late as `commit`, which then raises what goes wrong.
+        Raises ValueError outside of what may be patched, StorageError when the writer has ended.
+        """
         ...
 
     async def commit(self, key: ObjectKey) -> StoredObject:
-        """Make the object durable as configured, then visible. Raises StorageFull or StorageError."""
+        """Make the object durable as configured, then visible. Raises StorageFull or StorageError, and then
+        nothing is left of it. `key.arrival_id` is the one given to `begin`.
+
+        When the caller is cancelled the object may or may not become visible, until `abort` removes it.
+        """
         ...
 
     async def abort(self) -> None:
-        """Leave nothing behind. May be called at any time, also twice; never raises."""
+        """Leave nothing behind. May be called at any time, also twice, also while the task is being
+        cancelled (what it began goes on); never raises. After a `commit` that returned it does nothing.
+        """
         ...
 
 
@@ -75,7 +94,7 @@ class Storage(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let writers in hand end, then give everything back."""
+        """Let commits in hand end, abort the other writers, then give everything back."""
         ...
 
     async def begin(self, arrival_id: str, prefix: bytes, digest: Digest | None = None) -> ObjectWriter:
@@ -86,12 +105,17 @@ class Storage(Protocol):
         """
         ...
 
-    def read(self, location: str, offset_bytes: int = 0, length_bytes: int | None = None) -> AsyncIterator[bytes]:
-        """Yield an object's bytes from `offset_bytes` on, a few hundred KiB at a time. Raises ObjectNotFound."""
+    def read(
+        self, location: str, offset_bytes: int = 0, length_bytes: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield an object's bytes from `offset_bytes` on, a few hundred KiB at a time, up to `length_bytes`
+        or its end. Raises ObjectNotFound or StorageError.
+        """
         ...
 
     async def delete(self, location: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object; one that is not there is no error. Raises StorageError when it cannot, or
+        when `location` is none of this storage's."""
         ...
 
     def list(self) -> AsyncIterator[StoredObject]:

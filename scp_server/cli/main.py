@@ -1,0 +1,246 @@
+"""The commands of `scp-server` and their options.
+
+Nothing heavy is imported here: `scp-server echo` is to answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scp_server.errors import AssociationError, ConfigurationError, SCPServerError
+
+PROGRAM = "scp-server"
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="A DICOM and DICOS server, and its commands.\n\nExample: scp-server serve --data-dir ./scp-data",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(
+    help="Check or show settings.\n\nExample: scp-server config check scp-server.toml",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(config_app, name="config")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from scp_server import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+def _ae_title(text: str) -> str:
+    """An AE title that a request can carry (PS3.8 9.3.2), for the commands that do not load the settings."""
+    title = text.strip(" ")
+    if not (0 < len(title) <= 16 and title.isascii() and title.isprintable()) or "\\" in title:
+        raise typer.BadParameter("must be 1 to 16 printable ASCII characters without a backslash")
+    return title
+
+
+Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Name or address of the peer.")]
+Port = Annotated[int, typer.Option("--port", metavar="N", min=1, max=65_535, help="TCP port of the peer.")]
+CalledAETitle = Annotated[
+    str, typer.Option("--ae-title", metavar="CALLED", callback=_ae_title, help="AE title of the peer.")
+]
+CallingAETitle = Annotated[
+    str, typer.Option("--calling-ae-title", metavar="T", callback=_ae_title, help="Our own AE title.")
+]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long the peer may take for each answer."),
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for machines.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default=False)
+]
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and end."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="H", help="Address for DICOM; default 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", metavar="N", help="Port for DICOM, 0 for any; default 11112.")
+    ] = None,
+    ae_title: Annotated[
+        str | None, typer.Option("--ae-title", metavar="T", help="Our AE title; default SCP_SERVER.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", help="Folder of objects and index; default ./scp-data."),
+    ] = None,
+    http_host: Annotated[
+        str | None, typer.Option("--http-host", metavar="H", help="Address for HTTP; default 127.0.0.1.")
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option("--http-port", metavar="N", help="Port for HTTP, 0 for any; default 8080.")
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format", metavar="json|console", help="Default: console at a terminal, else json."
+        ),
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            "--log-level", metavar="L", help="debug, info, warning, error or critical; default info."
+        ),
+    ] = None,
+) -> None:
+    """Run the server in the foreground until SIGTERM or Ctrl-C.
+
+    Options win over SCP_SERVER_ variables of the environment, and those over the settings file.
+
+    Example: scp-server serve --host 0.0.0.0 --ae-title ARCHIVE --data-dir /data
+    """
+    from scp_server.cli.serve import run_server, tables
+
+    overrides = tables(
+        {
+            "listen.host": host,
+            "listen.port": port,
+            "listen.ae_title": ae_title,
+            "data_dir": data_dir,
+            "http.host": http_host,
+            "http.port": http_port,
+            "log.format": log_format,
+            "log.level": log_level,
+        }
+    )
+    _end(lambda: run_server(config, overrides))
+
+
+@app.command()
+def echo(
+    host: Host = "127.0.0.1",
+    port: Port = 11_112,
+    ae_title: CalledAETitle = "ANY-SCP",
+    calling_ae_title: CallingAETitle = "SCP_SERVER_SCU",
+    timeout: Timeout = 30.0,
+    as_json: AsJSON = False,
+) -> None:
+    """Ask a peer whether it is there (C-ECHO).
+
+    Example: scp-server echo --host 127.0.0.1 --port 11112 --ae-title ARCHIVE
+    """
+    from scp_server.cli.echo import run_echo
+    from scp_server.cli.peer import Peer
+
+    peer = Peer(host, port, ae_title, calling_ae_title, timeout)
+    _end(lambda: run_echo(peer, as_json=as_json))
+
+
+@app.command()
+def store(
+    inputs: Annotated[
+        list[Path],
+        typer.Option(
+            "--input",
+            metavar="FILE_OR_DIR",
+            exists=True,
+            help="DICOM or DICOS file, or folder with all below it. May be given several times.",
+        ),
+    ],
+    host: Host = "127.0.0.1",
+    port: Port = 11_112,
+    ae_title: CalledAETitle = "ANY-SCP",
+    calling_ae_title: CallingAETitle = "SCP_SERVER_SCU",
+    timeout: Timeout = 60.0,
+    as_json: AsJSON = False,
+) -> None:
+    """Send files to a peer (C-STORE). Data sets go out exactly as they lie in their files.
+
+    Files in a folder that are no DICOM files are skipped and listed; a file that is named must be one.
+
+    Example: scp-server store --input ./study --input extra.dcm --host 127.0.0.1 --port 11112
+    """
+    from scp_server.cli.peer import Peer
+    from scp_server.cli.store import run_store
+
+    peer = Peer(host, port, ae_title, calling_ae_title, timeout)
+    _end(lambda: run_store(inputs, peer, as_json=as_json))
+
+
+@config_app.command("check")
+def config_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Settings file (TOML).", show_default=False)],
+    as_json: AsJSON = False,
+) -> None:
+    """Check a settings file by itself: every problem with file, line and key.
+
+    Example: scp-server config check scp-server.toml
+    """
+    from scp_server.cli.config import run_check
+
+    _end(lambda: run_check(file, as_json=as_json))
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, as_json: AsJSON = False) -> None:
+    """Show the effective settings: file, then environment. Secrets are masked.
+
+    Example: scp-server config show --config scp-server.toml
+    """
+    from scp_server.cli.config import run_show
+
+    _end(lambda: run_show(config, as_json=as_json))
+
+
+def _end(command: Callable[[], int]) -> None:
+    """Run a command and end with its exit code; what it raises on purpose becomes one."""
+    from scp_server.cli.output import ExitCode, complain
+
+    try:
+        code = command()
+        sys.stdout.flush()
+    except ConfigurationError as error:
+        complain(str(error))
+        code = ExitCode.USAGE
+    except AssociationError as error:
+        complain(str(error))
+        code = ExitCode.NO_ASSOCIATION
+    except SCPServerError as error:
+        complain(str(error))
+        code = ExitCode.FAILED
+    except KeyboardInterrupt:
+        complain("interrupted")
+        code = ExitCode.FAILED
+    except BrokenPipeError:
+        # What is still in the buffer has no reader; the interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.FAILED
+    raise typer.Exit(int(code))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `scp-server` program; ends by SystemExit with 0, 1, 2 or 3."""
+    app(args=arguments, prog_name=PROGRAM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The peer that a client command speaks to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scp_server.net.requestor import Requestor
+
+Context = tuple[str, str]
+"""Abstract syntax and transfer syntax of one presentation context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where a peer is, what it and we are called, and how many seconds each of its answers may take."""
+
+    host: str
+    port: int
+    called_ae_title: str
+    calling_ae_title: str
+    timeout_seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.called_ae_title} at {self.host}:{self.port}"
+
+    def requestor(self, contexts: Sequence[tuple[str, Sequence[str]]]) -> Requestor:
+        """An association to this peer, not yet asked for."""
+        from scp_server.net.requestor import Requestor, RequestorConfig
+        from scp_server.protocol.limits import Limits
+
+        seconds = self.timeout_seconds
+        return Requestor(
+            self.host,
+            self.port,
+            called_ae_title=self.called_ae_title,
+            calling_ae_title=self.calling_ae_title,
+            contexts=contexts,
+            config=RequestorConfig(
+                limits=Limits(idle_seconds=0.0, response_seconds=seconds, dimse_seconds=seconds),
+                connect_seconds=seconds,
+                response_seconds=seconds,
+            ),
+        )

@@ -1,0 +1,135 @@
+"""A bounded queue between the tasks of an event loop and the one thread that writes.
+
+Nobody waits for a batch to fill: the thread takes whatever lies there when it comes back, so a lone request
+is performed at once, and under load batches form by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+from scp_server.errors import IndexFailure, IndexUnavailable
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+
+class BatchQueue(Generic[Request, Result]):
+    """Hands requests to `perform` in its own thread, in order, up to `max_batch` at once.
+
+    `perform` answers every request with a result or with the exception to be raised for it; `finish` is
+    called last, in the same thread. At most `max_queue` requests wait or are being performed.
+    """
+
+    def __init__(
+        self,
+        perform: Callable[[Sequence[Request]], Sequence[Result | Exception]],
+        finish: Callable[[], None],
+        *,
+        max_batch: int,
+        max_queue: int,
+        name: str,
+    ) -> None:
+        self._perform = perform
+        self._finish = finish
+        self._max_batch = max_batch
+        self._places = asyncio.Semaphore(max_queue)
+        self._waiting: SimpleQueue[tuple[Request, asyncio.Future[Result]] | None] = SimpleQueue()
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._finished: asyncio.Future[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Start the thread. To be called once, in the event loop whose tasks will submit."""
+        self._loop = asyncio.get_running_loop()
+        self._finished = self._loop.create_future()
+        threading.Thread(target=self._run, name=self._name, args=(self._loop,), daemon=True).start()
+
+    async def submit(self, request: Request) -> Result:
+        """Hand over a request and wait for its result.
+
+        Waits for a place first. Cancelled before it has one, nothing happens; cancelled later, the request is
+        performed all the same. Raises what `perform` answered, or IndexUnavailable once `close` was called.
+        """
+        await self._places.acquire()
+        if self._closing or self._loop is None:
+            self._places.release()
+            raise IndexUnavailable("the index is not open")
+        answer: asyncio.Future[Result] = self._loop.create_future()
+        self._waiting.put((request, answer))
+        return await answer
+
+    async def close(self) -> None:
+        """Let what was handed over be performed, then end the thread. May be called twice."""
+        if self._finished is None:
+            self._closing = True
+            return
+        if not self._closing:
+            self._closing = True
+            self._waiting.put(None)
+        await asyncio.shield(self._finished)
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        open_ = True
+        while open_:
+            batch, open_ = self._take()
+            if batch and not _tell(loop, self._resolve, batch, self._outcomes(batch)):
+                break
+        try:
+            self._finish()
+        finally:
+            _tell(loop, self._set_finished)
+
+    def _take(self) -> tuple[list[tuple[Request, asyncio.Future[Result]]], bool]:
+        """Everything that waits, at least one; and whether more may come."""
+        batch: list[tuple[Request, asyncio.Future[Result]]] = []
+        item = self._waiting.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) == self._max_batch:
+                return batch, True
+            try:
+                item = self._waiting.get_nowait()
+            except Empty:
+                return batch, True
+        return batch, False
+
+    def _outcomes(
+        self, batch: Sequence[tuple[Request, asyncio.Future[Result]]]
+    ) -> Sequence[Result | Exception]:
+        try:
+            return self._perform([request for request, _ in batch])
+        except Exception as error:  # a bug in `perform` must not leave its callers waiting for ever
+            failure = IndexFailure(f"the index's writer failed: {error}")
+            failure.__cause__ = error
+            return [failure] * len(batch)
+
+    def _resolve(
+        self, batch: Sequence[tuple[Request, asyncio.Future[Result]]], outcomes: Sequence[Result | Exception]
+    ) -> None:
+        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+            self._places.release()
+            if answer.done():
+                continue
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+    def _set_finished(self) -> None:
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> bool:
+    """Call back in the loop; False when the loop was closed without `close`, and nobody listens any more."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,189 @@
+"""The tables of the index, one schema for SQLite and PostgreSQL.
+
+::
+
+    patients 1──n studies 1──n series 1──n instances 1──n parts 1──1 headers
+                                           instances 1──n instance_references
+
+A column that holds an attribute is called by its keyword (PS3.6), so `study_id` is Study ID (0020,0010);
+the tables' own primary keys end in `_key` and mean nothing outside the index. They are given out from
+`key_allocation` in blocks, so that a batch knows its keys before it inserts, with any number of writers.
+
+An Object of Inspection (DICOS) is a patient here, a scan a study. An object without a Patient ID belongs to
+a patient of its own study, named by `unidentified_study_instance_uid`, so that unknown patients of different
+studies never become one. Absent text is the empty string in a key, NULL elsewhere.
+
+Every index costs time on the way in: there are those that a query of the hierarchy needs, and partial ones
+for attributes that few objects have.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Key = BigInteger().with_variant(Integer, "sqlite")
+"""64 bits everywhere; by this name alone SQLite makes a primary key the row's own number."""
+
+
+def _primary_key(name: str) -> Column[int]:
+    return Column(name, Key, primary_key=True, autoincrement=False)
+
+
+def _belongs_to(column: str) -> Column[int]:
+    return Column(column.split(".")[1], Key, ForeignKey(column, ondelete="CASCADE"), nullable=False)
+
+
+def _text(*names: str) -> list[Column[str]]:
+    return [Column(name, Text) for name in names]
+
+
+def _integers(*names: str) -> list[Column[int]]:
+    return [Column(name, BigInteger) for name in names]
+
+
+def _where_present(table: Table, name: str) -> Index:
+    """An index of the rows that have the attribute; it costs the others nothing."""
+    column = table.c[name]
+    return Index(None, column, sqlite_where=column.is_not(None), postgresql_where=column.is_not(None))
+
+
+key_allocation = Table(
+    "key_allocation",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("next_key", BigInteger, nullable=False),
+)
+
+patients = Table(
+    "patients",
+    metadata,
+    _primary_key("patient_key"),
+    Column("patient_id", Text, nullable=False),
+    Column("issuer_of_patient_id", Text, nullable=False),
+    Column("unidentified_study_instance_uid", Text, nullable=False),
+    *_text("type_of_patient_id", "patient_name", "patient_birth_date", "patient_sex", "ooi_type"),
+    UniqueConstraint(
+        "patient_id", "issuer_of_patient_id", "unidentified_study_instance_uid", name="uq_patients_identity"
+    ),
+)
+Index(None, patients.c.patient_name)
+_where_present(patients, "ooi_type")
+
+studies = Table(
+    "studies",
+    metadata,
+    _primary_key("study_key"),
+    _belongs_to("patients.patient_key"),
+    Column("study_instance_uid", Text, nullable=False),
+    *_text("study_date", "study_time", "accession_number", "study_id", "study_description"),
+    *_text("referring_physician_name", "scan_type"),
+    UniqueConstraint("study_instance_uid"),
+)
+Index(None, studies.c.patient_key)
+Index(None, studies.c.study_date)
+Index(None, studies.c.accession_number)
+Index(None, studies.c.study_id)
+_where_present(studies, "scan_type")
+
+series = Table(
+    "series",
+    metadata,
+    _primary_key("series_key"),
+    _belongs_to("studies.study_key"),
+    Column("series_instance_uid", Text, nullable=False),
+    *_text("modality"),
+    *_integers("series_number"),
+    *_text("series_description", "series_date", "series_time", "body_part_examined", "station_name"),
+    *_text("institution_name", "manufacturer", "manufacturer_model_name", "device_serial_number"),
+    *_text("protocol_name", "acquisition_status"),
+    UniqueConstraint("study_key", "series_instance_uid"),
+)
+Index(None, series.c.series_instance_uid)
+Index(None, series.c.modality, series.c.study_key)
+
+instances = Table(
+    "instances",
+    metadata,
+    _primary_key("instance_key"),
+    _belongs_to("series.series_key"),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("sop_instance_uid", Text, nullable=False),
+    *_integers("instance_number", "number_of_frames", "rows", "columns", "bits_allocated"),
+    *_text("content_date", "content_time", "acquisition_date_time", "frame_of_reference_uid"),
+    *_text("specific_character_set", "dicos_version", "tdr_type", "alarm_decision", "alarm_decision_time"),
+    *_text("abort_flag"),
+    *_integers("number_of_total_objects", "number_of_alarm_objects"),
+    UniqueConstraint("sop_instance_uid"),
+)
+Index(None, instances.c.series_key)
+_where_present(instances, "alarm_decision")
+
+parts = Table(
+    "parts",
+    metadata,
+    _primary_key("part_key"),
+    _belongs_to("instances.instance_key"),
+    Column("part_number", Integer, nullable=False),
+    Column("digest_algorithm", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("transfer_syntax_uid", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("dataset_offset_bytes", BigInteger, nullable=False),
+    Column("arrival_id", Text, nullable=False),
+    Column("received_at_ns", BigInteger, nullable=False),
+    Column("calling_ae_title", Text, nullable=False),
+    Column("called_ae_title", Text, nullable=False),
+    UniqueConstraint("instance_key", "part_number"),
+    UniqueConstraint(
+        "instance_key", "digest", "digest_algorithm", "transfer_syntax_uid", name="uq_parts_identity"
+    ),
+    UniqueConstraint("location"),
+)
+
+headers = Table(
+    "headers",
+    metadata,
+    Column(
+        "part_key",
+        Key,
+        ForeignKey("parts.part_key", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("header", LargeBinary, nullable=False),
+)
+
+instance_references = Table(
+    "instance_references",
+    metadata,
+    Column(
+        "instance_key",
+        Key,
+        ForeignKey("instances.instance_key", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("referenced_sop_instance_uid", Text, primary_key=True),
+)
+Index(None, instance_references.c.referenced_sop_instance_uid)

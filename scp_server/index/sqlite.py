@@ -1,0 +1,136 @@
+"""What is SQLite's own: its files, its pragmas, and how its transactions begin."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+
+from scp_server.errors import IndexSchemaUnknown, IndexUnavailable
+
+_MAGIC = b"SQLite format 3\x00"
+
+WRITER_CACHE_KIB = 16_384
+"""Pages the writer keeps: the upper levels of every index of a million instances."""
+
+READER_CACHE_KIB = 4_096
+
+AUTOCHECKPOINT_PAGES = 4_096
+"""Pages (4 KiB) in the write-ahead log before they go to the database: 16 MiB, some tens of batches, so that
+a page written by many batches goes there once."""
+
+JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+"""A log that grew beyond this while a reader held it back is cut when it is reused."""
+
+PREPARED_STATEMENTS = 256
+
+
+def writer_engine(path: Path, *, synchronous_full: bool, busy_timeout_seconds: float) -> Engine:
+    """An engine for one connection that writes; it creates the file where there is none."""
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        connect_args=_connect_arguments(busy_timeout_seconds),
+        pool_size=1,
+        max_overflow=0,
+    )
+    pragmas = (
+        "journal_mode = WAL",
+        f"synchronous = {'FULL' if synchronous_full else 'NORMAL'}",
+        "foreign_keys = ON",
+        "temp_store = MEMORY",
+        f"cache_size = -{WRITER_CACHE_KIB}",
+        f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
+        f"journal_size_limit = {JOURNAL_SIZE_LIMIT_BYTES}",
+    )
+    _on_connect(engine, pragmas)
+    # The lock is taken before anything is read: what a batch has seen stays true until it commits.
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def reader_engine(path: Path, *, connections: int, busy_timeout_seconds: float) -> Engine:
+    """An engine for `connections` threads that only read; each statement sees one state of the database."""
+    engine = create_engine(
+        URL.create(
+            "sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "ro", "uri": "true"}
+        ),
+        connect_args=_connect_arguments(busy_timeout_seconds),
+        pool_size=connections,
+        max_overflow=0,
+    )
+    _on_connect(engine, ("query_only = ON", "temp_store = MEMORY", f"cache_size = -{READER_CACHE_KIB}"))
+    return engine
+
+
+def check_file(path: Path) -> None:
+    """Look at a file's first bytes, where there is one.
+
+    Raises IndexSchemaUnknown when they are not a database's, IndexUnavailable when they cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise IndexUnavailable(f"the index {path} cannot be read: {error.strerror or error}") from error
+    if start and start != _MAGIC:
+        raise IndexSchemaUnknown(f"{path} is not a database, so it cannot be the index")
+
+
+def keep_copy(path: Path, copy: Path, busy_timeout_seconds: float) -> None:
+    """Copy a whole database, log included, to `copy`, which is complete and durable or not there at all.
+
+    Raises sqlite3.Error or OSError.
+    """
+    unfinished = copy.with_name(copy.name + ".tmp")
+    unfinished.unlink(missing_ok=True)
+    source = sqlite3.connect(path, timeout=busy_timeout_seconds)
+    try:
+        target = sqlite3.connect(unfinished)
+        try:
+            source.backup(target)
+        finally:
+            target.close()
+    finally:
+        source.close()
+    _sync(unfinished)
+    unfinished.replace(copy)
+    _sync(copy.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _connect_arguments(busy_timeout_seconds: float) -> dict[str, object]:
+    return {
+        "timeout": busy_timeout_seconds,
+        "isolation_level": None,  # transactions begin where we say so, also around changes of the schema
+        "cached_statements": PREPARED_STATEMENTS,
+        "check_same_thread": False,
+    }
+
+
+def _on_connect(engine: Engine, pragmas: tuple[str, ...]) -> None:
+    def set_pragmas(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        try:
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+        finally:
+            cursor.close()
+
+    event.listen(engine, "connect", set_pragmas)
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

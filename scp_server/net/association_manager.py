@@ -1,0 +1,195 @@
+"""Every connection of the process: who is let in, how many, and how all of them end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scp_server.interfaces import AcceptedContext, Service
+from scp_server.net.association_transport import TransportConfig
+from scp_server.net.budget import ByteBudget
+from scp_server.net.connection import Connection
+from scp_server.observability.logs import get_logger
+from scp_server.protocol.limits import Limits
+from scp_server.protocol.message import Request
+from scp_server.protocol.negotiation import NegotiationPolicy, negotiate, rejection
+from scp_server.protocol.pdu import AssociateAC, AssociateRQ, RejectReason
+
+log = get_logger(__name__)
+
+_CLOSE_SECONDS = 1.0
+"""How long a peer may take for the last bytes when the server stops."""
+
+
+class Services(Protocol):
+    """Finds who performs a request; what nobody performs gets a service that refuses."""
+
+    def find(self, request: Request, context: AcceptedContext) -> Service: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorConfig:
+    """What the acceptor allows. Sizes in bytes; the caps count associations, `max_connections` sockets."""
+
+    policy: NegotiationPolicy
+    limits: Limits = field(default_factory=Limits)
+    transport: TransportConfig = field(default_factory=TransportConfig)
+    max_associations: int = 2_000
+    max_associations_per_peer: int = 1_000
+    max_associations_per_address: int = 1_000
+    max_connections: int = 4_096
+    max_pending_operations: int = 16
+    association_buffer_bytes: int = 2 * 1024 * 1024
+    process_buffer_bytes: int = 256 * 1024 * 1024
+
+
+class AssociationManager:
+    """Owns the connections of one process."""
+
+    def __init__(self, config: AcceptorConfig, services: Services) -> None:
+        self.config = config
+        self.services = services
+        self.budget = ByteBudget(config.process_buffer_bytes)
+        self._connections: dict[Connection, None] = {}
+        self._associations: dict[Connection, None] = {}
+        self._per_peer: Counter[str] = Counter()
+        self._per_address: Counter[str] = Counter()
+        self._ids = itertools.count(1)
+        self._id_prefix = secrets.token_hex(3)
+        self._draining = False
+        self._changed: asyncio.Future[None] | None = None
+
+    def new_connection(self) -> Connection:
+        """The protocol of a socket that was just accepted."""
+        return Connection(self)
+
+    @property
+    def connection_count(self) -> int:
+        """All sockets, half-open and draining ones too."""
+        return len(self._connections)
+
+    @property
+    def association_count(self) -> int:
+        """Accepted associations that have not ended."""
+        return len(self._associations)
+
+    def next_association_id(self) -> str:
+        """A name for an association, unique over restarts, for logs."""
+        return f"{self._id_prefix}-{next(self._ids)}"
+
+    # -- who is let in ------------------------------------------------------------------------------------
+
+    def answer(self, request: AssociateRQ, host: str) -> AssociateAC | RejectReason:
+        """Accept or reject a request from `host` (PS3.8 7.1)."""
+        reason = rejection(request, self.config.policy)
+        if reason is not None:
+            return reason
+        config = self.config
+        if (
+            self._draining
+            or len(self._associations) >= config.max_associations
+            or self._per_peer[request.calling_ae_title] >= config.max_associations_per_peer
+            or self._per_address[host] >= config.max_associations_per_address
+        ):
+            return RejectReason.LOCAL_LIMIT_EXCEEDED
+        return negotiate(request, config.policy).answer
+
+    def connection_opened(self, connection: Connection) -> None:
+        """Count a socket; above the cap the oldest draining one goes, else the oldest half-open one."""
+        self._connections[connection] = None
+        if len(self._connections) <= self.config.max_connections:
+            return
+        others = [other for other in self._connections if other is not connection and not other.ended]
+        victim = next((other for other in others if other.is_draining), None) or next(
+            (other for other in others if other.is_half_open), connection
+        )
+        log.warning("connection.displaced", peer_host=victim.host, connections=len(self._connections))
+        del self._connections[victim]
+        victim.reset()
+
+    def connection_closed(self, connection: Connection) -> None:
+        """The socket is gone."""
+        self._connections.pop(connection, None)
+        self._notify()
+
+    def association_began(self, connection: Connection) -> None:
+        """Take a place."""
+        if connection.info is not None:
+            self._associations[connection] = None
+            self._per_peer[connection.info.calling_ae_title] += 1
+            self._per_address[connection.host] += 1
+
+    def association_ended(self, connection: Connection) -> None:
+        """Free the place; the socket may stay until the peer has seen the end."""
+        if connection.info is None or connection not in self._associations:
+            return
+        del self._associations[connection]
+        for counter, key in (
+            (self._per_peer, connection.info.calling_ae_title),
+            (self._per_address, connection.host),
+        ):
+            counter[key] -= 1
+            if counter[key] <= 0:
+                del counter[key]
+        self._notify()
+
+    def operations_ended(self, connection: Connection) -> None:
+        """No operation runs on `connection` any more."""
+        if self._draining:
+            connection.release_when_idle()
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> bool:
+        """Let every running operation end, then release; abort what is left after `seconds`.
+
+        Returns whether everything ended by itself. New associations are rejected from here on.
+        """
+        self._draining = True
+        for connection in tuple(self._connections):
+            if connection.is_half_open:
+                connection.reset()
+            else:
+                connection.release_when_idle()
+        try:
+            async with asyncio.timeout(seconds):
+                while self._associations:
+                    await self._change()
+        except TimeoutError:
+            pass
+        clean = not self._associations
+        await self._end_now()
+        return clean
+
+    async def _end_now(self) -> None:
+        """Abort what is left, cancel operations that outlive their association, close every socket."""
+        tasks = []
+        for connection in tuple(self._connections):
+            tasks += [operation.task for operation in connection.operations if operation.task is not None]
+            connection.abort_association("the server stops")
+        for task in tasks:
+            task.cancel("the server stops")
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in tuple(self._connections):
+            connection.close_now()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while self._connections:
+                    await self._change()
+        except TimeoutError:
+            for connection in tuple(self._connections):
+                connection.reset()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None

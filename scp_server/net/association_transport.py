@@ -1,0 +1,265 @@
+"""One socket and its `Association`: bytes in, bytes out, timers, and an end that the peer gets to see.
+
+Shared by the acceptor's `Connection` and the `Requestor`: neither knows about sockets beyond this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import cast
+
+from scp_server.errors import LocalProtocolError
+from scp_server.observability.logs import get_logger
+from scp_server.protocol.association import Association, Role
+from scp_server.protocol.events import Event
+from scp_server.protocol.limits import Limits
+from scp_server.protocol.pdu import AbortSource
+
+log = get_logger(__name__)
+
+_LINGER_RESET = struct.pack("ii", 1, 0)
+_SMALL_WRITE_BYTES = 65_536
+"""Up to this many bytes are joined, so that a response leaves in one segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportConfig:
+    """Bounds of the sending side. `write_seconds` of 0 means never."""
+
+    send_buffer_bytes: int = 65_536
+    """What may wait for a peer that does not read, before we stop reading and producing."""
+    write_seconds: float = 30.0
+    """How long the peer may take no byte of what waits for it; then the connection is reset."""
+
+
+class AssociationTransport(asyncio.Protocol, ABC):
+    """Feeds an `Association` from a transport and writes what it wants sent.
+
+    Subclasses get its events through `handle_event`, in order, and `transport_ended` once, last.
+    """
+
+    association: Association
+
+    def __init__(self, role: Role, limits: Limits, config: TransportConfig) -> None:
+        self._role = role
+        self._limits = limits
+        self._transport_config = config
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._write_deadline: float | None = None
+        self._write_waiting_bytes = 0
+        self._writing_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self._write_side_shut = False
+        self._reading_stops: set[str] = set()
+        self._pumping = False
+        self.ended = False
+        self.bytes_received = 0
+
+    @abstractmethod
+    def handle_event(self, event: Event) -> None:
+        """Take one event. An exception from here aborts the association."""
+
+    @abstractmethod
+    def transport_ended(self) -> None:
+        """The socket is gone; nothing follows."""
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Set the socket's options and start the association's life (PS3.8 9.2, Evt2 or Evt5)."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self._transport_config.send_buffer_bytes)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.association = Association(self._role, self._limits, now=self._loop.time())
+        self._arm_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the core; its views keep `data` alive for as long as they are held."""
+        self.bytes_received += len(data)
+        self.association.receive_data(data, self._loop.time())
+        self._pump()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more (Evt17); what we still owe it is written before the socket closes."""
+        self.association.receive_eof(self._loop.time())
+        self._pump()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed, whoever did it."""
+        self.association.receive_eof(self._loop.time())
+        self._pump()
+        self.ended = True
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._let_writers_go()
+        self.transport_ended()
+
+    def pause_writing(self) -> None:
+        """The peer does not read: read no more from it, and let what produces wait."""
+        self._writing_paused = True
+        self.stop_reading("peer does not read")
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._writing_paused = False
+        self._write_deadline = None
+        self._let_writers_go()
+        self.go_on_reading("peer does not read")
+
+    # -- for subclasses -----------------------------------------------------------------------------------
+
+    @property
+    def peer_address(self) -> tuple[str, int]:
+        """Host and port of the peer; empty and 0 when unknown."""
+        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) and len(peer) >= 2 else ("", 0)
+
+    def stop_reading(self, why: str) -> None:
+        """Read nothing until `go_on_reading` was called for every `why`; the peer's timers stand still."""
+        if not self._reading_stops and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self.association.pause_timers(self._loop.time())
+        self._reading_stops.add(why)
+
+    def go_on_reading(self, why: str) -> None:
+        """Take back one reason of `stop_reading`."""
+        if why not in self._reading_stops:
+            return
+        self._reading_stops.discard(why)
+        if not self._reading_stops and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self.association.resume_timers(self._loop.time())
+            self._arm_timer()
+
+    async def writable(self) -> None:
+        """Wait until the peer has taken most of what waits for it; not at all when the socket is gone."""
+        if self._writing_paused and not self.ended:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
+
+    def flush(self) -> None:
+        """Carry out what primitives left behind: events, bytes to send, timers, the end."""
+        self._pump()
+
+    def abort_association(
+        self, text: str, *, source: int = AbortSource.SERVICE_USER, reason: int = 0
+    ) -> None:
+        """A-ABORT, then what `flush` does. Where there is no association to abort, the socket is closed."""
+        self._abort(text, source, reason)
+        self._pump()
+
+    def close_now(self) -> None:
+        """Close once what waits is written, without waiting for the peer's end."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def reset(self) -> None:
+        """Close at once with a TCP reset: for peers that hold what others need."""
+        if self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            self._transport.abort()
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while (event := self.association.next_event()) is not None:
+                try:
+                    self.handle_event(event)
+                except Exception:
+                    log.exception("association.failed", event_type=type(event).__name__)
+                    self._abort("internal error", AbortSource.SERVICE_PROVIDER, 0)
+        finally:
+            self._pumping = False
+        self._write_out()
+        self._arm_timer()
+
+    def _abort(self, text: str, source: int, reason: int) -> None:
+        try:
+            self.association.abort(self._loop.time(), source=source, reason=reason, text=text)
+        except LocalProtocolError:
+            self.close_now()
+
+    def _write_out(self) -> None:
+        data = self.association.data_to_send()
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if data and not self._write_side_shut:
+            if len(data) == 1:
+                transport.write(data[0])
+            elif sum(map(len, data)) <= _SMALL_WRITE_BYTES:
+                transport.write(b"".join(data))
+            else:
+                transport.writelines(data)
+            if self._write_deadline is None and self._transport_config.write_seconds:
+                self._write_deadline = self._loop.time() + self._transport_config.write_seconds
+                self._write_waiting_bytes = transport.get_write_buffer_size()
+        if self.association.closed:
+            transport.close()
+        elif self.association.write_shutdown_wanted and not self._write_side_shut:
+            self._write_side_shut = True
+            # Reading goes on until the peer's end or ARTIM: a close with unread bytes would become a reset,
+            # and a reset can overtake the A-ABORT (PS3.8 9.2, Sta13).
+            self._reading_stops.clear()
+            transport.resume_reading()
+            self.association.resume_timers(self._loop.time())
+            try:
+                transport.write_eof()
+            except OSError:
+                transport.abort()
+
+    def _arm_timer(self) -> None:
+        """Keep one timer, set no later than the next deadline; one that fires early sets itself anew."""
+        if self._transport is None:
+            return
+        at = self.association.next_timer()
+        if self._write_deadline is not None:
+            at = self._write_deadline if at is None else min(at, self._write_deadline)
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        if self._write_deadline is not None and now >= self._write_deadline and self._transport is not None:
+            waiting_bytes = self._transport.get_write_buffer_size()
+            if waiting_bytes == 0:
+                self._write_deadline = None
+            elif waiting_bytes >= self._write_waiting_bytes:
+                log.info("connection.deaf", peer_host=self.peer_address[0], waiting_bytes=waiting_bytes)
+                self.reset()
+                return
+            else:
+                self._write_waiting_bytes = waiting_bytes
+                self._write_deadline = now + self._transport_config.write_seconds
+        self.association.handle_timer(now)
+        self._pump()
+
+    def _let_writers_go(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None

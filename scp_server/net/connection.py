@@ -1,0 +1,349 @@
+"""The acceptor's side of one connection: negotiates, turns requests into operations, and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, assert_never
+
+from scp_server.errors import AssociationAborted, AssociationError, AssociationLost, LocalProtocolError
+from scp_server.interfaces import AcceptedContext, AssociationInfo
+from scp_server.net.association_transport import AssociationTransport
+from scp_server.net.dataset_stream import DatasetStream
+from scp_server.net.operation import PerformedOperation, refusing
+from scp_server.observability.logs import get_logger, peer_text
+from scp_server.protocol.association import Role
+from scp_server.protocol.events import (
+    Aborted,
+    AssociateAccepted,
+    AssociateRejected,
+    AssociateRequested,
+    Buffer,
+    CommandReceived,
+    DatasetFragment,
+    Event,
+    ReleaseConfirmed,
+    ReleaseRequested,
+    TransportClosed,
+)
+from scp_server.protocol.items import ContextResult
+from scp_server.protocol.message import CCancelRQ, Message, Request, UnrecognizedCommand
+from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateAC, AssociateRQ
+from scp_server.protocol.status import Status
+
+if TYPE_CHECKING:
+    from scp_server.net.association_manager import AssociationManager
+
+log = get_logger(__name__)
+
+_ASSOCIATION_BUFFER = "the association holds too much"
+_PROCESS_BUDGET = "the process holds too much"
+_OPERATIONS = "too many operations wait"
+
+
+class Connection(AssociationTransport):
+    """One accepted socket. Operations are performed one after another, in the order of their requests;
+    while one runs the connection goes on reading, so that a C-CANCEL or an A-ABORT is seen at once."""
+
+    def __init__(self, manager: AssociationManager) -> None:
+        config = manager.config
+        super().__init__(Role.ACCEPTOR, config.limits, config.transport)
+        self._manager = manager
+        self._config = config
+        self._budget = manager.budget
+        self._held_bytes = 0
+        self._operations: deque[PerformedOperation] = deque()
+        self._receiving: PerformedOperation | None = None
+        self._release_requested = False
+        self._release_wanted = False
+        self._release_sent = False
+        self._error: AssociationError | None = None
+        self._outcome = ""
+        self._operation_count = 0
+        self._dataset_bytes = 0
+        self.opened_at = time.monotonic()
+        self.info: AssociationInfo | None = None
+        self.host = ""
+
+    # -- the socket ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place among the sockets; the association counts only once it is accepted."""
+        super().connection_made(transport)
+        self.host = self.peer_address[0]
+        self._budget.join(self)
+        self._manager.connection_opened(self)
+
+    def transport_ended(self) -> None:
+        """Give everything back."""
+        self._budget.leave(self)
+        self._manager.connection_closed(self)
+        if self.info is None and not self._outcome:
+            log.debug("connection.closed", peer_host=self.host, bytes_received=self.bytes_received)
+
+    @property
+    def is_half_open(self) -> bool:
+        """Connected, but no association was asked for yet."""
+        return self.info is None and not self._outcome
+
+    @property
+    def is_draining(self) -> bool:
+        """The association is over; only the peer's end of the socket is waited for."""
+        return bool(self._outcome)
+
+    @property
+    def operations(self) -> tuple[PerformedOperation, ...]:
+        """The operation that runs, and those that wait."""
+        return tuple(self._operations)
+
+    # -- events of the association ------------------------------------------------------------------------
+
+    def handle_event(self, event: Event) -> None:
+        """See `AssociationTransport`."""
+        match event:
+            case DatasetFragment():
+                self._dataset_fragment(event)
+            case CommandReceived():
+                self._command_received(event)
+            case AssociateRequested():
+                self._associate_requested(event.request)
+            case ReleaseRequested():
+                # On a collision the requestor's response comes first (PS3.8 7.2.2.7).
+                self._release_requested = True
+                if not event.collision:
+                    self._release_if_idle()
+            case ReleaseConfirmed():
+                if self._release_requested:
+                    self.association.release_response(self._loop.time())
+                self._association_over("released")
+            case Aborted():
+                who = "by peer" if event.by_peer else event.text
+                error = AssociationAborted(event.source, event.reason, f"aborted {who}")
+                self._association_over("aborted", error, source=event.source, reason=event.reason, text=who)
+            case TransportClosed():
+                self._association_over("lost")
+            case AssociateAccepted() | AssociateRejected():
+                raise LocalProtocolError("an acceptor was answered as if it had asked")
+            case _:
+                assert_never(event)
+
+    def _associate_requested(self, request: AssociateRQ) -> None:
+        now = self._loop.time()
+        answer = self._manager.answer(request, self.host)
+        if not isinstance(answer, AssociateAC):
+            self._outcome = "rejected"
+            log.warning(
+                "association.rejected",
+                peer_host=self.host,
+                calling_ae_title=peer_text(request.calling_ae_title),
+                called_ae_title=peer_text(request.called_ae_title),
+                application_context_name=peer_text(request.application_context_name),
+                reason=answer.name,
+            )
+            self.association.reject(answer, now)
+            return
+        host, port = self.peer_address
+        proposed = {context.context_id: context for context in request.presentation_contexts}
+        self.info = AssociationInfo(
+            association_id=self._manager.next_association_id(),
+            calling_ae_title=request.calling_ae_title,
+            called_ae_title=request.called_ae_title,
+            peer_host=host,
+            peer_port=port,
+            application_context_name=request.application_context_name,
+            implementation_class_uid=request.user_information.implementation_class_uid,
+            implementation_version_name=request.user_information.implementation_version_name,
+            contexts={
+                context.context_id: AcceptedContext(
+                    context.context_id,
+                    proposed[context.context_id].abstract_syntax,
+                    context.transfer_syntax,
+                )
+                for context in answer.presentation_contexts
+                if context.result == ContextResult.ACCEPTANCE
+            },
+        )
+        self._manager.association_began(self)
+        self.association.accept(answer, now)
+        self.info.is_dicos = self.association.is_dicos
+        log.debug(
+            "association.accepted",
+            association_id=self.info.association_id,
+            peer_host=host,
+            calling_ae_title=peer_text(request.calling_ae_title),
+            contexts_proposed=len(proposed),
+            contexts_accepted=len(self.info.contexts),
+        )
+
+    def _command_received(self, event: CommandReceived) -> None:
+        message, info = event.message, self.info
+        if info is None:
+            raise LocalProtocolError("a command arrived before the association was accepted")
+        if event.glued:
+            info.is_dicos = True
+        if isinstance(message, CCancelRQ):
+            for operation in self._operations:
+                if operation.request.message_id == message.message_id_being_responded_to:
+                    operation.cancel_requested = True
+            return
+        if isinstance(message, UnrecognizedCommand):
+            service = refusing(
+                Status.UNRECOGNIZED_OPERATION, f"command field 0x{message.command_field:04X} is unknown"
+            )
+        elif not isinstance(message, Request):
+            self.association.abort(
+                self._loop.time(),
+                source=AbortSource.SERVICE_PROVIDER,
+                reason=AbortReason.UNEXPECTED_PDU_PARAMETER,
+                text="a response arrived for nothing that was asked",
+            )
+            return
+        elif any(operation.request.message_id == message.message_id for operation in self._operations):
+            service = refusing(Status.DUPLICATE_INVOCATION, f"message id {message.message_id} is in use")
+        else:
+            service = self._manager.services.find(message, info.contexts[event.context_id])
+        operation = PerformedOperation(
+            info,
+            info.contexts[event.context_id],
+            message,
+            DatasetStream(self._released, ended=not message.has_dataset),
+            service,
+            self._send,
+        )
+        self._operation_count += 1
+        self._operations.append(operation)
+        if message.has_dataset:
+            self._receiving = operation
+        if len(self._operations) == 1:
+            self._start(operation)
+        elif len(self._operations) > self._config.max_pending_operations:
+            self.stop_reading(_OPERATIONS)
+
+    def _dataset_fragment(self, event: DatasetFragment) -> None:
+        operation = self._receiving
+        if operation is None:
+            raise LocalProtocolError("a data set fragment arrived without a command")
+        size_bytes = len(event.data)
+        self._dataset_bytes += size_bytes
+        self._held_bytes += size_bytes
+        operation.dataset.push(event.data, last=event.last)
+        # After the push: who is asked to let go must already hold it.
+        self._budget.take(self, size_bytes)
+        if event.last:
+            self._receiving = None
+        if self._held_bytes > self._config.association_buffer_bytes:
+            self.stop_reading(_ASSOCIATION_BUFFER)
+            self.budget_exhausted()
+
+    # -- operations ---------------------------------------------------------------------------------------
+
+    def _start(self, operation: PerformedOperation) -> None:
+        operation.task = self._loop.create_task(self._run(operation), name="operation")
+
+    async def _run(self, operation: PerformedOperation) -> None:
+        try:
+            await operation.perform()
+        except AssociationError as end:
+            operation.log_unanswered(end)
+        except Exception:
+            log.exception("operation.failed", association_id=operation.association.association_id)
+            self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
+        finally:
+            operation.dataset.discard()
+            self._operations.popleft()
+            self.go_on_reading(_OPERATIONS)
+            if self._operations:
+                self._start(self._operations[0])
+            else:
+                self._manager.operations_ended(self)
+                self._release_if_idle()
+                self.flush()
+
+    async def _send(self, operation: PerformedOperation, response: Message, dataset: Buffer | None) -> None:
+        if self._error is not None:
+            raise self._error
+        now = self._loop.time()
+        try:
+            self.association.send_command(operation.context.context_id, response, now)
+            if dataset is not None:
+                self.association.send_dataset(operation.context.context_id, dataset, now, last=True)
+        except LocalProtocolError as state:
+            raise AssociationLost(f"no answer can be sent any more: {state}") from state
+        self.flush()
+        await self.writable()
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def release_when_idle(self) -> None:
+        """The server drains: release as soon as no operation runs (PS3.8 7.2; either side may ask)."""
+        self._release_wanted = True
+        self._release_if_idle()
+        self.flush()
+
+    def _release_if_idle(self) -> None:
+        if self._operations or self._outcome or self.info is None:
+            return
+        now = self._loop.time()
+        if self._release_requested:
+            self.association.release_response(now)
+            self._association_over("released")
+        elif self._release_wanted and not self._release_sent:
+            self._release_sent = True
+            self.association.release(now)
+
+    def _association_over(
+        self, outcome: str, error: AssociationError | None = None, **details: object
+    ) -> None:
+        if self._outcome:
+            return
+        self._outcome = outcome
+        self._error = error or AssociationLost(f"the association has ended: {outcome}")
+        for operation in self._operations:
+            operation.cancel_requested = True
+            operation.dataset.fail(self._error)
+        if self.info is None:
+            if outcome == "aborted":
+                log.info("connection.aborted", peer_host=self.host, **_safe(details))
+            return
+        self._manager.association_ended(self)
+        emit = log.info if outcome == "released" else log.warning
+        emit(
+            "association.ended",
+            association_id=self.info.association_id,
+            outcome=outcome,
+            peer_host=self.info.peer_host,
+            calling_ae_title=peer_text(self.info.calling_ae_title),
+            called_ae_title=peer_text(self.info.called_ae_title),
+            dicos=self.info.is_dicos,
+            contexts=len(self.info.contexts),
+            operations=self._operation_count,
+            dataset_bytes=self._dataset_bytes,
+            duration_seconds=round(time.monotonic() - self.opened_at, 6),
+            **_safe(details),
+        )
+
+    # -- the budget ---------------------------------------------------------------------------------------
+
+    def budget_exhausted(self) -> None:
+        """See `BudgetHolder`."""
+        for operation in self._operations:
+            operation.dataset.press()
+
+    def stop_for_budget(self) -> None:
+        """See `BudgetHolder`."""
+        self.stop_reading(_PROCESS_BUDGET)
+
+    def go_on_with_budget(self) -> None:
+        """See `BudgetHolder`."""
+        self.go_on_reading(_PROCESS_BUDGET)
+
+    def _released(self, size_bytes: int) -> None:
+        self._held_bytes -= size_bytes
+        self._budget.give(size_bytes)
+        if self._held_bytes <= self._config.association_buffer_bytes // 2:
+            self.go_on_reading(_ASSOCIATION_BUFFER)
+
+
+def _safe(details: dict[str, object]) -> dict[str, object]:
+    return {key: peer_text(value) if isinstance(value, str) else value for key, value in details.items()}

@@ -1,0 +1,138 @@
+"""One DIMSE request while it is performed: what a service sees of it, and the ladder under the service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from scp_server.errors import AssociationError, OperationRefused
+from scp_server.interfaces import AcceptedContext, AssociationInfo, Service
+from scp_server.net.dataset_stream import DatasetStream
+from scp_server.observability.logs import get_logger, peer_text
+from scp_server.protocol.events import Buffer
+from scp_server.protocol.message import CStoreRQ, Message, Request, Response, response_to
+from scp_server.protocol.status import Status
+
+log = get_logger(__name__)
+
+SendResponse = Callable[["PerformedOperation", Message, Buffer | None], Awaitable[None]]
+
+
+class PerformedOperation:
+    """An `Operation` of one association."""
+
+    __slots__ = (
+        "_send",
+        "_service",
+        "association",
+        "cancel_requested",
+        "context",
+        "dataset",
+        "request",
+        "started_at",
+        "task",
+    )
+
+    def __init__(
+        self,
+        association: AssociationInfo,
+        context: AcceptedContext,
+        request: Request,
+        dataset: DatasetStream,
+        service: Service,
+        send: SendResponse,
+    ) -> None:
+        self.association = association
+        self.context = context
+        self.request = request
+        self.dataset = dataset
+        self.cancel_requested = False
+        self.started_at = time.monotonic()
+        self.task: asyncio.Task[None] | None = None
+        self._service = service
+        self._send = send
+
+    async def send(self, response: Message, dataset: Buffer | None = None) -> None:
+        """See `Operation.send`."""
+        await self._send(self, response, dataset)
+
+    async def perform(self) -> None:
+        """Run the service, read the data set to its end, answer, and log one line.
+
+        The one ladder between a service and its peer: a refusal becomes its status, anything unexpected a
+        failure status; only the end of the association goes through.
+        """
+        response, error = await self._result()
+        await self.dataset.drain()
+        await self._send(self, response, None)
+        self._log(response, error)
+
+    async def _result(self) -> tuple[Response, str]:
+        try:
+            answer = await self._service(self)
+            if not isinstance(answer, Response):
+                raise TypeError(f"a service answered {type(answer).__name__}, which is no response")
+            return answer, ""
+        except OperationRefused as refusal:
+            return (
+                response_to(
+                    self.request,
+                    refusal.status,
+                    comment=refusal.comment,
+                    offending_elements=refusal.offending_elements,
+                ),
+                refusal.comment,
+            )
+        except AssociationError:
+            raise
+        except Exception as failure:
+            log.exception("operation.failed", operation=type(self.request).__name__)
+            # 0x0110 is not among the statuses of C-STORE (PS3.7 9.1.1.1.9).
+            status = (
+                Status.CANNOT_UNDERSTAND if isinstance(self.request, CStoreRQ) else Status.PROCESSING_FAILURE
+            )
+            return response_to(self.request, status, comment="internal error"), type(failure).__name__
+
+    def _log(self, response: Response, error: str) -> None:
+        success = response.status == Status.SUCCESS
+        emit = log.info if success else log.warning
+        fields: dict[str, object] = {}
+        if isinstance(self.request, CStoreRQ):
+            fields["sop_class_uid"] = peer_text(self.request.affected_sop_class_uid)
+            fields["sop_instance_uid"] = peer_text(self.request.affected_sop_instance_uid)
+            fields["transfer_syntax_uid"] = self.context.transfer_syntax
+        if error:
+            fields["error"] = peer_text(error)
+        emit(
+            "operation.performed",
+            association_id=self.association.association_id,
+            operation=type(self.request).__name__.removesuffix("RQ"),
+            message_id=self.request.message_id,
+            context_id=self.context.context_id,
+            calling_ae_title=peer_text(self.association.calling_ae_title),
+            status=f"0x{response.status:04X}",
+            dataset_bytes=self.dataset.received_bytes,
+            duration_seconds=round(time.monotonic() - self.started_at, 6),
+            **fields,
+        )
+
+    def log_unanswered(self, end: AssociationError) -> None:
+        """The association ended before the answer: what came of the operation is the association's line."""
+        log.debug(
+            "operation.unanswered",
+            association_id=self.association.association_id,
+            operation=type(self.request).__name__.removesuffix("RQ"),
+            message_id=self.request.message_id,
+            dataset_bytes=self.dataset.received_bytes,
+            error=peer_text(str(end)),
+        )
+
+
+def refusing(status: int, comment: str) -> Service:
+    """A service that refuses whatever it is asked."""
+
+    async def refuse(_operation: object) -> Message:
+        raise OperationRefused(status, comment)
+
+    return refuse

@@ -1,0 +1,64 @@
+"""What the process needs of its host: one daemon for a data folder, and enough descriptors."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+from pathlib import Path
+
+from scp_server.errors import ConfigurationError
+
+_OTHER_DESCRIPTORS = 256
+"""Files, databases, listeners and pipes beside the connections."""
+
+
+class DataFolderLock:
+    """Holds a data folder for this process; the kernel lets go of it whatever way the process ends."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Raises ConfigurationError naming the process that has the folder, or why it cannot be used."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise ConfigurationError(f"data_dir: cannot use {self._path.parent}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"data_dir: {self._path.parent} is in use by the process with id {holder}"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let another daemon have the folder. The file stays: its lock is what counts."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def raise_descriptor_limit(max_connections: int) -> int:
+    """Raise the soft limit of open files so that `max_connections` fit; returns the limit in force.
+
+    Raises ConfigurationError when the hard limit is lower.
+    """
+    needed = max_connections + _OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return soft
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigurationError(
+            f"limits.max_connections: {max_connections} connections need {needed} open files, and the "
+            f"hard limit of this process is {hard}; lower the setting or raise the limit"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return needed

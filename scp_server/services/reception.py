@@ -1,0 +1,200 @@
+"""One object on its way in: the header is read while the bytes go on into the storage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from blake3 import blake3
+
+from scp_server.errors import OperationRefused, UnreadableDataset
+from scp_server.index.base import IndexEntry
+from scp_server.interfaces import Operation
+from scp_server.objects.header_tap import HeaderTap
+from scp_server.objects.part10 import FileMetaBytes, dicos_version_value, file_meta
+from scp_server.objects.summary import InstanceSummary, summarize
+from scp_server.objects.uids import clean_uid, is_dicos_sop_class
+from scp_server.protocol.message import CStoreRQ
+from scp_server.protocol.status import Status
+from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
+
+if TYPE_CHECKING:
+    from scp_server.services.storage import StorageServiceConfig
+
+DIGEST_ALGORITHM = "blake3"
+_SOP_CLASS_UID = 0x00080016
+_SOP_INSTANCE_UID = 0x00080018
+
+
+class Arrival(NamedTuple):
+    """When an object came, as its unique id and as nanoseconds since the epoch."""
+
+    arrival_id: str
+    received_at_ns: int
+
+
+class Reception:
+    """Feeds one data set through the header tap into a writer, and holds no more of it than its limits.
+
+    Bytes wait until the header has ended, because File Meta needs it; a header larger than
+    `header_buffer_bytes` goes on without, with room in File Meta for what is still to be learnt.
+    """
+
+    def __init__(
+        self, storage: Storage, config: StorageServiceConfig, operation: Operation, arrival: Arrival
+    ) -> None:
+        self._storage = storage
+        self._config = config
+        self._operation = operation
+        self._arrival = arrival
+        self._tap = HeaderTap(operation.context.transfer_syntax, config.tap_limits)
+        self._digest = blake3()
+        self._waiting: list[memoryview] = []
+        self._waiting_bytes = 0
+        self._received_bytes = 0
+        self._released_bytes = 0
+        self._writer: ObjectWriter | None = None
+        self._file_meta: FileMetaBytes | None = None
+        self._summary: InstanceSummary | None = None
+        self._begun_without_header = False
+        self._committed = False
+
+    @property
+    def summary(self) -> InstanceSummary:
+        """What the index is told; known once the header has ended."""
+        if self._summary is None:
+            raise RuntimeError("the header has not ended")
+        return self._summary
+
+    async def receive(self) -> None:
+        """Take the whole data set. Raises OperationRefused, StorageError or AssociationError."""
+        async for chunks in self._operation.dataset.chunks():
+            await self._take(chunks)
+        self._tap.finish()
+        self._look_at_header()
+        await self._write_waiting()
+
+    async def commit(self) -> StoredObject:
+        """Make the object durable and visible under its location."""
+        if self._writer is None or self._file_meta is None:
+            raise RuntimeError("nothing was received")
+        offset_bytes = self._file_meta.dicos_version_offset_bytes
+        if self._begun_without_header and offset_bytes is not None:
+            await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
+        stored = await self._writer.commit(
+            ObjectKey(
+                self.summary.study_instance_uid,
+                self.summary.series_instance_uid,
+                self.summary.sop_instance_uid,
+                self._arrival.arrival_id,
+            )
+        )
+        self._committed = True
+        return stored
+
+    async def end(self) -> None:
+        """Leave nothing behind unless `commit` succeeded."""
+        if self._writer is not None and not self._committed:
+            await self._writer.abort()
+
+    def index_entry(self, stored: StoredObject) -> IndexEntry:
+        """What the index is to know of the committed object."""
+        if self._tap.header is None or self._file_meta is None:
+            raise RuntimeError("nothing was received")
+        association = self._operation.association
+        return IndexEntry(
+            summary=self.summary,
+            transfer_syntax_uid=self._operation.context.transfer_syntax,
+            digest_algorithm=DIGEST_ALGORITHM,
+            digest=self._digest.digest(),
+            location=stored.location,
+            size_bytes=stored.size_bytes,
+            dataset_offset_bytes=len(self._file_meta.data),
+            arrival_id=self._arrival.arrival_id,
+            received_at_ns=self._arrival.received_at_ns,
+            calling_ae_title=association.calling_ae_title,
+            called_ae_title=association.called_ae_title,
+            header=self._tap.header.pack(),
+        )
+
+    async def _take(self, chunks: list[memoryview]) -> None:
+        """Take what arrived; an empty list asks to hold nothing back."""
+        pressed = not chunks
+        for chunk in chunks:
+            self._tap.feed(chunk)
+            self._waiting_bytes += len(chunk)
+        self._waiting += chunks
+        limit = self._config.max_object_bytes
+        self._received_bytes += sum(map(len, chunks))
+        if limit and self._received_bytes > limit:
+            raise OperationRefused(Status.OUT_OF_RESOURCES, f"the data set is larger than {limit} bytes")
+        if self._tap.header_complete:
+            self._look_at_header()
+        elif not pressed and self._writer is None and self._waiting_bytes < self._config.header_buffer_bytes:
+            return
+        await self._write_waiting()
+        if pressed and self._writer is not None:
+            await self._writer.flush()
+        self._release()
+
+    def _look_at_header(self) -> None:
+        """Once: learn the UIDs, and refuse an object that is not the one the command speaks of."""
+        if self._summary is not None:
+            return
+        header = self._tap.header
+        if header is None:
+            raise UnreadableDataset("the data set ended before its header did")
+        summary = summarize(header)
+        request = self._operation.request
+        if not isinstance(request, CStoreRQ):
+            raise TypeError("only a C-STORE is received")
+        for tag, said, found in (
+            (_SOP_CLASS_UID, request.affected_sop_class_uid, summary.sop_class_uid),
+            (_SOP_INSTANCE_UID, request.affected_sop_instance_uid, summary.sop_instance_uid),
+        ):
+            if clean_uid(said) != clean_uid(found):
+                name = "SOP Class" if tag == _SOP_CLASS_UID else "SOP Instance"
+                raise OperationRefused(
+                    Status.DATASET_DOES_NOT_MATCH_SOP_CLASS,
+                    f"{name} UID of data set and command differ",
+                    (tag,),
+                )
+        self._summary = summary
+
+    async def _write_waiting(self) -> None:
+        if self._writer is None:
+            self._writer = await self._storage.begin(
+                self._arrival.arrival_id, self._make_file_meta().data, self._digest
+            )
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._waiting_bytes = 0
+            await self._writer.write(waiting)
+
+    def _make_file_meta(self) -> FileMetaBytes:
+        request = self._operation.request
+        if not isinstance(request, CStoreRQ):
+            raise TypeError("only a C-STORE is received")
+        association = self._operation.association
+        summary = self._summary
+        self._begun_without_header = summary is None
+        self._file_meta = file_meta(
+            sop_class_uid=clean_uid(request.affected_sop_class_uid),
+            sop_instance_uid=clean_uid(request.affected_sop_instance_uid),
+            transfer_syntax_uid=self._operation.context.transfer_syntax,
+            dicos_version=summary.dicos_version if summary else None,
+            reserve_dicos_version=summary is None and is_dicos_sop_class(request.affected_sop_class_uid),
+            source_ae_title=association.calling_ae_title,
+            sending_ae_title=association.calling_ae_title,
+            receiving_ae_title=association.called_ae_title,
+            received_at_ns=self._arrival.received_at_ns,
+            arrival_id=self._arrival.arrival_id,
+        )
+        return self._file_meta
+
+    def _release(self) -> None:
+        """Everything received that neither waits here nor in the writer is held no longer."""
+        held = self._waiting_bytes + (self._writer.held_bytes if self._writer is not None else 0)
+        size_bytes = self._received_bytes - held - self._released_bytes
+        if size_bytes > 0:
+            self._released_bytes += size_bytes
+            self._operation.dataset.release(size_bytes)

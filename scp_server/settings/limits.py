@@ -1,0 +1,182 @@
+"""The settings that bound what a peer can make the server spend: memory, sockets and time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from scp_server.settings.section import Section
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+SMALLEST_MAX_PDU_BYTES = 4_096
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrNever = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class LimitsSettings(Section):
+    """What peers may use. Sizes are in bytes."""
+
+    max_associations: Count = Field(
+        default=2_000,
+        description="Associations at once; a further one is rejected with 2/3/2 (local limit exceeded).",
+    )
+    max_associations_per_peer: Count = Field(
+        default=1_000,
+        description="Associations at once of one calling AE title, so that one peer cannot take all; "
+        "never more than max_associations.",
+    )
+    max_associations_per_address: Count = Field(
+        default=1_000, description="Associations at once from one address; never more than max_associations."
+    )
+    max_connections: Count = Field(
+        default=4_096,
+        description="All DICOM sockets, also those without an association. Must be at least "
+        "max_associations; when not set and that is larger, twice max_associations.",
+    )
+    max_pdu_bytes: int = Field(
+        default=131_072,
+        ge=0,
+        le=0xFFFF_FFFF,
+        description="Longest P-DATA-TF we announce (PS3.8 D.1): 0 is unlimited, otherwise at least 4096. "
+        "Nothing is allocated by it.",
+    )
+    max_associate_pdu_bytes: int = Field(
+        default=MIB,
+        ge=8 * KIB,
+        description="Longest A-ASSOCIATE-RQ that is read; a longer one is aborted before its body.",
+    )
+    max_command_bytes: int = Field(default=64 * KIB, ge=KIB, description="Longest command set (PS3.7 6.3).")
+    max_empty_fragments: Count = Field(
+        default=1_000, description="Empty fragments in one message before it is aborted."
+    )
+    max_user_information_items: Count = Field(
+        default=1_024, description="Sub-items of one user information item."
+    )
+    max_pending_operations: Count = Field(
+        default=16,
+        description="Requests of one association that may wait or run at once; reading stops beyond it.",
+    )
+    association_buffer_bytes: int = Field(
+        default=2 * MIB,
+        ge=128 * KIB,
+        description="Bytes of one association that are received but not yet written; reading stops beyond "
+        "it.",
+    )
+    process_buffer_bytes: int = Field(
+        default=256 * MIB,
+        ge=MIB,
+        description="The same for all associations together: the bound of the server's memory.",
+    )
+    send_buffer_bytes: int = Field(
+        default=64 * KIB,
+        ge=4 * KIB,
+        description="Bytes that may wait for a peer that does not read its answers.",
+    )
+    header_buffer_bytes: int = Field(
+        default=MIB,
+        ge=4 * KIB,
+        description="Bytes of a data set that wait in memory for the end of its header.",
+    )
+    max_header_bytes: int = Field(
+        default=4 * MIB,
+        ge=4 * KIB,
+        description="Longest header that is kept for the index, without its large values.",
+    )
+    max_header_value_bytes: int = Field(
+        default=64 * KIB,
+        ge=256,
+        description="Longest value of a header that is kept for the index; of longer ones only offset and "
+        "length.",
+    )
+    max_header_elements: Count = Field(
+        default=1_000_000, description="Elements before the pixel data, nested ones included."
+    )
+    max_sequence_depth: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="Deepest nesting of sequences; a deeper data set is refused with 0xC000.",
+    )
+    max_object_bytes: int = Field(
+        default=0, ge=0, description="Longest data set, 0 is unlimited; a longer one is refused with 0xA700."
+    )
+    max_inflate_ratio: Count = Field(
+        default=200, description="Largest ratio of inflated to received bytes of a deflated data set."
+    )
+    max_inflated_bytes: int = Field(
+        default=64 * GIB,
+        ge=0,
+        description="Most bytes that a deflated data set may inflate to, 0 is unlimited; they are walked, "
+        "never held.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_max_associations(cls, values: Any) -> Any:
+        """Caps that are not set follow max_associations, so that changing it alone is enough."""
+        associations = values.get("max_associations") if isinstance(values, dict) else None
+        if not isinstance(associations, int) or isinstance(associations, bool) or associations < 1:
+            return values
+        fields = cls.model_fields
+        followed = {
+            "max_associations_per_peer": min(associations, fields["max_associations_per_peer"].default),
+            "max_associations_per_address": min(associations, fields["max_associations_per_address"].default),
+        }
+        if associations > fields["max_connections"].default:
+            followed["max_connections"] = 2 * associations
+        return followed | values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if 0 < self.max_pdu_bytes < SMALLEST_MAX_PDU_BYTES:
+            raise ValueError(f"max_pdu_bytes must be 0 (unlimited) or at least {SMALLEST_MAX_PDU_BYTES}")
+        for smaller, larger in _AT_MOST:
+            if getattr(self, smaller) > getattr(self, larger):
+                raise ValueError(f"{smaller} must not exceed {larger} ({getattr(self, larger)})")
+        return self
+
+
+_AT_MOST = (
+    ("max_associations_per_peer", "max_associations"),
+    ("max_associations_per_address", "max_associations"),
+    ("max_associations", "max_connections"),
+    ("header_buffer_bytes", "association_buffer_bytes"),
+    ("association_buffer_bytes", "process_buffer_bytes"),
+    ("max_header_value_bytes", "max_header_bytes"),
+)
+
+
+class TimeoutsSettings(Section):
+    """How long the server waits, in seconds."""
+
+    artim_seconds: Annotated[float, Field(gt=0, le=30, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="ARTIM (PS3.8 9.1.5), at most 30: from the connection to a whole A-ASSOCIATE-RQ, and "
+        "from an abort to the end of the connection.",
+    )
+    response_seconds: Seconds = Field(
+        default=30.0, description="Until a peer has answered our A-ASSOCIATE-RQ or A-RELEASE-RQ."
+    )
+    idle_seconds: SecondsOrNever = Field(
+        default=300.0,
+        description="Longest silence between messages before an association is aborted; 0 is never.",
+    )
+    dicos_idle_seconds: SecondsOrNever = Field(
+        default=0.0,
+        description="The same on a DICOS association, whose client does not reconnect; 0 is never.",
+    )
+    dimse_seconds: Seconds = Field(
+        default=60.0, description="Longest silence inside a message; it bounds no transfer's total time."
+    )
+    write_seconds: Seconds = Field(
+        default=30.0, description="Longest time that a peer may leave our answers unread."
+    )
+    minimum_bytes_per_second: int = Field(
+        default=1_024,
+        ge=0,
+        description="Slowest average rate of a message once it has taken dimse_seconds, in bytes per "
+        "second; 0 switches it off.",
+    )

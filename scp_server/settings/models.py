@@ -1,0 +1,285 @@
+"""Every setting there is, with its default, its bounds and its reason.
+
+`docs/settings.md` and `config/example.toml` are made from these descriptions (`python -m
+scp_server.settings.reference`), and a test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from scp_server.errors import ConfigurationError
+from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
+from scp_server.settings.names import (
+    ANY_OTHER,
+    application_context_names,
+    sop_class_uid,
+    transfer_syntax_uid,
+)
+from scp_server.settings.section import Section, Texts
+
+MAX_AE_TITLE_CHARACTERS = 16
+
+
+def ae_title(text: str) -> str:
+    """Check an AE title of ours (PS3.5 6.2, VR AE). Raises ValueError."""
+    title = text.strip(" ")
+    if not title:
+        raise ValueError("must not be blank")
+    if len(title) > MAX_AE_TITLE_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_AE_TITLE_CHARACTERS} characters, not {len(title)}")
+    if not (title.isascii() and title.isprintable()) or "\\" in title:
+        raise ValueError("must be printable ASCII without a backslash")
+    return title
+
+
+def _host(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError("must be a host name or an address")
+    return text
+
+
+AETitle = Annotated[str, AfterValidator(ae_title)]
+Host = Annotated[str, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class ListenSettings(Section):
+    """Where DICOM peers find the server."""
+
+    host: Host = Field(
+        default="127.0.0.1",
+        description="Address or host name to listen on. Loopback by default: opening the server to a "
+        "network is a decision; 0.0.0.0 is every IPv4 address, :: every address.",
+    )
+    port: Port = Field(default=11_112, description="TCP port (registered for DICOM); 0 takes any free one.")
+    ae_title: AETitle = Field(
+        default="SCP_SERVER",
+        description="Our AE title, 1 to 16 characters. Any called AE title is accepted unless "
+        "access.require_called_ae_title is set.",
+    )
+
+
+class HTTPSettings(Section):
+    """Where /healthz and /readyz are served."""
+
+    host: Host = Field(default="127.0.0.1", description="Address or host name to listen on for HTTP.")
+    port: Port = Field(default=8_080, description="TCP port for HTTP; 0 takes any free one.")
+
+
+class LogSettings(Section):
+    """What is logged, to standard error."""
+
+    format: Literal["json", "console"] | None = Field(
+        default=None, description="json or console; when not set, console at a terminal and json otherwise."
+    )
+    level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        default="info", description="Least level that is written. Patients' identities appear at debug only."
+    )
+
+
+class AccessSettings(Section):
+    """Who may associate."""
+
+    require_called_ae_title: bool = Field(
+        default=False,
+        description="Reject associations that call another AE title than ours (A-ASSOCIATE-RJ 1/1/7).",
+    )
+
+
+class NegotiationSettings(Section):
+    """What is accepted when an association is negotiated."""
+
+    transfer_syntaxes: Texts = Field(
+        default=("ExplicitVRLittleEndian", ANY_OTHER, "ImplicitVRLittleEndian"),
+        description="Transfer syntaxes for storage in order of preference, as UIDs or keywords. * is "
+        "whatever else the peer proposes, in its order; without it only those listed are "
+        "accepted. Implicit VR comes last, since it loses the VRs of private and DICOS "
+        "attributes.",
+    )
+    application_contexts: Texts = Field(
+        default=("dicom", "dicos"),
+        description="Application context names: dicom, dicos (its three names) or UIDs. DICOS scanners do "
+        "not use DICOM's.",
+    )
+    sop_classes: Literal["standard", "any"] = Field(
+        default="standard",
+        description="Which SOP classes are stored: standard is every known storage SOP class and all of "
+        "DICOS and DICONDE; any also takes every class that is not known to be something "
+        "else.",
+    )
+    additional_sop_classes: Texts = Field(
+        default=(), description="More SOP classes to store, as UIDs or keywords: private ones, for instance."
+    )
+
+    @field_validator("transfer_syntaxes")
+    @classmethod
+    def _transfer_syntaxes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _some_and_each_once([uid for name in names for uid in _uids_of(_transfer_syntax, name)])
+        return names
+
+    @field_validator("application_contexts")
+    @classmethod
+    def _application_contexts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _some_and_each_once([uid for name in names for uid in _uids_of(application_context_names, name)])
+        return names
+
+    @field_validator("additional_sop_classes")
+    @classmethod
+    def _additional_sop_classes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(uid for name in names for uid in _uids_of(_sop_class, name))
+
+    @property
+    def transfer_syntax_uids(self) -> tuple[str, ...]:
+        """`transfer_syntaxes` as UIDs; `*` stays as it is."""
+        return tuple(uid for name in self.transfer_syntaxes for uid in _transfer_syntax(name))
+
+    @property
+    def application_context_names(self) -> tuple[str, ...]:
+        """`application_contexts` as UIDs."""
+        return tuple(uid for name in self.application_contexts for uid in application_context_names(name))
+
+
+class StorageSettings(Section):
+    """How objects are kept."""
+
+    durability: Literal["full", "process"] = Field(
+        default="full",
+        description="What an acknowledged object survives: full is a power failure (object, directory and "
+        "index are synced before the answer), process is a crash of the server only.",
+    )
+    reserve_bytes: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Free space that stays untouched; below it objects are refused with 0xA700. When not "
+        "set, the smaller of 1 GiB and 2 % of the filesystem.",
+    )
+    write_buffer_bytes: int = Field(
+        default=1_048_576,
+        ge=4_096,
+        description="Bytes of one object that are gathered for one write to disk.",
+    )
+    threads: int = Field(
+        default=4, ge=1, le=256, description="Threads that write to disk, so that a slow one stops no one."
+    )
+    duplicates: Literal["keep_first", "parts"] = Field(
+        default="keep_first",
+        description="Other bytes under a SOP Instance UID that is already kept: keep_first refuses them "
+        "with 0xC111, parts keeps both. The same bytes again are always a success.",
+    )
+    dicos_duplicates: Literal["keep_first", "parts"] = Field(
+        default="parts",
+        description="The same for DICOS objects: the sections of a DICOS CT arrive under one SOP Instance "
+        "UID.",
+    )
+
+
+class IndexSettings(Section):
+    """How the index is written."""
+
+    max_batch: int = Field(default=256, ge=1, description="Most objects that share one transaction.")
+    max_queue: int = Field(
+        default=4_096, ge=1, description="Objects that may wait for the index; further ones wait before it."
+    )
+    busy_timeout_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a locked index is waited for before 0xA700.",
+    )
+
+
+class SettingsTree(BaseModel):
+    """All settings, without where they come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    data_dir: Annotated[Path, Field(strict=False)] = Field(
+        default=Path("scp-data"),
+        description="Folder of everything that is kept: objects and index. Relative to where the server "
+        "is started.",
+    )
+    drain_timeout_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After SIGTERM: how long operations may finish before associations are aborted.",
+    )
+    listen: ListenSettings = Field(default_factory=ListenSettings)
+    http: HTTPSettings = Field(default_factory=HTTPSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
+    negotiation: NegotiationSettings = Field(default_factory=NegotiationSettings)
+    limits: LimitsSettings = Field(default_factory=LimitsSettings)
+    timeouts: TimeoutsSettings = Field(default_factory=TimeoutsSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    index: IndexSettings = Field(default_factory=IndexSettings)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _data_dir(cls, path: Path) -> Path:
+        if "\0" in str(path):
+            raise ValueError("must not contain a NUL")
+        try:
+            return path.expanduser()
+        except RuntimeError as error:
+            raise ValueError("names the home folder of an unknown user") from error
+
+    @model_validator(mode="after")
+    def _listeners_differ(self) -> Self:
+        if self.listen.port and (self.listen.host, self.listen.port) == (self.http.host, self.http.port):
+            raise ValueError("http.port must differ from listen.port on one host")
+        return self
+
+
+class Settings(SettingsTree, BaseSettings):
+    """The settings of one server: arguments, then the environment (`SCP_SERVER_LISTEN__PORT`), then defaults.
+
+    `Settings(listen={"port": 0})` suits a program; the command line uses `load_settings`, which also reads a
+    file and explains every problem. Raises pydantic's ValidationError for wrong arguments, and
+    ConfigurationError for a variable of the environment that no setting has.
+    """
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        from scp_server.settings.environment import EnvironmentSource
+
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, EnvironmentSource(settings_cls)
+
+
+def _transfer_syntax(name: str) -> tuple[str, ...]:
+    return (name if name == ANY_OTHER else transfer_syntax_uid(name),)
+
+
+def _sop_class(name: str) -> tuple[str, ...]:
+    return (sop_class_uid(name),)
+
+
+def _uids_of(resolve: Callable[[str], tuple[str, ...]], name: str) -> tuple[str, ...]:
+    """What `resolve` makes of `name`, its complaint in pydantic's terms."""
+    try:
+        return resolve(name)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _some_and_each_once(values: Sequence[str]) -> None:
+    if not values:
+        raise ValueError("must not be empty")
+    for position, value in enumerate(values):
+        if value in values[:position]:
+            raise ValueError(f"names {value} twice")

@@ -1,0 +1,102 @@
+"""The directories that objects lie in: made when needed, durable before use, gone when empty.
+
+A directory is *known* once its name in its parent, and theirs in turn, are durable (or, with durability
+`process`, exist). Existence alone says nothing: another thread may have made it a moment ago and not have
+synced it, or a killed process long ago.
+
+Making and removing happen under one of a few locks, chosen by the first level below `objects`; looking at
+what is known needs none. So an unlocked look may be stale, and whoever places a file asks again *after* the
+rename: the file then keeps its directory from being removed, and a directory that was removed and made
+again is unknown until its maker has synced it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from threading import Lock
+
+from scp_server.storage.layout import OBJECTS
+from scp_server.storage.sync import DIRECTORY_MODE, sync_directory
+
+_LOCKS = 64
+_MAX_KNOWN = 16_384
+"""Known directories remembered: some 3 MiB. Past that all are forgotten, which costs a sync each."""
+
+
+class DirectoryTree:
+    """The directories below `objects`. Methods block; any thread may call them."""
+
+    def __init__(self, root: str, *, durable: bool) -> None:
+        self._root = root
+        self._durable = durable
+        self._known: set[str] = set()
+        self._locks = tuple(Lock() for _ in range(_LOCKS))
+
+    def _lock_of(self, directory: str) -> Lock:
+        return self._locks[hash(directory.split("/", 2)[1]) % _LOCKS]
+
+    def path(self, relative: str) -> str:
+        """The absolute path of a directory or a location."""
+        return f"{self._root}/{relative}"
+
+    def ensure(self, directory: str) -> None:
+        """Make `directory` (relative, below `objects`) exist and be known. Raises OSError."""
+        if directory in self._known:
+            return
+        with self._lock_of(directory):
+            try:
+                self._make(directory)
+            except FileNotFoundError:
+                # Somebody else's hand removed a directory that we knew.
+                self._forget_with_parents(directory)
+                self._make(directory)
+
+    def _make(self, directory: str) -> None:
+        for level in reversed(_levels(directory)):
+            if level in self._known:
+                continue
+            path = self.path(level)
+            with suppress(FileExistsError):
+                os.mkdir(path, DIRECTORY_MODE)
+            if self._durable:
+                sync_directory(os.path.dirname(path))
+            if len(self._known) >= _MAX_KNOWN:
+                self._known = set()
+            self._known.add(level)
+
+    def forget(self, directory: str) -> None:
+        """`directory` was found missing: the next `ensure` makes it anew, and its parents where need be."""
+        with self._lock_of(directory):
+            self._forget_with_parents(directory)
+
+    def _forget_with_parents(self, directory: str) -> None:
+        self._known.difference_update(_levels(directory))
+
+    def prune(self, directory: str) -> None:
+        """Remove `directory` and its parents below `objects`, as far as they are empty. Raises no OSError."""
+        with self._lock_of(directory):
+            for level in _levels(directory):
+                try:
+                    os.rmdir(self.path(level))
+                except FileNotFoundError:
+                    pass
+                except OSError:
+                    return
+                self._known.discard(level)
+
+    def sync_nearest(self, directory: str) -> None:
+        """Sync `directory`, or the nearest parent that is still there: what was removed stays removed."""
+        for level in (*_levels(directory), OBJECTS):
+            with suppress(FileNotFoundError):
+                sync_directory(self.path(level))
+                return
+
+
+def _levels(directory: str) -> list[str]:
+    """`objects/a/b/c`, `objects/a/b`, `objects/a`."""
+    levels: list[str] = []
+    while directory != OBJECTS:
+        levels.append(directory)
+        directory = directory.rpartition("/")[0]
+    return levels

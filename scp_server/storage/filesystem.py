@@ -1,0 +1,269 @@
+"""The storage that needs nothing but a folder: one Part 10 file per object.
+
+What a crash can and cannot do
+------------------------------
+An object is written as `incoming/<arrival id>.part` and renamed to its location by `commit`, in this order:
+
+1. its bytes are written, and with durability `full` synced (fdatasync);
+2. its series directory is named in the ledger of objects in flight, which is synced (see `ledger`);
+3. missing directories are made, and the parent of every one that is not known to be durable is synced;
+4. the file is renamed: atomic, within one filesystem, so a location shows a whole object or none;
+5. the series directory is synced, and `commit` returns.
+
+Killed at any point, with any durability, what a process has written stays in the page cache: before 4 there
+is a part file, which the next `open` removes; from 4 on there is the whole object, which `in_flight` yields
+until the index has it. Nothing is acknowledged before 5 and the index's own commit.
+
+With `full` a power loss is no different. After 5 the object's bytes (1), its directories (3) and its name
+(5) are on the disk. Between 4 and 5 the rename may or may not have reached it; the bytes have, by 1, and by
+2 the ledger names the directory. With `process` a power loss may take recent objects, or their content.
+
+An error at any step removes the file under whichever name it has. Deletions are synced with `full`, so that
+what was deleted does not come back.
+
+Free space
+----------
+The reserve is compared with a reading of the filesystem (statvfs) taken anew for every object, in its first
+visit to a thread, and again at every further one, so that a large object cannot eat the reserve either. To
+refuse before the data set is taken, `begin` looks at the last reading where that is less than a second old
+and was ample, and takes a new one otherwise. A busy storage thus begins without a visit to a thread, a full
+or idle one with one, and no disk that hangs stalls the event loop.
+
+Who calls
+---------
+`open` removes part files: one process at a time may use a folder, which is for the caller to ensure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, TypeVarTuple
+
+from scp_server.errors import ObjectNotFound, StorageError
+from scp_server.storage.base import Digest, ObjectWriter, StoredObject
+from scp_server.storage.directories import DirectoryTree
+from scp_server.storage.layout import (
+    INCOMING,
+    OBJECTS,
+    PART_SUFFIX,
+    checked_arrival_id,
+    directory_of,
+    is_location,
+)
+from scp_server.storage.ledger import InFlightLedger
+from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in
+from scp_server.storage.sync import Durability, FreeSpace, make_folder, storage_failure
+from scp_server.storage.writer import FilesystemWriter, Workshop
+
+__all__ = ["Durability", "FilesystemStorage", "FilesystemStorageConfig"]
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+_READ_BYTES = 262_144
+_LIST_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemStorageConfig:
+    """Where and how. `root` is the data folder; it may hold other things beside `objects` and `incoming`."""
+
+    root: Path
+    durability: Durability = Durability.FULL
+    reserve_bytes: int | None = None
+    """Space never given to objects; None is the smaller of 1 GiB and 2 % of the filesystem."""
+    write_buffer_bytes: int = 1_048_576
+    """What a writer collects before it writes: an object below this costs one visit to a thread."""
+    threads: int = 4
+    """Blocking calls at once: with `full` this many objects are being synced together."""
+
+
+class FilesystemStorage:
+    """A `Storage` in a folder. See the module for its order of steps and what they promise."""
+
+    def __init__(self, config: FilesystemStorageConfig) -> None:
+        self._config = config
+        self._root = os.path.abspath(config.root)
+        self._workshop: Workshop | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    # --- life cycle
+
+    async def open(self) -> None:
+        """Make the folders, remove part files, find the ledgers of earlier processes.
+
+        Raises StorageError, also when `objects` and `incoming` lie on different filesystems.
+        """
+        if self._workshop is not None:
+            raise StorageError("the storage is open")
+        config = self._config
+        durable = config.durability is Durability.FULL
+        incoming = f"{self._root}/{INCOMING}"
+        workshop = Workshop(
+            root=self._root,
+            durable=durable,
+            write_buffer_bytes=config.write_buffer_bytes,
+            executor=ThreadPoolExecutor(config.threads, thread_name_prefix="storage"),
+            directories=DirectoryTree(self._root, durable=durable),
+            ledger=InFlightLedger(incoming, durable=durable),
+            space=FreeSpace(incoming, config.reserve_bytes),
+            spawn=self._spawn,
+        )
+        try:
+            await workshop.hop(self._prepare, workshop)
+        except OSError as error:
+            workshop.executor.shutdown(wait=False)
+            raise storage_failure(error, "open the storage") from error
+        except BaseException:
+            workshop.executor.shutdown(wait=False)
+            raise
+        self._workshop = workshop
+
+    def _prepare(self, workshop: Workshop) -> None:
+        objects, incoming = f"{self._root}/{OBJECTS}", f"{self._root}/{INCOMING}"
+        for folder in (objects, incoming):
+            make_folder(folder, durable=workshop.durable)
+        if os.stat(objects).st_dev != os.stat(incoming).st_dev:
+            raise StorageError(f"{OBJECTS} and {INCOMING} lie on different filesystems")
+        names = os.listdir(incoming)
+        for name in names:
+            if name.endswith(PART_SUFFIX):
+                os.unlink(f"{incoming}/{name}")
+        workshop.ledger.adopt(names)
+
+    async def close(self) -> None:
+        """Let commits in hand end, abort other writers, end the threads. A second time does nothing."""
+        workshop, self._workshop = self._workshop, None
+        if workshop is None:
+            return
+        for writer in tuple(workshop.writers):
+            await writer.settle()
+        while self._background:
+            await asyncio.wait(tuple(self._background))
+        await workshop.hop(workshop.ledger.close)
+        await asyncio.to_thread(workshop.executor.shutdown)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def _opened(self) -> Workshop:
+        if self._workshop is None:
+            raise StorageError("the storage is closed")
+        return self._workshop
+
+    async def _hop(self, action: str, function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
+        try:
+            return await self._opened().hop(function, *args)
+        except FileNotFoundError as error:
+            raise ObjectNotFound(f"cannot {action}: no such object") from error
+        except OSError as error:
+            raise storage_failure(error, action) from error
+
+    # --- writing
+
+    async def begin(self, arrival_id: str, prefix: bytes, digest: Digest | None = None) -> ObjectWriter:
+        """See `Storage.begin`. Visits a thread only when no recent reading of the free space was ample.
+
+        Raises ValueError for an arrival id that is not one.
+        """
+        checked_arrival_id(arrival_id)
+        workshop = self._opened()
+        if not workshop.space.recently_ample:
+            try:
+                await workshop.hop(workshop.space.check)
+            except OSError as error:
+                raise storage_failure(error, "look at the free space") from error
+            # The storage may have been closed meanwhile.
+            workshop = self._opened()
+        return FilesystemWriter(workshop, arrival_id, prefix, digest)
+
+    # --- reading
+
+    async def read(
+        self, location: str, offset_bytes: int = 0, length_bytes: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """See `Storage.read`. Ends early where the object does; ObjectNotFound also for no location of ours.
+
+        Raises ValueError for a negative offset or length.
+        """
+        if offset_bytes < 0 or (length_bytes is not None and length_bytes < 0):
+            raise ValueError("offset and length are not negative")
+        if not is_location(location):
+            raise ObjectNotFound("cannot read: no location of this storage")
+        reader = FileReader(f"{self._root}/{location}", offset_bytes, length_bytes)
+        try:
+            while data := await self._hop("read", reader.read, _READ_BYTES):
+                yield data
+        finally:
+            self._close_later(reader.close)
+
+    async def list(self) -> AsyncIterator[StoredObject]:
+        """See `Storage.list`. Objects that come or go meanwhile may or may not be among them."""
+        async for stored in self._batches(objects_below(self._root, OBJECTS)):
+            yield stored
+
+    async def _batches(self, objects: Iterator[StoredObject]) -> AsyncIterator[StoredObject]:
+        batches = Batches(objects)
+        try:
+            while batch := await self._hop("list", batches.next, _LIST_BATCH):
+                for stored in batch:
+                    yield stored
+        finally:
+            self._close_later(batches.close)
+
+    def _close_later(self, close: Callable[[], None]) -> None:
+        """Close in a thread, without waiting: an iterator that is thrown away cannot wait."""
+        if self._workshop is not None:
+            self._workshop.executor.submit(close)
+        else:
+            close()
+
+    # --- deleting
+
+    async def delete(self, location: str) -> None:
+        """See `Storage.delete`. Directories that become empty go too. Implies `indexed`."""
+        if not is_location(location):
+            raise StorageError("cannot delete: no location of this storage")
+        await self._hop("delete", self._delete, self._opened(), location)
+
+    def _delete(self, workshop: Workshop, location: str) -> None:
+        try:
+            os.unlink(f"{self._root}/{location}")
+        except FileNotFoundError:
+            pass
+        directory = directory_of(location)
+        workshop.directories.prune(directory)
+        if workshop.durable:
+            # Also when the file was gone: an earlier attempt may have ended before its sync.
+            workshop.directories.sync_nearest(directory)
+        workshop.ledger.release(location)
+
+    # --- in flight
+
+    async def in_flight(self) -> AsyncIterator[StoredObject]:
+        """See `Storage.in_flight`. Every object in the directories that earlier processes left in ledgers."""
+        ledger = self._opened().ledger
+        directories: Sequence[str] = await self._hop(
+            "read the ledger", partial(list, ledger.left_over_directories())
+        )
+        for directory in directories:
+            async for stored in self._batches(objects_in(self._root, directory)):
+                yield stored
+
+    async def settled(self) -> None:
+        """See `Storage.settled`."""
+        await self._hop("remove the ledger", self._opened().ledger.settle)
+
+    async def indexed(self, stored: StoredObject) -> None:
+        """See `Storage.indexed`. No visit to a thread, no system call."""
+        if self._workshop is not None:
+            self._workshop.ledger.report(stored.location)

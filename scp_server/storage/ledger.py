@@ -1,0 +1,199 @@
+"""Remembers, across a crash, which directories may hold objects that the index does not know yet.
+
+Before the first rename into a series directory the directory's path is written to the current *generation*,
+a file `incoming/directories.<number>` (durability `full`: and synced). Every further object of that series
+costs nothing. A generation takes up to 256 directories or 1024 objects, then the next one starts; its file
+is removed when the last of its objects was reported as indexed. So after a crash the files that are left
+name every directory with an object in flight, and few others.
+
+Records have one length and are written at their own offset: one that was cut short by a full disk is
+overwritten by the next, and one that was cut short by a crash is no path and is passed over. Nothing was
+renamed on its account.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Lock
+
+from scp_server.storage.layout import DIRECTORY_CHARACTERS, LEDGER_PREFIX, is_directory, ledger_generation
+from scp_server.storage.sync import FILE_MODE, sync_directory, write_at
+
+MAX_DIRECTORIES = 256
+"""Directories in one generation: bounds its file, and what start-up looks into."""
+MAX_COMMITS = 1024
+"""Objects in one generation: bounds how many series in full flow stay named."""
+_RECORD_BYTES = DIRECTORY_CHARACTERS + 1
+
+
+class _Generation:
+    __slots__ = (
+        "broken",
+        "commits",
+        "descriptor",
+        "entering",
+        "in_flight",
+        "path",
+        "positions",
+        "synced",
+        "syncing",
+    )
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.positions: dict[str, int] = {}
+        self.synced = 0
+        self.syncing = Lock()
+        self.broken = False
+        self.commits = 0
+        self.entering = 0
+        self.in_flight = 0
+
+
+class InFlightLedger:
+    """The ledger of one storage. Methods block and may be called from any thread, except where noted."""
+
+    def __init__(self, folder: str, *, durable: bool) -> None:
+        self._folder = folder
+        self._durable = durable
+        self._lock = Lock()
+        self._current: _Generation | None = None
+        self._next_number = 1
+        self._objects: dict[str, _Generation] = {}
+        self._reported: deque[str] = deque()
+        self._left_over: list[str] = []
+
+    def adopt(self, names: list[str]) -> None:
+        """Take over the ledgers of earlier processes, out of the names in the folder."""
+        numbers = {name: number for name in names if (number := ledger_generation(name)) is not None}
+        self._left_over = sorted(numbers)
+        self._next_number = max(numbers.values(), default=0) + 1
+
+    def enter(self, directory: str, location: str) -> None:
+        """`location` is about to appear in `directory`. Raises OSError: then it must not."""
+        with self._lock:
+            self._work_off_reports()
+            generation = self._current or self._start()
+            position = generation.positions.get(directory)
+            if position is None:
+                position = self._append(generation, directory)
+            generation.entering += 1
+            generation.in_flight += 1
+            generation.commits += 1
+            self._objects[location] = generation
+            if len(generation.positions) >= MAX_DIRECTORIES or generation.commits >= MAX_COMMITS:
+                self._current = None
+        try:
+            if self._durable and generation.synced < position:
+                self._sync(generation, position)
+        except OSError:
+            self.release(location)
+            raise
+        finally:
+            with self._lock:
+                generation.entering -= 1
+                self._tidy(generation)
+
+    def _start(self) -> _Generation:
+        path = f"{self._folder}/{LEDGER_PREFIX}{self._next_number}"
+        self._next_number += 1
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            if self._durable:
+                sync_directory(self._folder)
+        except OSError:
+            os.close(descriptor)
+            with suppress(OSError):
+                os.unlink(path)
+            raise
+        self._current = _Generation(path, descriptor)
+        return self._current
+
+    def _append(self, generation: _Generation, directory: str) -> int:
+        record = f"{directory}\n".encode("ascii")
+        offset = len(generation.positions) * _RECORD_BYTES
+        write_at(generation.descriptor, record, offset)
+        generation.positions[directory] = offset + _RECORD_BYTES
+        return offset + _RECORD_BYTES
+
+    def _sync(self, generation: _Generation, position: int) -> None:
+        """Sync as far as `position`; whoever waits meanwhile shares the next sync."""
+        with generation.syncing:
+            if generation.broken:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if generation.synced >= position:
+                return
+            reached = len(generation.positions) * _RECORD_BYTES
+            try:
+                os.fdatasync(generation.descriptor)
+            except OSError:
+                # A second fdatasync would say yes to what the first one lost.
+                generation.broken = True
+                with self._lock:
+                    if self._current is generation:
+                        self._current = None
+                raise
+            generation.synced = reached
+
+    def report(self, location: str) -> None:
+        """The object is indexed. Never blocks, for the event loop: the next `enter` does the work."""
+        if location in self._objects:
+            self._reported.append(location)
+
+    def release(self, location: str) -> None:
+        """The object is indexed, or gone."""
+        with self._lock:
+            self._work_off_reports()
+            self._release(location)
+
+    def _work_off_reports(self) -> None:
+        while self._reported:
+            self._release(self._reported.popleft())
+
+    def _release(self, location: str) -> None:
+        generation = self._objects.pop(location, None)
+        if generation is not None:
+            generation.in_flight -= 1
+            self._tidy(generation)
+
+    def _tidy(self, generation: _Generation) -> None:
+        if generation is self._current or generation.entering:
+            return
+        if generation.descriptor >= 0:
+            descriptor, generation.descriptor = generation.descriptor, -1
+            with suppress(OSError):
+                os.close(descriptor)
+        if not generation.in_flight:
+            with suppress(OSError):
+                os.unlink(generation.path)
+
+    def left_over_directories(self) -> Iterator[str]:
+        """The directories named by the ledgers of earlier processes, each once."""
+        seen: set[str] = set()
+        for name in self._left_over:
+            with open(f"{self._folder}/{name}", "rb") as file:
+                data = file.read(MAX_DIRECTORIES * _RECORD_BYTES)
+            for line in data.decode("ascii", "replace").split("\n"):
+                if is_directory(line) and line not in seen:
+                    seen.add(line)
+                    yield line
+
+    def settle(self) -> None:
+        """Remove the ledgers of earlier processes. Raises OSError."""
+        while self._left_over:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._folder}/{self._left_over[-1]}")
+            self._left_over.pop()
+
+    def close(self) -> None:
+        """Remove what names nothing in flight any more; the rest is for the next process."""
+        with self._lock:
+            self._work_off_reports()
+            generation, self._current = self._current, None
+            if generation is not None:
+                self._tidy(generation)

@@ -1,0 +1,331 @@
+"""One object on its way into the filesystem storage.
+
+`FilesystemWriter` lives in the event loop and collects buffers without copying them; `_PartFile` lives in the
+storage's threads and does what blocks. One visit to a thread (a *hop*) is in hand at a time, so the two need
+no lock. An object that fits into the buffer costs one hop in all, in `commit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, TypeVar, TypeVarTuple
+
+from scp_server.errors import StorageError
+from scp_server.protocol.events import Buffer
+from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, StoredObject
+from scp_server.storage.directories import DirectoryTree
+from scp_server.storage.layout import INCOMING, PART_SUFFIX, directory_of, location_of
+from scp_server.storage.ledger import InFlightLedger
+from scp_server.storage.sync import (
+    FILE_MODE,
+    FreeSpace,
+    size_of,
+    storage_failure,
+    sync_directory,
+    write_all,
+    write_at,
+)
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+_JOINED_BYTES = 2048
+"""Buffers below this are copied together: a memoryview costs more than they do, and writev takes few."""
+_FRAGMENT_COST_BYTES = 64
+"""What the smallest buffer counts for: more than its PDU took on the wire, whose bytes it may keep alive."""
+_PLACING_ATTEMPTS = 16
+"""Renames tried while deletions keep removing the series directory in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What the writers of one storage share. `spawn` runs a coroutine that the storage owns."""
+
+    root: str
+    durable: bool
+    write_buffer_bytes: int
+    executor: Executor
+    directories: DirectoryTree
+    ledger: InFlightLedger
+    space: FreeSpace
+    spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+    writers: set[FilesystemWriter] = field(default_factory=set)
+
+    def hop(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> asyncio.Future[_T]:
+        """Run `function` in a thread. Raises StorageError when the storage is closed."""
+        try:
+            return asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
+        except RuntimeError as error:
+            raise StorageError("the storage is closed") from error
+
+
+class _PartFile:
+    """The file of one object: `incoming/<arrival id>.part`, then its final name. Every method blocks."""
+
+    def __init__(self, workshop: Workshop, arrival_id: str, digest: Digest | None) -> None:
+        self._workshop = workshop
+        self._path = f"{workshop.root}/{INCOMING}/{arrival_id}{PART_SUFFIX}"
+        self._digest = digest
+        self._descriptor = -1
+        self._created = False
+        self._ended = False
+        self._entered = ""
+        self._placed = ""
+        self._size = 0
+        self.unwanted = False
+        """Set by the event loop: what has not happened yet need not happen."""
+
+    def append(self, prefix: bytes, buffers: Sequence[Buffer]) -> None:
+        """Write `prefix` and `buffers`; the digest sees the latter. Leaves nothing when it raises."""
+        try:
+            self._append(prefix, buffers)
+        except OSError as error:
+            self.discard()
+            raise storage_failure(error, "write") from error
+        except BaseException:
+            self.discard()
+            raise
+
+    def _append(self, prefix: bytes, buffers: Sequence[Buffer]) -> None:
+        if self.unwanted or self._ended:
+            raise StorageError("the object was given up")
+        self._workshop.space.check()
+        if not self._created:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, FILE_MODE)
+            self._created = True
+        self._size += write_all(self._descriptor, (prefix, *buffers) if prefix else buffers)
+        if self._digest is not None:
+            for data in buffers:
+                self._digest.update(data)
+
+    def finish(
+        self, prefix: bytes, buffers: Sequence[Buffer], patches: Sequence[tuple[int, bytes]], key: ObjectKey
+    ) -> StoredObject:
+        """Write the rest, make the object durable, then visible. Leaves nothing when it raises."""
+        try:
+            if prefix or buffers or not self._created:
+                self._append(prefix, buffers)
+            for offset_bytes, data in patches:
+                write_at(self._descriptor, data, offset_bytes)
+            if self._workshop.durable:
+                os.fdatasync(self._descriptor)
+            # Some filesystems tell of a failed write only here, so before the rename.
+            self._close()
+            self._place(location_of(key))
+        except OSError as error:
+            self.discard()
+            raise storage_failure(error, "store the object") from error
+        except BaseException:
+            self.discard()
+            raise
+        self._ended = True
+        return StoredObject(self._placed, self._size)
+
+    def _place(self, location: str) -> None:
+        workshop = self._workshop
+        directory = directory_of(location)
+        target = f"{workshop.root}/{location}"
+        workshop.ledger.enter(directory, location)
+        self._entered = location
+        for attempt in range(_PLACING_ATTEMPTS):
+            workshop.directories.ensure(directory)
+            if os.path.lexists(target):
+                raise StorageError("the arrival id was used before")
+            if self.unwanted:
+                raise StorageError("the object was given up")
+            try:
+                os.rename(self._path, target)
+                break
+            except FileNotFoundError:
+                # A deletion emptied and removed the directory since `ensure`.
+                if attempt == _PLACING_ATTEMPTS - 1:
+                    raise
+                workshop.directories.forget(directory)
+        self._placed = location
+        # See `directories`: only now is what is known about this directory sure to be about this one.
+        workshop.directories.ensure(directory)
+        if workshop.durable:
+            sync_directory(workshop.directories.path(directory))
+
+    def discard(self) -> None:
+        """Remove the file under whichever name it has. Raises no OSError; a second time does no more."""
+        self._ended = True
+        workshop = self._workshop
+        with suppress(OSError):
+            self._close()
+        if self._created:
+            try:
+                os.unlink(f"{workshop.root}/{self._placed}" if self._placed else self._path)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                # Still there: a part file is swept at the next start, a visible one is still in the ledger.
+                return
+            self._created = False
+        if self._entered:
+            directory = directory_of(self._entered)
+            workshop.directories.prune(directory)
+            if self._placed and workshop.durable:
+                with suppress(OSError):
+                    workshop.directories.sync_nearest(directory)
+            workshop.ledger.release(self._entered)
+            self._entered = ""
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class _State(Enum):
+    OPEN = auto()
+    COMMITTING = auto()
+    COMMITTED = auto()
+    BROKEN = auto()
+    """A call failed or was cancelled: only `abort` is left."""
+
+
+class FilesystemWriter:
+    """An `ObjectWriter`. Holds at most `write_buffer_bytes` and what one `write` added."""
+
+    def __init__(self, workshop: Workshop, arrival_id: str, prefix: bytes, digest: Digest | None) -> None:
+        self._workshop = workshop
+        self._arrival_id = arrival_id
+        self._part = _PartFile(workshop, arrival_id, digest)
+        self._prefix = prefix
+        self._pending: list[Buffer] = []
+        self._pending_cost = len(prefix)
+        self._held_bytes = 0
+        self._joined: bytearray | None = None
+        self._accepted_bytes = len(prefix)
+        self._patches: list[tuple[int, bytes]] = []
+        self._state = _State.OPEN
+        self._hop: asyncio.Future[Any] | None = None
+        self._cleaning: asyncio.Task[None] | None = None
+        workshop.writers.add(self)
+
+    async def write(self, data: Sequence[Buffer]) -> None:
+        """Append; hops to a thread only when the buffer is full. See `ObjectWriter.write`."""
+        self._refuse_unless_open()
+        for fragment in data:
+            size = size_of(fragment)
+            self._accepted_bytes += size
+            if size >= _JOINED_BYTES:
+                self._joined = None
+                self._pending.append(fragment)
+            elif self._joined is not None:
+                self._joined += fragment
+            else:
+                self._joined = bytearray(fragment)
+                self._pending.append(self._joined)
+            self._pending_cost += max(size, _FRAGMENT_COST_BYTES)
+            self._held_bytes += size
+        if self._pending_cost >= self._workshop.write_buffer_bytes:
+            await self._perform(self._part.append, *self._take_pending())
+
+    @property
+    def held_bytes(self) -> int:
+        """See `ObjectWriter.held_bytes`; what a thread is writing is held by the call that waits for it."""
+        return self._held_bytes
+
+    async def flush(self) -> None:
+        """See `ObjectWriter.flush`. No hop when nothing is held."""
+        self._refuse_unless_open()
+        if self._held_bytes:
+            await self._perform(self._part.append, *self._take_pending())
+
+    async def patch(self, offset_bytes: int, data: bytes) -> None:
+        """Remembered, and written in `commit`. See `ObjectWriter.patch`."""
+        self._refuse_unless_open()
+        end = offset_bytes + len(data)
+        if offset_bytes < 0 or end > min(PATCHABLE_BYTES, self._accepted_bytes):
+            raise ValueError("a patch lies within what was written, and within PATCHABLE_BYTES")
+        self._patches.append((offset_bytes, bytes(data)))
+
+    async def commit(self, key: ObjectKey) -> StoredObject:
+        """One hop: write, sync, rename, sync, as configured. See `ObjectWriter.commit`."""
+        self._refuse_unless_open()
+        if key.arrival_id != self._arrival_id:
+            raise ValueError("the key has another arrival id than the writer")
+        prefix, pending = self._take_pending()
+        self._state = _State.COMMITTING
+        stored = await self._perform(self._part.finish, prefix, pending, self._patches, key)
+        self._state = _State.COMMITTED
+        self._workshop.writers.discard(self)
+        return stored
+
+    async def abort(self) -> None:
+        """See `ObjectWriter.abort`. The clean-up is the storage's own task, which a cancellation spares."""
+        if self._state is _State.COMMITTED:
+            return
+        if self._cleaning is None:
+            self._state = _State.BROKEN
+            self._part.unwanted = True
+            self._take_pending()
+            if self._hop is None:
+                # Nothing has reached a thread, so there is no file.
+                self._workshop.writers.discard(self)
+                return
+            self._cleaning = self._workshop.spawn(self._clean(), f"storage.abort {self._arrival_id}")
+        await asyncio.wait((self._cleaning,))
+
+    async def settle(self) -> None:
+        """For the storage's `close`: let a commit in hand end, abort anything else."""
+        if self._state is _State.COMMITTING and self._hop is not None:
+            await asyncio.wait((self._hop,))
+        else:
+            await self.abort()
+
+    async def _clean(self) -> None:
+        try:
+            if self._hop is not None:
+                await asyncio.wait((self._hop,))
+            # Closed meanwhile: the next start sweeps the part file.
+            with suppress(StorageError):
+                await self._workshop.hop(self._part.discard)
+        finally:
+            self._workshop.writers.discard(self)
+
+    def _refuse_unless_open(self) -> None:
+        if self._state is not _State.OPEN:
+            raise StorageError("the object's writer has ended")
+
+    def _take_pending(self) -> tuple[bytes, list[Buffer]]:
+        taken = self._prefix, self._pending
+        self._prefix, self._pending, self._joined = b"", [], None
+        self._pending_cost = self._held_bytes = 0
+        return taken
+
+    async def _perform(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
+        """A hop that goes on when its caller is cancelled."""
+        hop: asyncio.Future[_T] | None = None
+        try:
+            hop = self._hop = self._workshop.hop(function, *args)
+            await asyncio.wait((hop,))
+            return hop.result()
+        except asyncio.CancelledError:
+            # A commit in hand stays COMMITTING: `close` lets it end.
+            if self._state is _State.OPEN:
+                self._state = _State.BROKEN
+            if hop is not None:
+                hop.add_done_callback(_look_at)
+            raise
+        except BaseException:
+            # The hop has removed the file, or never began.
+            self._state = _State.BROKEN
+            self._hop = None
+            self._workshop.writers.discard(self)
+            raise
+
+
+def _look_at(hop: asyncio.Future[Any]) -> None:
+    """Nobody waits for this hop any more; what it says is no news."""
+    if not hop.cancelled():
+        hop.exception()

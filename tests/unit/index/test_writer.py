@@ -1,0 +1,167 @@
+"""The pieces that a batch is written with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from sqlalchemy import Connection, Table, create_engine, insert, select
+from sqlalchemy.dialects import postgresql
+
+from scp_server.index.base import AddOutcome, DuplicatePolicy
+from scp_server.index.bulk import MAX_ROWS, BulkInsert
+from scp_server.index.hierarchy import RecentlyUsed, padded
+from scp_server.index.keys import BLOCK_KEYS, KeyAllocator
+from scp_server.index.schema import instances, metadata, patients
+from scp_server.index.writer import AddRequest, EntryWriter
+from scp_server.testing.index_contract import index_entry
+
+
+@pytest.mark.parametrize("table", metadata.sorted_tables, ids=lambda table: table.name)
+def test_a_bulk_insert_names_its_columns_in_the_order_of_its_rows(
+    connection: Connection, table: Table
+) -> None:
+    bulk = BulkInsert(table)
+    compiled = insert(table).compile(dialect=connection.dialect, column_keys=list(bulk.columns))
+    assert compiled.positiontup == list(bulk.columns)
+    text = bulk._text(connection, 3)
+    assert text.count("?") == 3 * len(bulk.columns)
+    assert len(bulk.columns) * MAX_ROWS < 999
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_ROWS, MAX_ROWS + 1, 2 * MAX_ROWS + 5])
+@pytest.mark.parametrize("paramstyle", ["qmark", "named"])
+def test_a_bulk_insert_inserts_any_number_of_rows(
+    connection: Connection, path: Path, count: int, paramstyle: Literal["qmark", "named"]
+) -> None:
+    """By any other parameter style Core inserts them itself, as it will for other databases."""
+    rows = [(n + 1, f"P{n}", "", "", None, f"N{n}", None, None, None) for n in range(count)]
+    engine = create_engine(f"sqlite:///{path}", paramstyle=paramstyle)
+    with engine.begin() as styled:
+        BulkInsert(patients).execute(styled, rows)
+    engine.dispose()
+    found = connection.execute(select(patients).order_by(patients.c.patient_key)).all()
+    assert [tuple(row) for row in found] == rows
+
+
+def test_keys_are_ascending_and_given_out_once_also_by_two(connection: Connection) -> None:
+    one, two = KeyAllocator(), KeyAllocator()
+    given: list[int] = []
+    with connection.begin():
+        for count in (1, 5, BLOCK_KEYS, 3 * BLOCK_KEYS, 1):
+            for allocator in (one, two):
+                taken = allocator.take(connection, count)
+                assert len(taken) == count
+                given += taken
+    assert len(set(given)) == len(given)
+    assert min(given) == 1
+
+
+def test_keys_of_a_block_that_was_rolled_back_are_not_given_out(connection: Connection) -> None:
+    keys = KeyAllocator()
+    with connection.begin() as transaction:
+        first = keys.take(connection, 10)
+        transaction.rollback()
+    keys.forget()
+    with connection.begin():
+        assert keys.take(connection, 10) == first
+        assert KeyAllocator().take(connection, 1)[0] >= first[0] + BLOCK_KEYS
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [("a", "a"), ("ab", "ab"), ("abc", "abcc"), ("abcde", "abcdeeee"), ("", "")]
+)
+def test_padding_repeats_the_last_value_up_to_a_power_of_two(values: str, expected: str) -> None:
+    assert "".join(padded(values)) == expected
+
+
+def test_recently_used_drops_what_was_unused_for_longest() -> None:
+    recent: RecentlyUsed[str, int] = RecentlyUsed(2)
+    recent.put("a", 1)
+    recent.put("b", 2)
+    assert recent.get("a") == 1
+    recent.put("c", 3)
+    assert (recent.get("a"), recent.get("b"), recent.get("c")) == (1, None, 3)
+    assert len(recent) == 2
+    recent.clear()
+    assert recent.get("a") is None
+
+
+def test_entries_of_one_batch_are_recorded_one_after_the_other(connection: Connection) -> None:
+    requests = [
+        AddRequest(index_entry("1", b"a"), DuplicatePolicy.PARTS),
+        AddRequest(index_entry("1", b"a"), DuplicatePolicy.KEEP_FIRST),
+        AddRequest(index_entry("1", b"b"), DuplicatePolicy.KEEP_FIRST),
+        AddRequest(index_entry("1", b"b"), DuplicatePolicy.PARTS),
+        AddRequest(index_entry("1", b"b"), DuplicatePolicy.KEEP_FIRST),
+        AddRequest(index_entry("2", b"b", patient_id="other"), DuplicatePolicy.KEEP_FIRST),
+    ]
+    expected = [
+        (AddOutcome.ADDED, 0, 1, False),
+        (AddOutcome.SAME, 0, 1, False),
+        (AddOutcome.CONFLICT, 0, 1, False),
+        (AddOutcome.ADDED_PART, 3, 2, False),
+        (AddOutcome.SAME, 3, 2, False),
+        (AddOutcome.ADDED, 5, 1, True),
+    ]
+    with connection.begin():
+        results = EntryWriter().write_batch(connection, requests)
+    locations = [request.entry.location for request in requests]
+    assert [
+        (r.outcome, locations.index(r.location), r.part_number, r.patient_conflict) for r in results
+    ] == expected
+
+
+def test_a_batch_of_known_series_is_five_statements_whatever_its_size(connection: Connection) -> None:
+    writer = EntryWriter()
+    with connection.begin():
+        writer.write_batch(connection, [AddRequest(index_entry("0"), DuplicatePolicy.PARTS)])
+    statements: list[str] = []
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    raw.set_trace_callback(statements.append)
+    with connection.begin():
+        requests = [AddRequest(index_entry(str(n)), DuplicatePolicy.PARTS) for n in range(1, MAX_ROWS + 1)]
+        writer.write_batch(connection, requests)
+    raw.set_trace_callback(None)
+    assert [statement.split()[0] for statement in statements] == [
+        "BEGIN", "SELECT", "INSERT", "INSERT", "INSERT", "COMMIT",
+    ]  # fmt: skip
+
+
+def test_every_lookup_uses_an_index(connection: Connection) -> None:
+    """So that an entry costs the same with a million instances as with none."""
+    statements: list[str] = []
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    raw.set_trace_callback(statements.append)
+    with connection.begin():
+        writer = EntryWriter()
+        for study in ("1", "2"):
+            entries = [
+                index_entry("1", study.encode(), study=study, referenced_sop_instance_uids=("1.2",)),
+                index_entry("2", study.encode(), study=study),
+                index_entry(f"9{study}", study.encode(), study=study),
+            ]
+            writer.write_batch(connection, [AddRequest(entry, DuplicatePolicy.PARTS) for entry in entries])
+    raw.set_trace_callback(None)
+    lookups = [statement for statement in statements if statement.startswith("SELECT")]
+    assert len({statement.split(" FROM ")[-1].split()[0] for statement in lookups}) >= 3
+    for statement in lookups:
+        for *_, detail in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement.replace("%", "%%")):
+            assert not detail.startswith("SCAN ") or "CONSTANT" in detail or "LIST" in detail, (
+                detail,
+                statement,
+            )
+
+
+def test_statements_compile_for_postgresql() -> None:
+    dialect = postgresql.dialect()
+    for table in metadata.sorted_tables:
+        assert "INSERT INTO" in str(insert(table).compile(dialect=dialect))
+    names = {
+        c.name for t in metadata.sorted_tables for c in [*t.constraints, *t.indexes] if c.name is not None
+    }
+    assert all(len(str(name)) <= 63 for name in names)
+    assert instances.c.instance_key.type.compile(dialect) == "BIGINT"

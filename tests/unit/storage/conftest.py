@@ -1,0 +1,59 @@
+"""What the tests of the filesystem storage share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
+from scp_server.testing.system_calls import SystemCalls
+
+# Before any test module imports it: its assertions explain themselves.
+pytest.register_assert_rewrite("scp_server.testing.stored_objects")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The data folder, not made yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def calls(root: Path, monkeypatch: pytest.MonkeyPatch) -> SystemCalls:
+    """The system calls on `root`."""
+    return SystemCalls(root, monkeypatch)
+
+
+@pytest.fixture
+def opened() -> Callable[..., AbstractAsyncContextManager[FilesystemStorage]]:
+    """`async with opened(root, durability, **settings) as storage`: open, without a reserve, then closed."""
+
+    @asynccontextmanager
+    async def opened(
+        root: Path, durability: Durability = Durability.FULL, **settings: Any
+    ) -> AsyncIterator[FilesystemStorage]:
+        storage = FilesystemStorage(
+            FilesystemStorageConfig(root, durability, **{"reserve_bytes": 0} | settings)
+        )
+        await storage.open()
+        try:
+            yield storage
+        finally:
+            await storage.close()
+
+    return opened
+
+
+@pytest.fixture
+def files() -> Callable[[Path], list[str]]:
+    """Names everything below a data folder but the ledgers; folders end in a slash."""
+
+    def files(root: Path) -> list[str]:
+        found = (f"{path.relative_to(root)}{'/' if path.is_dir() else ''}" for path in root.rglob("*"))
+        return sorted(name for name in found if not name.startswith("incoming/directories."))
+
+    return files

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import tracemalloc
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scp_server.errors import StorageError, StorageFull
+from scp_server.storage import layout
+from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
+from scp_server.testing.stored_objects import arrival_id, content, listed, object_key, pattern, store
+from scp_server.testing.system_calls import SystemCalls
+
+Opened = Callable[..., AbstractAsyncContextManager[FilesystemStorage]]
+Files = Callable[[Path], list[str]]
+FULL, PROCESS = Durability.FULL, Durability.PROCESS
+EMPTY = ["incoming/", "objects/"]
+
+
+# --- the order of steps
+
+
+async def test_full_syncs_the_object_before_the_rename_and_the_directories_after(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        calls.log.clear()
+        stored = await store(storage, b"x" * 5000)
+        series = layout.directory_of(stored.location)
+        study, shard = layout.directory_of(series), layout.directory_of(layout.directory_of(series))
+        part = next(path for name, path in calls.log if path.endswith(".part"))
+        steps = [step for step in calls.log if step[0] not in {"open", "close"}]
+    assert steps == [
+        ("writev", part),
+        ("fdatasync", part),
+        ("fsync", "incoming"),
+        ("pwrite", "incoming/directories.1"),
+        ("fdatasync", "incoming/directories.1"),
+        ("mkdir", shard),
+        ("fsync", "objects"),
+        ("mkdir", study),
+        ("fsync", shard),
+        ("mkdir", series),
+        ("fsync", study),
+        ("rename", stored.location),
+        ("fsync", series),
+    ]
+
+
+async def test_an_object_in_a_known_series_costs_two_syncs_and_one_rename(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        await store(storage, b"first")
+        calls.log.clear()
+        await store(storage, b"x" * 500_000)
+        assert calls.names() == ["open", "writev", "fdatasync", "close", "rename", "open", "fsync", "close"]
+
+
+async def test_process_syncs_nothing(opened: Opened, root: Path, calls: SystemCalls) -> None:
+    async with opened(root, PROCESS) as storage:
+        await store(storage, b"first")
+        await store(storage, pattern(3_000_000))
+        assert not {"fsync", "fdatasync"} & set(calls.names())
+
+
+async def test_full_syncs_the_parents_of_directories_that_an_earlier_process_made(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root, PROCESS) as storage:
+        stored = await store(storage, b"x")
+    async with opened(root) as storage:
+        calls.log.clear()
+        await store(storage, b"y")
+        series = layout.directory_of(stored.location)
+        synced = [path for name, path in calls.log if name == "fsync"]
+        study = layout.directory_of(series)
+        assert synced == ["incoming", "objects", layout.directory_of(study), study, series]
+
+
+async def test_full_syncs_the_folders_that_open_makes(
+    opened: Opened, tmp_path: Path, calls: SystemCalls
+) -> None:
+    calls.root = str(tmp_path)
+    async with opened(tmp_path / "data" / "below"):
+        steps = [step for step in calls.log if step[0] in {"mkdir", "fsync"}]
+    assert steps == [
+        ("mkdir", "data"),
+        ("fsync", "."),
+        ("mkdir", "data/below"),
+        ("fsync", "data"),
+        ("mkdir", "data/below/objects"),
+        ("fsync", "data/below"),
+        ("mkdir", "data/below/incoming"),
+        ("fsync", "data/below"),
+    ]
+
+
+async def test_full_syncs_what_a_deletion_leaves(
+    opened: Opened, files: Files, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        first, second = await store(storage, b"1"), await store(storage, b"2")
+        calls.log.clear()
+        await storage.delete(first.location)
+        assert [step for step in calls.log if step[0] == "fsync"] == [
+            ("fsync", layout.directory_of(first.location))
+        ]
+        calls.log.clear()
+        await storage.delete(second.location)
+        assert [step for step in calls.log if step[0] == "fsync"] == [("fsync", "objects")]
+    assert files(root) == EMPTY
+
+
+async def test_a_small_object_costs_one_visit_to_a_thread(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    visits: list[Any] = []
+    real = loop.run_in_executor
+
+    def counted(*args: Any) -> Any:
+        visits.append(args[1])
+        return real(*args)
+
+    monkeypatch.setattr(loop, "run_in_executor", counted)
+    async with opened(root) as storage:
+        await store(storage, b"the first reading of the free space")
+        visits.clear()
+        stored = await store(storage, *[pattern(65_536)] * 8)
+        await storage.indexed(stored)
+        assert len(visits) == 1
+
+
+async def test_buffers_are_written_without_being_copied(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    real = os.writev
+
+    def writev(descriptor: int, buffers: Any) -> int:
+        written.extend(buffers)
+        return real(descriptor, buffers)
+
+    monkeypatch.setattr(os, "writev", writev)
+    views = [memoryview(pattern(65_536, number)) for number in range(4)]
+    async with opened(root, PROCESS) as storage:
+        await store(storage, *views)
+    assert [any(view is buffer for buffer in written) for view in views] == [True] * 4
+
+
+# --- opening
+
+
+async def test_open_removes_part_files_and_nothing_else(opened: Opened, files: Files, root: Path) -> None:
+    async with opened(root) as storage:
+        stored = await store(storage, b"x")
+        (root / "incoming" / "00ff.part").write_bytes(b"half")
+        (root / "incoming" / "note.txt").write_bytes(b"mine")
+        (root / "other").mkdir()
+    async with opened(root) as storage:
+        assert [name for name in files(root) if not name.startswith("objects")] == [
+            "incoming/",
+            "incoming/note.txt",
+            "other/",
+        ]
+        assert set(await listed(storage)) == {stored.location}
+
+
+async def test_open_raises_storage_error_where_it_cannot(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    storage = FilesystemStorage(FilesystemStorageConfig(tmp_path / "file" / "data"))
+    with pytest.raises(StorageError):
+        await storage.open()
+    await storage.close()
+
+
+async def test_a_storage_opens_once(opened: Opened, root: Path) -> None:
+    async with opened(root) as storage:
+        with pytest.raises(StorageError):
+            await storage.open()
+
+
+async def test_a_rename_across_filesystems_is_refused_at_open(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def stat(path: Any, *args: Any, **kwargs: Any) -> Any:
+        result = real(path, *args, **kwargs)
+        if str(path) == f"{root}/objects":
+            return SimpleNamespace(st_dev=result.st_dev + 1, st_mode=result.st_mode)
+        return result
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(StorageError, match="different filesystems"):
+        async with opened(root):
+            pass
+
+
+async def test_a_relative_root_survives_a_change_of_folder(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with opened(Path("data")) as storage:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        stored = await store(storage, b"x")
+        assert (tmp_path / "data" / stored.location).is_file()
+
+
+# --- free space
+
+
+class _Disk:
+    """A statvfs that says what the test wants, and how often it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
+        self.total, self.free, self.readings = total, free, 0
+        monkeypatch.setattr(os, "statvfs", self._read)
+
+    def _read(self, path: object) -> Any:
+        self.readings += 1
+        return SimpleNamespace(f_frsize=4096, f_blocks=self.total // 4096, f_bavail=self.free // 4096)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("reserve", "total", "least"),
+    [(None, 1000 * GIB, GIB), (None, 10 * GIB, 10 * GIB // 50), (8192, 10 * GIB, 8192), (0, 10 * GIB, 0)],
+)
+async def test_begin_refuses_below_the_reserve(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch, reserve: int | None, total: int, least: int
+) -> None:
+    disk = _Disk(monkeypatch, total, least + 4096)
+    async with opened(root, reserve_bytes=reserve) as storage:
+        await store(storage, b"x")
+    async with opened(root, reserve_bytes=reserve) as storage:
+        disk.free = max(0, least // 4096 * 4096 - 4096)
+        if least:
+            with pytest.raises(StorageFull):
+                await storage.begin(arrival_id(), b"")
+        else:
+            await (await storage.begin(arrival_id(), b"")).abort()
+
+
+async def test_every_object_is_measured_against_a_new_reading(
+    opened: Opened, files: Files, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _Disk(monkeypatch, 100 * GIB, 50 * GIB)
+    async with opened(root, reserve_bytes=None) as storage:
+        first = await storage.begin(arrival_id(), b"")
+        second_id = arrival_id()
+        second = await storage.begin(second_id, b"")
+        disk.free = 0
+        with pytest.raises(StorageFull):
+            await first.write([bytes(2 << 20)])
+        with pytest.raises(StorageFull):
+            await second.commit(object_key(second_id))
+        with pytest.raises(StorageFull):
+            await storage.begin(arrival_id(), b"")
+        assert files(root) == EMPTY
+        disk.free = 50 * GIB
+        await store(storage, b"goes on")
+
+
+async def test_a_large_object_does_not_eat_the_reserve(
+    opened: Opened, files: Files, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _Disk(monkeypatch, 100 * GIB, 50 * GIB)
+    async with opened(root, reserve_bytes=None) as storage:
+        writer = await storage.begin(arrival_id(), b"")
+        await writer.write([bytes(2 << 20)])
+        disk.free = GIB - 4096
+        with pytest.raises(StorageFull):
+            await writer.write([bytes(2 << 20)])
+        assert files(root) == EMPTY
+
+
+async def test_a_busy_storage_begins_on_a_reading_of_the_last_second(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _Disk(monkeypatch, 100 * GIB, 50 * GIB)
+    now = [1000.0]
+    monkeypatch.setattr("scp_server.storage.sync.time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with opened(root, reserve_bytes=None) as storage:
+        await store(storage, b"x")
+        readings = disk.readings
+        now[0] += 0.9
+        await (await storage.begin(arrival_id(), b"")).abort()
+        assert disk.readings == readings
+        now[0] += 0.2
+        await (await storage.begin(arrival_id(), b"")).abort()
+        assert disk.readings == readings + 1
+
+
+# --- layout and directories on the disk
+
+
+async def test_two_uids_with_one_hash_are_both_kept(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "_hashed", lambda uid: "ab" * 10)
+    async with opened(root) as storage:
+        first = await store(storage, b"1", key=object_key(arrival_id(), instance="1.1", study="1"))
+        second = await store(storage, b"2", key=object_key(arrival_id(), instance="1.2", study="2"))
+        assert (await content(storage, first.location))[-1:] == b"1"
+        assert (await content(storage, second.location))[-1:] == b"2"
+
+
+async def test_a_series_folder_that_was_removed_by_hand_is_made_again(opened: Opened, root: Path) -> None:
+    async with opened(root) as storage:
+        first = await store(storage, b"1")
+        (root / first.location).unlink()
+        for folder in list((root / first.location).parents)[:3]:
+            folder.rmdir()
+        second = await store(storage, b"2")
+        assert set(await listed(storage)) == {second.location}
+
+
+async def test_foreign_files_among_the_objects_are_neither_listed_nor_read(
+    opened: Opened, root: Path
+) -> None:
+    async with opened(root) as storage:
+        stored = await store(storage, b"x")
+        series = (root / stored.location).parent
+        (series / "notes.txt").write_bytes(b"1")
+        (root / "objects" / "readme").write_bytes(b"2")
+        (root / "objects" / "zz").mkdir()
+        (root / "objects" / "zz" / "file").write_bytes(b"3")
+        assert set(await listed(storage)) == {stored.location}
+        with pytest.raises(StorageError):
+            await content(storage, f"{layout.directory_of(stored.location)}/notes.txt")
+        await storage.delete(stored.location)
+        assert (series / "notes.txt").exists()
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("chunk", [65_536, 1 << 20])
+async def test_a_large_object_holds_a_few_mebibytes(opened: Opened, root: Path, chunk: int) -> None:
+    size, digest = 256 << 20, sha256()
+    async with opened(root, PROCESS) as storage:
+        key = object_key(arrival_id())
+        writer = await storage.begin(key.arrival_id, b"", digest)
+        tracemalloc.start()
+        try:
+            for number in range(size // chunk):
+                await writer.write([memoryview(number.to_bytes(8, "big") * (chunk // 8))])
+                assert writer.held_bytes <= (1 << 20) + chunk
+            stored = await writer.commit(key)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert stored.size_bytes == size
+        assert peak < 6 << 20
+        last = (size // chunk - 1).to_bytes(8, "big")
+        assert await content(storage, stored.location, size - 8) == last
+        await storage.delete(stored.location)
+
+
+@pytest.mark.parametrize("first", [1, 2048])
+async def test_tiny_fragments_cost_no_more_than_the_buffer(opened: Opened, root: Path, first: int) -> None:
+    """One byte in each PDV, but one PDV in each 64 KiB that keeps alive all that was read with it."""
+    async with opened(root, PROCESS, write_buffer_bytes=1 << 18) as storage:
+        writer = await storage.begin(arrival_id(), b"")
+        tracemalloc.start()
+        try:
+            for _ in range(40):
+                received = memoryview(bytes(65_536))
+                rest = [received[place : place + 1] for place in range(first, 65_536, 13)]
+                await writer.write([received[:first], *rest])
+                del received, rest
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        await writer.abort()
+        # The fragments of one read in the test itself are most of it.
+        assert peak < 1_800_000
