@@ -5,14 +5,14 @@
     SCPServerError
     ├── ConfigurationError          wrong settings or usage; names the key            (exit code 2)
     ├── ProtocolError               the peer broke PS3.8 or PS3.7: carries the A-ABORT it is told
-    ├── LocalProtocolError          our own code asked for what the state forbids: a bug, never the peer's fault
+    ├── LocalProtocolError          our own code asked for what the state forbids
     ├── AssociationError            there is no (more) association                    (exit code 3)
     │   ├── ConnectFailed           no TCP connection, or it ended before an answer
     │   ├── AssociationRejected     A-ASSOCIATE-RJ, with result, source and reason
     │   ├── AssociationAborted      A-ABORT, with source and reason
     │   ├── AssociationReleased     the peer released while we still wanted something
     │   └── AssociationLost         the transport ended without a word
-    ├── OperationRefused            carries the DIMSE status, Error Comment and Offending Elements of the answer
+    ├── OperationRefused            carries status, Error Comment and Offending Elements
     │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
     ├── StorageError                an object could not be written, read or deleted
     │   ├── StorageFull             no space (ENOSPC, EDQUOT, or the reserve)         (0xA700)

@@ -13,7 +13,7 @@ from scp_server.net.association_transport import AssociationTransport
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.net.operation import PerformedOperation, refusing
 from scp_server.observability.logs import get_logger, peer_text
-from scp_server.protocol.association import Role
+from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
     Aborted,
     AssociateAccepted,
@@ -111,10 +111,12 @@ class Connection(AssociationTransport):
             case ReleaseRequested():
                 # On a collision the requestor's response comes first (PS3.8 7.2.2.7).
                 self._release_requested = True
-                if not event.collision:
+                if self._receiving is not None:
+                    self._abort_peer(AbortReason.UNEXPECTED_PDU, "a release inside a message")
+                elif not event.collision:
                     self._release_if_idle()
             case ReleaseConfirmed():
-                if self._release_requested:
+                if self._release_requested and self.association.state is State.STA12:
                     self.association.release_response(self._loop.time())
                 self._association_over("released")
             case Aborted():
@@ -129,6 +131,8 @@ class Connection(AssociationTransport):
                 assert_never(event)
 
     def _associate_requested(self, request: AssociateRQ) -> None:
+        if self.association.state is not State.STA3:
+            return  # What came right behind the request has ended it; the events that say so follow.
         now = self._loop.time()
         answer = self._manager.answer(request, self.host)
         if not isinstance(answer, AssociateAC):
@@ -192,12 +196,7 @@ class Connection(AssociationTransport):
                 Status.UNRECOGNIZED_OPERATION, f"command field 0x{message.command_field:04X} is unknown"
             )
         elif not isinstance(message, Request):
-            self.association.abort(
-                self._loop.time(),
-                source=AbortSource.SERVICE_PROVIDER,
-                reason=AbortReason.UNEXPECTED_PDU_PARAMETER,
-                text="a response arrived for nothing that was asked",
-            )
+            self._abort_peer(AbortReason.UNEXPECTED_PDU_PARAMETER, "a response to nothing that was asked")
             return
         elif any(operation.request.message_id == message.message_id for operation in self._operations):
             service = refusing(Status.DUPLICATE_INVOCATION, f"message id {message.message_id} is in use")
@@ -252,7 +251,8 @@ class Connection(AssociationTransport):
         finally:
             operation.dataset.discard()
             self._operations.popleft()
-            self.go_on_reading(_OPERATIONS)
+            if len(self._operations) <= self._config.max_pending_operations:
+                self.go_on_reading(_OPERATIONS)
             if self._operations:
                 self._start(self._operations[0])
             else:
@@ -273,6 +273,13 @@ class Connection(AssociationTransport):
         self.flush()
         await self.writable()
 
+    def _abort_peer(self, reason: AbortReason, text: str) -> None:
+        """The peer broke the rules of DIMSE; nothing when the association is over already."""
+        if self.association.state not in (State.STA1, State.STA13):
+            self.association.abort(
+                self._loop.time(), source=AbortSource.SERVICE_PROVIDER, reason=reason, text=text
+            )
+
     # -- the end ------------------------------------------------------------------------------------------
 
     def release_when_idle(self) -> None:
@@ -286,9 +293,10 @@ class Connection(AssociationTransport):
             return
         now = self._loop.time()
         if self._release_requested:
-            self.association.release_response(now)
-            self._association_over("released")
-        elif self._release_wanted and not self._release_sent:
+            if self.association.state is State.STA8:
+                self.association.release_response(now)
+                self._association_over("released")
+        elif self._release_wanted and not self._release_sent and self.association.state is State.STA6:
             self._release_sent = True
             self.association.release(now)
 

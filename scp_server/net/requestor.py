@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeVar, assert_never
+from typing import Any, Self, assert_never
 
 from scp_server.errors import (
     AssociationAborted,
@@ -20,7 +21,7 @@ from scp_server.errors import (
 )
 from scp_server.interfaces import AcceptedContext
 from scp_server.net.association_transport import AssociationTransport, TransportConfig
-from scp_server.protocol.association import Role
+from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
     Aborted,
     AssociateAccepted,
@@ -43,7 +44,6 @@ from scp_server.protocol.negotiation import (
 )
 from scp_server.protocol.pdu import AbortSource, AssociateRQ
 
-_T = TypeVar("_T")
 _MESSAGE_IDS = 65_536
 
 
@@ -101,7 +101,8 @@ class _RequestorConnection(AssociationTransport):
             case DatasetFragment():
                 pass
             case ReleaseRequested():
-                self.association.release_response(self._loop.time())
+                if self.association.state in (State.STA8, State.STA9):
+                    self.association.release_response(self._loop.time())
                 self._fail(AssociationReleased("the peer released the association"))
             case ReleaseConfirmed():
                 self._fail(AssociationReleased("released"))
@@ -172,10 +173,11 @@ class _RequestorConnection(AssociationTransport):
     def _fail(self, error: AssociationError) -> None:
         if self.error is None:
             self.error = error
-        for future in (self.established, *self._responses.values()):
+        waiting: list[asyncio.Future[Any]] = [self.established, *self._responses.values()]
+        for future in waiting:
             if not future.done():
                 future.set_exception(self.error)
-                future.exception()
+                future.exception()  # seen: nobody may be waiting
 
 
 class Requestor:
@@ -229,9 +231,8 @@ class Requestor:
                 f"no connection to {self._host}:{self._port} within {self._config.connect_seconds:g} s"
             ) from error
         except OSError as error:
-            raise ConnectFailed(
-                f"no connection to {self._host}:{self._port}: {error.strerror or error}"
-            ) from error
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise ConnectFailed(f"no connection to {self._host}:{self._port}: {reason}") from error
         self._connection = connection
         try:
             await connection.established

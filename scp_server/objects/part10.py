@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from scp_server.objects.uids import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    PRIVATE_INFORMATION_CREATOR_UID,
-    clean_uid,
-)
+from scp_server.objects.uids import PRIVATE_INFORMATION_CREATOR_UID, clean_uid
 from scp_server.objects.vr import LONG_FORM_VRS, SHORT_FORM_VRS
+from scp_server.protocol.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 PREAMBLE_BYTES: Final = 132
 """128 free bytes and the prefix `DICM`."""

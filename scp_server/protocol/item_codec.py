@@ -208,7 +208,8 @@ def _decode_user_identity(reader: ItemReader, start: int, stop: int) -> UserIden
     if stop - start < 2:
         raise malformed("a user identity that is cut off")
     first, end = reader.counted(start + 2, stop)
-    first2, end2 = reader.counted(end, stop)
+    # The DICOS toolkit's client leaves the secondary field out where it has only a user name.
+    first2, end2 = reader.counted(end, stop) if end < stop else (end, end)
     body = reader.body
     return UserIdentityRQ(body[start], body[start + 1] == 1, body[first:end], body[first2:end2])
 

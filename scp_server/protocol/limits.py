@@ -23,7 +23,7 @@ class Limits:
     max_user_information_items: int = 1_024
     """Sub-items in one user information item."""
     artim_seconds: float = 10.0
-    """ARTIM (PS3.8 9.1.5): until a whole A-ASSOCIATE-RQ, and after an abort. Absolute, never restarted by bytes."""
+    """ARTIM (PS3.8 9.1.5): until a whole A-ASSOCIATE-RQ, and after an abort. Never restarted by bytes."""
     response_seconds: float = 30.0
     """Requestor: until a whole A-ASSOCIATE answer; both roles: until the answer to our A-RELEASE-RQ."""
     idle_seconds: float = 300.0

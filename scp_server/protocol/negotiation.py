@@ -180,7 +180,7 @@ def _answer_context(
     if uid in policy.refused_sop_classes:
         return _rejected(context, ContextResult.USER_REJECTION)
     is_service = uid in policy.service_sop_classes
-    if not is_service and not _is_storage(uid, policy):
+    if not is_service and not is_storage(uid, policy):
         return _rejected(context, ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED)
     key = (is_service, proposed)
     if key not in chosen:
@@ -199,7 +199,10 @@ def _rejected(context: PresentationContextRQ, result: ContextResult) -> Presenta
     return PresentationContextAC(context.context_id, result, transfer_syntax)
 
 
-def _is_storage(uid: str, policy: NegotiationPolicy) -> bool:
+def is_storage(uid: str, policy: NegotiationPolicy) -> bool:
+    """Whether `policy` takes objects of this SOP class."""
+    if uid in policy.service_sop_classes:
+        return False
     if uid in policy.storage_sop_classes:
         return True
     if not is_uid(uid):

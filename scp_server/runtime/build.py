@@ -15,11 +15,7 @@ from scp_server.protocol.limits import Limits
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import StorageService, StorageServiceConfig
-from scp_server.services.storage_classes import (
-    STORAGE_PREFIXES,
-    StorageSOPClasses,
-    standard_storage_sop_classes,
-)
+from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.verification import VERIFICATION_SOP_CLASS, VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
@@ -89,12 +85,12 @@ def build_limits(settings: Settings) -> Limits:
     )
 
 
-def build_policy(settings: Settings, storage_sop_classes: frozenset[str]) -> NegotiationPolicy:
+def build_policy(settings: Settings) -> NegotiationPolicy:
     """What is accepted of what peers propose."""
+    additional = frozenset(settings.negotiation.additional_sop_classes)
     return NegotiationPolicy(
         application_context_names=frozenset(settings.negotiation.application_context_names),
-        storage_sop_classes=storage_sop_classes,
-        storage_prefixes=STORAGE_PREFIXES,
+        storage_sop_classes=standard_storage_sop_classes() | additional,
         any_sop_class=settings.negotiation.sop_classes == "any",
         service_sop_classes=frozenset({VERIFICATION_SOP_CLASS}),
         transfer_syntaxes=tuple(settings.negotiation.transfer_syntax_uids),
@@ -108,16 +104,16 @@ def build_policy(settings: Settings, storage_sop_classes: frozenset[str]) -> Neg
 def build_manager(settings: Settings, storage: Storage, index: SqlIndex) -> AssociationManager:
     """Everything between the listening socket and the storage."""
     limits = settings.limits
-    named = standard_storage_sop_classes() | frozenset(settings.negotiation.additional_sop_classes)
+    policy = build_policy(settings)
     services = ServiceRegistry()
     services.register(VerificationService(), {VERIFICATION_SOP_CLASS})
     services.register(
         StorageService(storage, index, build_storage_service_config(settings)),
-        StorageSOPClasses(named, STORAGE_PREFIXES, any_other=settings.negotiation.sop_classes == "any"),
+        StorageSOPClasses(policy),
     )
     return AssociationManager(
         AcceptorConfig(
-            policy=build_policy(settings, named),
+            policy=policy,
             limits=build_limits(settings),
             transport=TransportConfig(
                 send_buffer_bytes=limits.send_buffer_bytes, write_seconds=settings.timeouts.write_seconds

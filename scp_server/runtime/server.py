@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import signal
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -191,12 +192,16 @@ async def serve(settings: Settings) -> int:
 def run(settings: Settings) -> int:
     """`serve` in an event loop of its own, uvloop's where there is one."""
     configure_logging(settings.log.format, settings.log.level)
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 def _is_loopback(host: str) -> bool:

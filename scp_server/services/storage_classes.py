@@ -1,11 +1,8 @@
-"""Which SOP classes are storage: the catalogues of pynetdicom and pydicom, and what neither can list."""
+"""Which SOP classes are storage, after the catalogues of pynetdicom and pydicom, and what a policy adds."""
 
 from __future__ import annotations
 
-DICOS_PREFIX = "1.2.840.10008.5.1.4.1.1.501"
-DICONDE_PREFIX = "1.2.840.10008.5.1.4.1.1.601"
-STORAGE_PREFIXES = (DICOS_PREFIX, DICONDE_PREFIX)
-"""Every class below these is storage: DICOS has classes that no catalogue names."""
+from scp_server.protocol.negotiation import NegotiationPolicy, is_storage
 
 _NOT_OBJECTS = ("Storage Commitment", "Media Storage Directory")
 
@@ -27,17 +24,10 @@ def standard_storage_sop_classes() -> frozenset[str]:
 
 
 class StorageSOPClasses:
-    """The SOP classes that storage is offered for; a container, so that the registry can ask it."""
+    """The SOP classes that a policy takes objects of; a container, so that the registry can ask it."""
 
-    def __init__(self, named: frozenset[str], prefixes: tuple[str, ...], *, any_other: bool) -> None:
-        self._named = named
-        self._prefixes = tuple(f"{prefix}." for prefix in prefixes)
-        self._any_other = any_other
+    def __init__(self, policy: NegotiationPolicy) -> None:
+        self._policy = policy
 
     def __contains__(self, uid: object) -> bool:
-        return isinstance(uid, str) and (
-            self._any_other
-            or uid in self._named
-            or uid.startswith(self._prefixes)
-            or f"{uid}." in self._prefixes
-        )
+        return isinstance(uid, str) and is_storage(uid, self._policy)

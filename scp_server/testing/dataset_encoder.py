@@ -101,6 +101,8 @@ class DatasetEncoder:
         where = struct.pack(self._order + "HH", tag >> 16, tag & 0xFFFF)
         if self.transfer_syntax.is_implicit or tag >> 16 == ITEM >> 16:
             return where + struct.pack(self._order + "I", length_bytes)
+        if vr == "OW" and self.transfer_syntax is TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN_64:
+            return where + b"OW" + struct.pack("<HQ", 0, length_bytes)
         if vr in LONG_VRS:
             return where + vr.encode("ascii") + struct.pack(self._order + "HI", 0, length_bytes)
         return where + vr.encode("ascii") + struct.pack(self._order + "H", length_bytes)

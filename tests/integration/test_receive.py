@@ -321,7 +321,8 @@ async def test_the_dicos_version_is_patched_into_a_staged_files_meta(
     server = await start_server(limits={"header_buffer_bytes": 4_096})
     tdr = dicos_tdr()
     padding = b"".join(
-        struct.pack("<HH2sxxI", 0x0009, element, b"OB", 60_000) + bytes(60_000) for element in (0x1001, 0x1002)
+        struct.pack("<HH2sxxI", 0x0009, element, b"OB", 60_000) + bytes(60_000)
+        for element in (0x1001, 0x1002)
     )
     before = tdr.dataset.index(b"\x10\x00\x20\x00LO")
     large = _with_dataset(tdr, tdr.dataset[:before] + padding + tdr.dataset[before:])
@@ -337,7 +338,11 @@ async def test_senders_that_together_exceed_the_budget_all_succeed(
     start_server: StartServer, stored_datasets: Datasets
 ) -> None:
     server = await start_server(
-        limits={"process_buffer_bytes": 1_048_576, "association_buffer_bytes": 524_288, "header_buffer_bytes": 262_144}
+        limits={
+            "process_buffer_bytes": 1_048_576,
+            "association_buffer_bytes": 524_288,
+            "header_buffer_bytes": 262_144,
+        }
     )
     objects = [ct_image(rows=700, columns=700, seed=seed) for seed in range(8)]
 

@@ -23,14 +23,17 @@ HERE = Path(__file__).parent
 MODULES = Path(os.environ.get("SCP_DCMJS_DIR", HERE / "node_modules"))
 
 
+@pytest.fixture(autouse=True)
+def dcmjs(require_peer: Callable[[str, object], None]) -> None:
+    require_peer("node", shutil.which("node"))
+    require_peer("dcmjs-dimse", (MODULES / "dcmjs-dimse").is_dir())
+
+
 async def test_dcmjs_echoes_and_stores_on_one_association(
     lane: Lane,
     run_peer: Callable[..., Awaitable[str]],
     write_files: Callable[..., list[Path]],
-    require_peer: Callable[[str, object], None],
 ) -> None:
-    require_peer("node", shutil.which("node"))
-    require_peer("dcmjs-dimse", (MODULES / "dcmjs-dimse").is_dir())
     objects = [
         *(ct_image(seed=seed) for seed in range(3)),
         ct_image(seed=7, transfer_syntax=TransferSyntax.IMPLICIT_VR_LITTLE_ENDIAN, sequences=True),

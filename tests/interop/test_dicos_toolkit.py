@@ -39,14 +39,17 @@ def preferring(syntax: TransferSyntax) -> dict[str, str]:
     return {"SCP_SERVER_NEGOTIATION__TRANSFER_SYNTAXES": json.dumps([syntax.value, "*"])}
 
 
+@pytest.fixture(autouse=True)
+def toolkit(require_peer: Callable[[str, object], None]) -> None:
+    require_peer("the DICOS toolkit (pydicos)", importlib.util.find_spec("pyDICOS"))
+
+
 @pytest.fixture
 def send(
-    require_peer: Callable[[str, object], None],
     run_peer: Callable[..., Awaitable[str]],
     write_files: Callable[..., list[Path]],
 ) -> Send:
     """Send objects, each with its kind, through the toolkit's client; the steps it reported a success for."""
-    require_peer("the DICOS toolkit (pydicos)", importlib.util.find_spec("pyDICOS"))
 
     async def send(
         lane: Lane, *objects: tuple[str, EncodedObject], options: tuple[str, ...] = (), folder: str = "out"

@@ -106,7 +106,7 @@ async def test_a_full_queue_makes_the_next_caller_wait(make: Make, performer: _P
     await asyncio.sleep(0)
     assert queue._waiting.qsize() == 1
     performer.gate.set()
-    assert await asyncio.gather(held, second, third) == [2, 4, 6]
+    assert list(await asyncio.gather(held, second, third)) == [2, 4, 6]
     assert performer.batches == [[1], [2], [3]]
 
 
@@ -136,7 +136,7 @@ async def test_cancelled_after_handing_over_the_request_is_performed(
     await held
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert await asyncio.gather(queue.submit(3), queue.submit(4)) == [6, 8]
+    assert list(await asyncio.gather(queue.submit(3), queue.submit(4))) == [6, 8]
     assert performer.batches[1][0] == 2
 
 

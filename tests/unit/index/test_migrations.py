@@ -196,3 +196,11 @@ async def test_a_start_at_the_newest_revision_does_not_import_alembic(path: Path
         [sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False, timeout=60
     )
     assert done.returncode == 0
+
+
+async def test_a_database_whose_first_migration_never_began_is_migrated(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    database.close()
+    await _opens(path)
+    await _opens(path)

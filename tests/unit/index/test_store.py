@@ -199,7 +199,7 @@ async def test_the_log_does_not_grow_with_what_is_written(index: SqlIndex, path:
 
 
 @pytest.mark.parametrize("values", [{"max_batch": 0}, {"max_batch": 257}, {"max_queue": 0}])
-def test_impossible_limits_are_refused(path: Path, values: dict[str, int]) -> None:
+def test_impossible_limits_are_refused(path: Path, values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         IndexConfig(path, **values)
 
@@ -278,10 +278,10 @@ async def test_an_entry_that_another_process_wrote_at_that_moment_is_tried_again
 
 
 async def test_the_summary_s_attributes_lie_at_their_level(index: SqlIndex, path: Path) -> None:
-    texts = {
+    texts: dict[str, Any] = {
         field.name: f"text of {field.name}" for field in fields(InstanceSummary) if field.type == "str | None"
     }
-    numbers = {
+    numbers: dict[str, Any] = {
         field.name: number
         for number, field in enumerate(fields(InstanceSummary))
         if field.type == "int | None"
@@ -331,3 +331,26 @@ async def test_references_of_all_parts_are_recorded_once(index: SqlIndex, path: 
     )
     one, two = first.summary.sop_instance_uid, other.summary.sop_instance_uid
     assert found == [(one, "1.1"), (one, "1.2"), (one, "1.3.0"), (one, "1.3.1"), (two, "1.1")]
+
+
+async def test_a_disk_that_fails_while_a_spoilt_batch_is_retried_fails_only_what_it_met(
+    index: SqlIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = EntryWriter.write_batch
+    entries = [index_entry(str(number)) for number in range(40)]
+    alone = 0
+
+    def spoilt_then_failing(self: EntryWriter, connection: Connection, requests: Any) -> Any:
+        nonlocal alone
+        if len(requests) > 1:
+            raise ValueError("one of them")
+        alone += 1
+        if alone == 20:
+            raise sqlite3.OperationalError("disk I/O error")
+        return real(self, connection, requests)
+
+    monkeypatch.setattr(EntryWriter, "write_batch", spoilt_then_failing)
+    results = await asyncio.gather(*(index.add(e, KEEP_FIRST) for e in entries), return_exceptions=True)
+    assert [type(result) for result in results].count(IndexUnavailable) == 1
+    (lost,) = (e.location for e, r in zip(entries, results, strict=True) if isinstance(r, Exception))
+    assert await index.unknown_locations([entry.location for entry in entries]) == [lost]

@@ -87,7 +87,14 @@ def test_without_dicos_there_is_no_dicos_version() -> None:
 
 @pytest.mark.parametrize(
     ("version", "value"),
-    [("V03", b"V03 "), ("V02A", b"V02A"), (None, b"    "), ("", b"    "), ("V0300", b"    "), ("\u20ac", b"?   ")],
+    [
+        ("V03", b"V03 "),
+        ("V02A", b"V02A"),
+        (None, b"    "),
+        ("", b"    "),
+        ("V0300", b"    "),
+        ("\u20ac", b"?   "),
+    ],
 )
 def test_a_dicos_version_always_fills_four_bytes(version: str | None, value: bytes) -> None:
     assert dicos_version_value(version) == value
@@ -121,7 +128,9 @@ def test_without_an_arrival_id_there_is_no_record() -> None:
 
 def test_the_record_of_another_creator_is_not_ours() -> None:
     data = _meta().data
-    other = data.replace(b"2.25.197610378532489170355148836284936407184", b"2.25.197610378532489170355148836284936407180")
+    other = data.replace(
+        b"2.25.197610378532489170355148836284936407184", b"2.25.197610378532489170355148836284936407180"
+    )
     assert other != data
     assert read_file_meta(other).arrival_id is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scp_server.objects import uids
+from scp_server.protocol import negotiation
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,8 @@ def test_any_root_and_leading_zeros_are_valid(uid: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uid", ["", ".", "1.", ".1", "1..2", "1.a", "9" * 65, "../../x", "1.2\n", "1 2", "\u0661.2", "1.2\\1.3", "-1"]
+    "uid",
+    ["", ".", "1.", ".1", "1..2", "1.a", "9" * 65, "../../x", "1.2\n", "1 2", "\u0661.2", "1.2\\1.3", "-1"],
 )
 def test_anything_but_dotted_digits_of_64_characters_is_invalid(uid: str) -> None:
     assert not uids.is_valid_uid(uid)
@@ -80,6 +82,6 @@ def test_dicos_classes_are_those_below_the_prefix(uid: str, expected: bool) -> N
 
 
 def test_our_own_uids_are_valid() -> None:
-    assert uids.is_valid_uid(uids.IMPLEMENTATION_CLASS_UID)
+    assert uids.is_valid_uid(negotiation.IMPLEMENTATION_CLASS_UID)
     assert uids.is_valid_uid(uids.PRIVATE_INFORMATION_CREATOR_UID)
-    assert len(uids.IMPLEMENTATION_VERSION_NAME) <= 16
+    assert len(negotiation.IMPLEMENTATION_VERSION_NAME) <= 16

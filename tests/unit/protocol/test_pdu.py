@@ -380,7 +380,7 @@ REFUSED: dict[str, bytes] = {
                 item(0x57, counted(b"1.2"), counted(b"1.3"), b"\0\5" + counted(b"1.4")[:4]),
                 item(0x58, b"\1"),
                 item(0x58, b"\1\1", b"\0\5" + b"user"),
-                item(0x58, b"\1\1", counted(b"user")),
+                item(0x58, b"\1\1", counted(b"user"), b"\0"),
                 item(0x58, b"\2\1", counted(b"user"), b"\0\5" + b"pass"),
                 item(0x59, b""),
                 item(0x59, b"\0\1"),
@@ -525,3 +525,14 @@ UNENCODABLE: dict[str, PDU] = {
 def test_what_no_pdu_can_carry_is_our_own_error(pdu: PDU) -> None:
     with pytest.raises(LocalProtocolError):
         encode_pdu(pdu)
+
+
+def test_a_user_name_without_the_secondary_field_is_taken_as_one_with_an_empty_one() -> None:
+    identity = b"\x58\0\0\x09\x01\x01\0\x05guard"
+    whole = encode_pdu(replace(REQUEST, user_information=UserInformation(0)))[6:]
+    user_information = whole.index(b"\x50\0\0\x08\x51")
+    body = whole[:user_information] + b"\x50\0" + (8 + len(identity)).to_bytes(2, "big")
+    body += whole[user_information + 4 :] + identity
+    request = decode_pdu(PDUType.A_ASSOCIATE_RQ, body)
+    assert isinstance(request, AssociateRQ)
+    assert request.user_information.user_identity == UserIdentityRQ(1, True, b"guard")
