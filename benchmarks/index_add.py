@@ -96,7 +96,7 @@ def add_plainly(path: Path, entries: list[IndexEntry], batch_size: int, full: bo
         part = [getattr(entry, name) for name in schema.parts.columns.keys()[3:]]
         rows["instances"].append((key + offset, series_key, *instance))
         rows["parts"].append((key + offset, key + offset, 1, *part))
-        rows["headers"].append((key + offset, entry.header))
+        rows["headers"].append((key + offset, entry.header.pack()))
     started = time.perf_counter()
     for start in range(0, len(entries), batch_size):
         database.execute("BEGIN IMMEDIATE")

@@ -16,14 +16,13 @@ _TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 def run_echo(peer: Peer, *, as_json: bool) -> ExitCode:
     """Associate, C-ECHO, release, and say how it went."""
-    begun = time.monotonic()
     try:
-        status = asyncio.run(_echo(peer))
+        status, seconds = asyncio.run(_echo(peer))
     except AssociationError as error:
         return fail(f"no echo from {peer}: {error}", ExitCode.NO_ASSOCIATION, as_json=as_json)
     except LocalProtocolError as error:
         return fail(f"no echo from {peer}: {error}", ExitCode.FAILED, as_json=as_json)
-    milliseconds = round((time.monotonic() - begun) * 1000, 1)
+    milliseconds = round(seconds * 1000, 1)
     if as_json:
         say_json(
             {
@@ -41,6 +40,9 @@ def run_echo(peer: Peer, *, as_json: bool) -> ExitCode:
     return ExitCode.OK if status == Status.SUCCESS else ExitCode.FAILED
 
 
-async def _echo(peer: Peer) -> int:
+async def _echo(peer: Peer) -> tuple[int, float]:
+    """The status, and the seconds from request to response."""
     async with peer.requestor([(VERIFICATION_SOP_CLASS, _TRANSFER_SYNTAXES)]) as association:
-        return await association.echo()
+        begun = time.monotonic()
+        status = await association.echo()
+        return status, time.monotonic() - begun

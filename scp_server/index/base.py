@@ -30,13 +30,19 @@ class AddOutcome(StrEnum):
     """Other bytes are kept under this UID and the policy keeps those: the newcomer is not indexed."""
 
 
+class PackableHeader(Protocol):
+    """What `RawHeader` has: it becomes one compressed piece of bytes, in whichever thread asks."""
+
+    def pack(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
     """One stored data set, as the index is to know it.
 
     `digest` is over the data set as received, without File Meta; together with the transfer syntax it is
-    the identity of a part. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is the raw header
-    as `RawHeader.pack()` gives it.
+    the identity of a part. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is packed by the
+    index, off the event loop.
     """
 
     summary: InstanceSummary
@@ -50,7 +56,7 @@ class IndexEntry:
     received_at_ns: int
     calling_ae_title: str
     called_ae_title: str
-    header: bytes
+    header: PackableHeader
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ class EntryWriter:
             ],
         )
         _insert_headers.execute(
-            connection, [(key, part.entry.header) for key, part in zip(keys, new, strict=True)]
+            connection, [(key, part.entry.header.pack()) for key, part in zip(keys, new, strict=True)]
         )
         self._insert_references(connection, new)
 

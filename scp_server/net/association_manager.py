@@ -14,6 +14,7 @@ from scp_server.net.association_transport import TransportConfig
 from scp_server.net.budget import ByteBudget
 from scp_server.net.connection import Connection
 from scp_server.observability.logs import get_logger
+from scp_server.protocol.framing import PDU_HEADER
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import Request
 from scp_server.protocol.negotiation import NegotiationPolicy, negotiate, rejection
@@ -22,7 +23,7 @@ from scp_server.protocol.pdu import AssociateAC, AssociateRQ, RejectReason
 log = get_logger(__name__)
 
 _CLOSE_SECONDS = 1.0
-"""How long a peer may take for the last bytes when the server stops."""
+"""When the server stops: how long peers may take to see the end, and cancelled operations to take theirs."""
 
 
 class Services(Protocol):
@@ -42,6 +43,7 @@ class AcceptorConfig:
     max_associations_per_peer: int = 1_000
     max_associations_per_address: int = 1_000
     max_connections: int = 4_096
+    half_open_buffer_bytes: int = 32 * 1024 * 1024
     max_pending_operations: int = 16
     association_buffer_bytes: int = 2 * 1024 * 1024
     process_buffer_bytes: int = 256 * 1024 * 1024
@@ -56,6 +58,10 @@ class AssociationManager:
         self.budget = ByteBudget(config.process_buffer_bytes)
         self._connections: dict[Connection, None] = {}
         self._associations: dict[Connection, None] = {}
+        self._requests: dict[Connection, int] = {}
+        self._request_bytes = 0
+        longest_request_bytes = config.limits.max_associate_pdu_bytes + PDU_HEADER.size
+        self._max_request_bytes = max(config.half_open_buffer_bytes, longest_request_bytes)
         self._per_peer: Counter[str] = Counter()
         self._per_address: Counter[str] = Counter()
         self._ids = itertools.count(1)
@@ -111,9 +117,23 @@ class AssociationManager:
         del self._connections[victim]
         victim.reset()
 
+    def request_bytes_held(self, connection: Connection, size_bytes: int) -> None:
+        """Count what has arrived of an A-ASSOCIATE-RQ; above the bound the oldest of such connections go."""
+        self._request_bytes += size_bytes - self._requests.get(connection, 0)
+        if size_bytes:
+            self._requests[connection] = size_bytes
+        else:
+            self._requests.pop(connection, None)
+        while self._request_bytes > self._max_request_bytes:
+            victim = next(iter(self._requests))
+            log.warning("connection.displaced", peer_host=victim.host, request_bytes=self._request_bytes)
+            self._request_bytes -= self._requests.pop(victim)
+            victim.reset()
+
     def connection_closed(self, connection: Connection) -> None:
         """The socket is gone."""
         self._connections.pop(connection, None)
+        self.request_bytes_held(connection, 0)
         self._notify()
 
     def association_began(self, connection: Connection) -> None:
@@ -167,22 +187,31 @@ class AssociationManager:
 
     async def _end_now(self) -> None:
         """Abort what is left, cancel operations that outlive their association, close every socket."""
-        tasks = []
+        tasks = set()
         for connection in tuple(self._connections):
-            tasks += [operation.task for operation in connection.operations if operation.task is not None]
+            tasks |= {operation.task for operation in connection.operations if operation.task is not None}
             connection.abort_association("the server stops")
+        # A task that is cancelled before its first step runs no `finally`.
+        await asyncio.sleep(0)
         for task in tasks:
             task.cancel("the server stops")
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in tuple(self._connections):
-            connection.close_now()
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
+            if stuck:
+                log.error("operation.stuck", operations=len(stuck))
+        if not await self._all_closed(_CLOSE_SECONDS):
+            for connection in tuple(self._connections):
+                connection.reset()
+            await self._all_closed(_CLOSE_SECONDS)
+
+    async def _all_closed(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with asyncio.timeout(seconds):
                 while self._connections:
                     await self._change()
         except TimeoutError:
-            for connection in tuple(self._connections):
-                connection.reset()
+            return False
+        return True
 
     async def _change(self) -> None:
         if self._changed is None:

@@ -25,6 +25,8 @@ _LINGER_RESET = struct.pack("ii", 1, 0)
 _SMALL_WRITE_BYTES = 65_536
 """Up to this many bytes are joined, so that a response leaves in one segment."""
 
+_NOTHING = memoryview(b"")
+
 
 @dataclass(frozen=True, slots=True)
 class TransportConfig:
@@ -53,11 +55,14 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._write_deadline: float | None = None
-        self._write_waiting_bytes = 0
+        self._written_bytes = 0
+        self._taken_bytes = 0
         self._writing_paused = False
         self._drained: asyncio.Future[None] | None = None
         self._write_side_shut = False
         self._reading_stops: set[str] = set()
+        self._unfed = _NOTHING
+        self._feeding = False
         self._pumping = False
         self.ended = False
         self.bytes_received = 0
@@ -86,8 +91,9 @@ class AssociationTransport(asyncio.Protocol, ABC):
     def data_received(self, data: bytes) -> None:
         """Feed the core; its views keep `data` alive for as long as they are held."""
         self.bytes_received += len(data)
-        self.association.receive_data(data, self._loop.time())
-        self._pump()
+        # Some event loops still deliver what they had read when reading was stopped.
+        self._unfed = memoryview(bytes(self._unfed) + data if self._unfed else data)
+        self._feed()
 
     def eof_received(self) -> bool:
         """The peer sends no more (Evt17); what we still owe it is written before the socket closes."""
@@ -97,6 +103,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, whoever did it."""
+        self._unfed = _NOTHING
         self.association.receive_eof(self._loop.time())
         self._pump()
         self.ended = True
@@ -110,12 +117,12 @@ class AssociationTransport(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         """The peer does not read: read no more from it, and let what produces wait."""
         self._writing_paused = True
-        self.stop_reading("peer does not read")
+        if not self._write_side_shut:
+            self.stop_reading("peer does not read")
 
     def resume_writing(self) -> None:
         """The peer reads again."""
         self._writing_paused = False
-        self._write_deadline = None
         self._let_writers_go()
         self.go_on_reading("peer does not read")
 
@@ -139,6 +146,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         if why not in self._reading_stops:
             return
         self._reading_stops.discard(why)
+        self._feed()
         if not self._reading_stops and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self.association.resume_timers(self._loop.time())
@@ -177,6 +185,19 @@ class AssociationTransport(asyncio.Protocol, ABC):
 
     # -- inside -------------------------------------------------------------------------------------------
 
+    def _feed(self) -> None:
+        """Feed what has been read, one command set at a time, for as long as nothing stops reading."""
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._unfed and not self._reading_stops:
+                taken = self.association.receive_data(self._unfed, self._loop.time(), stop_after_command=True)
+                self._unfed = self._unfed[taken:] if taken < len(self._unfed) else _NOTHING
+                self._pump()
+        finally:
+            self._feeding = False
+
     def _pump(self) -> None:
         if self._pumping:
             return
@@ -194,6 +215,8 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._arm_timer()
 
     def _abort(self, text: str, source: int, reason: int) -> None:
+        if self.association.write_shutdown_wanted:
+            return  # It has ended, and the peer is given the time to see how.
         try:
             self.association.abort(self._loop.time(), source=source, reason=reason, text=text)
         except LocalProtocolError:
@@ -205,15 +228,17 @@ class AssociationTransport(asyncio.Protocol, ABC):
         if transport is None or transport.is_closing():
             return
         if data and not self._write_side_shut:
+            size_bytes = sum(map(len, data))
+            if self._transport_config.write_seconds and transport.get_write_buffer_size() == 0:
+                self._write_deadline = self._loop.time() + self._transport_config.write_seconds
+                self._taken_bytes = self._written_bytes
+            self._written_bytes += size_bytes
             if len(data) == 1:
                 transport.write(data[0])
-            elif sum(map(len, data)) <= _SMALL_WRITE_BYTES:
+            elif size_bytes <= _SMALL_WRITE_BYTES:
                 transport.write(b"".join(data))
             else:
                 transport.writelines(data)
-            if self._write_deadline is None and self._transport_config.write_seconds:
-                self._write_deadline = self._loop.time() + self._transport_config.write_seconds
-                self._write_waiting_bytes = transport.get_write_buffer_size()
         if self.association.closed:
             transport.close()
         elif self.association.write_shutdown_wanted and not self._write_side_shut:
@@ -227,6 +252,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
                 transport.write_eof()
             except OSError:
                 transport.abort()
+            self._feed()
 
     def _arm_timer(self) -> None:
         """Keep one timer, set no later than the next deadline; one that fires early sets itself anew."""
@@ -247,14 +273,15 @@ class AssociationTransport(asyncio.Protocol, ABC):
         now = self._loop.time()
         if self._write_deadline is not None and now >= self._write_deadline and self._transport is not None:
             waiting_bytes = self._transport.get_write_buffer_size()
+            taken_bytes = self._written_bytes - waiting_bytes
             if waiting_bytes == 0:
                 self._write_deadline = None
-            elif waiting_bytes >= self._write_waiting_bytes:
+            elif taken_bytes <= self._taken_bytes:
                 log.info("connection.deaf", peer_host=self.peer_address[0], waiting_bytes=waiting_bytes)
                 self.reset()
                 return
             else:
-                self._write_waiting_bytes = waiting_bytes
+                self._taken_bytes = taken_bytes
                 self._write_deadline = now + self._transport_config.write_seconds
         self.association.handle_timer(now)
         self._pump()

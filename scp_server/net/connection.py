@@ -31,6 +31,7 @@ from scp_server.protocol.items import ContextResult
 from scp_server.protocol.message import CCancelRQ, Message, Request, UnrecognizedCommand
 from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateAC, AssociateRQ
 from scp_server.protocol.status import Status
+from scp_server.protocol.upper_layer import is_final_response
 
 if TYPE_CHECKING:
     from scp_server.net.association_manager import AssociationManager
@@ -40,6 +41,8 @@ log = get_logger(__name__)
 _ASSOCIATION_BUFFER = "the association holds too much"
 _PROCESS_BUDGET = "the process holds too much"
 _OPERATIONS = "too many operations wait"
+_CAN_ANSWER = frozenset({State.STA6, State.STA8})
+_CAN_RECEIVE = frozenset({State.STA6, State.STA7})
 
 
 class Connection(AssociationTransport):
@@ -54,7 +57,9 @@ class Connection(AssociationTransport):
         self._budget = manager.budget
         self._held_bytes = 0
         self._operations: deque[PerformedOperation] = deque()
+        self._unanswered: dict[int, PerformedOperation] = {}
         self._receiving: PerformedOperation | None = None
+        self._asks_still = True
         self._release_requested = False
         self._release_wanted = False
         self._release_sent = False
@@ -75,11 +80,18 @@ class Connection(AssociationTransport):
         self._budget.join(self)
         self._manager.connection_opened(self)
 
+    def data_received(self, data: bytes) -> None:
+        """Until an association is asked for, what arrives counts against the bound for all half-open ones."""
+        super().data_received(data)
+        if self._asks_still:
+            self._asks_still = self.is_half_open
+            self._manager.request_bytes_held(self, self.bytes_received if self._asks_still else 0)
+
     def transport_ended(self) -> None:
         """Give everything back."""
         self._budget.leave(self)
         self._manager.connection_closed(self)
-        if self.info is None and not self._outcome:
+        if self.info is None and self._outcome == "lost":
             log.debug("connection.closed", peer_host=self.host, bytes_received=self.bytes_received)
 
     @property
@@ -111,7 +123,7 @@ class Connection(AssociationTransport):
             case ReleaseRequested():
                 # On a collision the requestor's response comes first (PS3.8 7.2.2.7).
                 self._release_requested = True
-                if self._receiving is not None:
+                if self._receiving is not None or self.association.message_in_progress:
                     self._abort_peer(AbortReason.UNEXPECTED_PDU, "a release inside a message")
                 elif not event.collision:
                     self._release_if_idle()
@@ -147,14 +159,13 @@ class Connection(AssociationTransport):
             )
             self.association.reject(answer, now)
             return
-        host, port = self.peer_address
         proposed = {context.context_id: context for context in request.presentation_contexts}
         self.info = AssociationInfo(
             association_id=self._manager.next_association_id(),
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
-            peer_host=host,
-            peer_port=port,
+            peer_host=self.host,
+            peer_port=self.peer_address[1],
             application_context_name=request.application_context_name,
             implementation_class_uid=request.user_information.implementation_class_uid,
             implementation_version_name=request.user_information.implementation_version_name,
@@ -174,7 +185,7 @@ class Connection(AssociationTransport):
         log.debug(
             "association.accepted",
             association_id=self.info.association_id,
-            peer_host=host,
+            peer_host=self.host,
             calling_ae_title=peer_text(request.calling_ae_title),
             contexts_proposed=len(proposed),
             contexts_accepted=len(self.info.contexts),
@@ -187,9 +198,7 @@ class Connection(AssociationTransport):
         if event.glued:
             info.is_dicos = True
         if isinstance(message, CCancelRQ):
-            for operation in self._operations:
-                if operation.request.message_id == message.message_id_being_responded_to:
-                    operation.cancel_requested = True
+            self._cancel_requested(message)
             return
         if isinstance(message, UnrecognizedCommand):
             service = refusing(
@@ -198,7 +207,7 @@ class Connection(AssociationTransport):
         elif not isinstance(message, Request):
             self._abort_peer(AbortReason.UNEXPECTED_PDU_PARAMETER, "a response to nothing that was asked")
             return
-        elif any(operation.request.message_id == message.message_id for operation in self._operations):
+        elif message.message_id in self._unanswered:
             service = refusing(Status.DUPLICATE_INVOCATION, f"message id {message.message_id} is in use")
         else:
             service = self._manager.services.find(message, info.contexts[event.context_id])
@@ -212,6 +221,7 @@ class Connection(AssociationTransport):
         )
         self._operation_count += 1
         self._operations.append(operation)
+        self._unanswered.setdefault(message.message_id, operation)
         if message.has_dataset:
             self._receiving = operation
         if len(self._operations) == 1:
@@ -219,10 +229,21 @@ class Connection(AssociationTransport):
         elif len(self._operations) > self._config.max_pending_operations:
             self.stop_reading(_OPERATIONS)
 
+    def _cancel_requested(self, message: CCancelRQ) -> None:
+        """A C-CANCEL of what is not performed, or no longer, is ignored (PS3.7 9.3.2.3)."""
+        if message.has_dataset:
+            self._abort_peer(AbortReason.UNEXPECTED_PDU_PARAMETER, "a C-CANCEL-RQ with a data set")
+            return
+        operation = self._unanswered.get(message.message_id_being_responded_to)
+        if operation is not None:
+            operation.cancel_requested = True
+
     def _dataset_fragment(self, event: DatasetFragment) -> None:
         operation = self._receiving
         if operation is None:
-            raise LocalProtocolError("a data set fragment arrived without a command")
+            if self.association.state in _CAN_RECEIVE:
+                raise LocalProtocolError("a data set fragment arrived without a command")
+            return  # Of a message that ended the association.
         size_bytes = len(event.data)
         self._dataset_bytes += size_bytes
         self._held_bytes += size_bytes
@@ -245,31 +266,55 @@ class Connection(AssociationTransport):
             await operation.perform()
         except AssociationError as end:
             operation.log_unanswered(end)
+        except asyncio.CancelledError:
+            # By the server's stop, or by something the service waited for: there will be no answer.
+            self.abort_association("the operation was cancelled", source=AbortSource.SERVICE_PROVIDER)
+            raise
         except Exception:
             log.exception("operation.failed", association_id=operation.association.association_id)
             self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
         finally:
-            operation.dataset.discard()
-            self._operations.popleft()
-            if len(self._operations) <= self._config.max_pending_operations:
-                self.go_on_reading(_OPERATIONS)
-            if self._operations:
-                self._start(self._operations[0])
-            else:
-                self._manager.operations_ended(self)
-                self._release_if_idle()
-                self.flush()
+            self._operation_ended()
+
+    def _operation_ended(self) -> None:
+        """The first operation is over, answered or not; the next one begins, unless the association ended."""
+        self._forget(self._operations.popleft())
+        while self._operations and self._outcome:
+            self._forget(self._operations.popleft())
+        if self._operations:
+            self._start(self._operations[0])
+        if len(self._operations) <= self._config.max_pending_operations:
+            self.go_on_reading(_OPERATIONS)
+        if not self._operations:
+            self._manager.operations_ended(self)
+            self._release_if_idle()
+            self.flush()
+
+    def _forget(self, operation: PerformedOperation) -> None:
+        operation.dataset.discard()
+        self._answered(operation)
+
+    def _answered(self, operation: PerformedOperation) -> None:
+        """Its message id may be used again."""
+        if self._unanswered.get(operation.request.message_id) is operation:
+            del self._unanswered[operation.request.message_id]
 
     async def _send(self, operation: PerformedOperation, response: Message, dataset: Buffer | None) -> None:
         if self._error is not None:
             raise self._error
+        if response.has_dataset is (dataset is None):
+            raise LocalProtocolError("a response must have the data set that it announces, and no other")
         now = self._loop.time()
         try:
             self.association.send_command(operation.context.context_id, response, now)
             if dataset is not None:
                 self.association.send_dataset(operation.context.context_id, dataset, now, last=True)
-        except LocalProtocolError as state:
-            raise AssociationLost(f"no answer can be sent any more: {state}") from state
+        except LocalProtocolError as error:
+            if self.association.state in _CAN_ANSWER:
+                raise  # It is the response that cannot be sent.
+            raise AssociationLost(f"no answer can be sent any more: {error}") from error
+        if is_final_response(response):
+            self._answered(operation)
         self.flush()
         await self.writable()
 
@@ -308,8 +353,7 @@ class Connection(AssociationTransport):
         self._outcome = outcome
         self._error = error or AssociationLost(f"the association has ended: {outcome}")
         for operation in self._operations:
-            operation.cancel_requested = True
-            operation.dataset.fail(self._error)
+            operation.association_ended(self._error)
         if self.info is None:
             if outcome == "aborted":
                 log.info("connection.aborted", peer_host=self.host, **_safe(details))

@@ -7,9 +7,14 @@ from collections.abc import AsyncIterator, Callable
 
 from scp_server.errors import AssociationError
 
+COPIED_FRAGMENT_BYTES = 2048
+
 
 class DatasetStream:
-    """Fragments go in as they arrive, and come out together; nothing is copied (`DatasetSource`).
+    """Fragments go in as they arrive, and come out together (`DatasetSource`).
+
+    Nothing is copied but fragments below `COPIED_FRAGMENT_BYTES`: they wait for company, since a view costs
+    more than they do, and keeps alive all that was read with it.
 
     `on_release(size_bytes)` hears of every byte once it is held no longer.
     """
@@ -19,6 +24,7 @@ class DatasetStream:
         "_discarding",
         "_ended",
         "_error",
+        "_joined",
         "_on_release",
         "_pressure",
         "_unreleased_bytes",
@@ -28,6 +34,7 @@ class DatasetStream:
 
     def __init__(self, on_release: Callable[[int], None], *, ended: bool) -> None:
         self._chunks: list[memoryview] = []
+        self._joined = bytearray()
         self._ended = ended
         self._error: AssociationError | None = None
         self._discarding = False
@@ -56,9 +63,15 @@ class DatasetStream:
             self._ended = True
         if self._discarding:
             self.release(size_bytes)
-        elif size_bytes:
+        elif size_bytes >= COPIED_FRAGMENT_BYTES:
+            self._end_joined()
             self._chunks.append(data)
-        self._wake()
+        else:
+            self._joined += data
+            if last or len(self._joined) >= COPIED_FRAGMENT_BYTES:
+                self._end_joined()
+        if self._chunks or last:
+            self._wake()
 
     def fail(self, error: AssociationError) -> None:
         """The association ended; whoever reads gets `error` once what arrived is read, if it was not all."""
@@ -75,6 +88,8 @@ class DatasetStream:
     async def chunks(self) -> AsyncIterator[list[memoryview]]:
         """See `DatasetSource.chunks`."""
         while True:
+            if self._error is not None or self._pressure:
+                self._end_joined()
             if self._chunks:
                 chunks, self._chunks = self._chunks, []
                 yield chunks
@@ -99,6 +114,7 @@ class DatasetStream:
         """Nobody reads on: what is held is released, and what still arrives is dropped as it comes."""
         self._discarding = True
         self._chunks.clear()
+        self._joined.clear()
         self.release(self._unreleased_bytes)
 
     async def drain(self) -> None:
@@ -108,6 +124,11 @@ class DatasetStream:
             if self._error is not None:
                 raise self._error
             await self._wait()
+
+    def _end_joined(self) -> None:
+        if self._joined:
+            self._chunks.append(memoryview(bytes(self._joined)))
+            self._joined.clear()
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

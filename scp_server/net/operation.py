@@ -23,6 +23,7 @@ class PerformedOperation:
     """An `Operation` of one association."""
 
     __slots__ = (
+        "_end",
         "_send",
         "_service",
         "association",
@@ -52,10 +53,19 @@ class PerformedOperation:
         self.task: asyncio.Task[None] | None = None
         self._service = service
         self._send = send
+        self._end: AssociationError | None = None
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:
         """See `Operation.send`."""
         await self._send(self, response, dataset)
+        # Where the peer reads fast enough nothing above waits; a C-CANCEL-RQ must still be seen.
+        await asyncio.sleep(0)
+
+    def association_ended(self, error: AssociationError) -> None:
+        """No answer is of use any more; whoever waits for the rest of the data set gets `error`."""
+        self.cancel_requested = True
+        self._end = error
+        self.dataset.fail(error)
 
     async def perform(self) -> None:
         """Run the service, read the data set to its end, answer, and log one line.
@@ -84,9 +94,10 @@ class PerformedOperation:
                 ),
                 refusal.comment,
             )
-        except AssociationError:
-            raise
         except Exception as failure:
+            # Another association's end, one that the service asked for itself, is a failure like any other.
+            if self._end is not None and isinstance(failure, AssociationError):
+                raise
             log.exception("operation.failed", operation=type(self.request).__name__)
             # 0x0110 is not among the statuses of C-STORE (PS3.7 9.1.1.1.9).
             status = (

@@ -36,15 +36,17 @@ from scp_server.protocol.events import (
 )
 from scp_server.protocol.items import ContextResult, PresentationContextRQ, UserIdentityRQ, UserInformation
 from scp_server.protocol.limits import Limits
-from scp_server.protocol.message import CEchoRQ, CStoreRQ, Request, Response
+from scp_server.protocol.message import RESPONSE_BIT, CEchoRQ, CStoreRQ, Request, Response
 from scp_server.protocol.negotiation import (
     DICOM_APPLICATION_CONTEXT,
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
 )
-from scp_server.protocol.pdu import AbortSource, AssociateRQ
+from scp_server.protocol.pdu import AssociateRQ
 
 _MESSAGE_IDS = 65_536
+_CLOSE_SECONDS = 1.0
+"""How long the peer may take to close the connection once the association is over, before it is reset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,14 @@ class _RequestorConnection(AssociationTransport):
     def __init__(self, config: RequestorConfig) -> None:
         super().__init__(Role.REQUESTOR, config.limits, config.transport)
         self.established: asyncio.Future[None] = self._loop.create_future()
+        self.finished: asyncio.Future[None] = self._loop.create_future()
+        """The association is over; `error` says how."""
         self.over: asyncio.Future[None] = self._loop.create_future()
+        """The socket is gone too."""
         self.contexts: dict[int, AcceptedContext] = {}
         self.error: AssociationError | None = None
         self.request_pdu: AssociateRQ | None = None
-        self._responses: dict[int, asyncio.Future[Response]] = {}
+        self._responses: dict[int, tuple[int, asyncio.Future[Response]]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the association as soon as the socket is there."""
@@ -131,12 +136,12 @@ class _RequestorConnection(AssociationTransport):
         if not self.over.done():
             self.over.set_result(None)
 
-    def expect_response(self, message_id: int) -> asyncio.Future[Response]:
-        """A future of the response to `message_id`. Raises the error that ended the association."""
+    def expect_response(self, request: Request) -> asyncio.Future[Response]:
+        """A future of the response to `request`. Raises the error that ended the association."""
         if self.error is not None:
             raise self.error
         future: asyncio.Future[Response] = self._loop.create_future()
-        self._responses[message_id] = future
+        self._responses[request.message_id] = request.command_field | RESPONSE_BIT, future
         return future
 
     def forget_response(self, message_id: int) -> None:
@@ -158,22 +163,20 @@ class _RequestorConnection(AssociationTransport):
 
     def _command_received(self, event: CommandReceived) -> None:
         message = event.message
-        future = (
-            self._responses.get(message.message_id_being_responded_to)
-            if isinstance(message, Response)
-            else None
-        )
-        if future is None or not isinstance(message, Response):
-            self.association.abort(
-                self._loop.time(), source=AbortSource.SERVICE_USER, text="the peer sent what nobody asked for"
-            )
-        elif not future.done():
-            future.set_result(message)
+        if isinstance(message, Response):
+            command_field, future = self._responses.get(message.message_id_being_responded_to, (0, None))
+            if future is not None and command_field == message.command_field:
+                if not future.done():
+                    future.set_result(message)
+                return
+        self.abort_association("the peer sent what nobody asked for")
 
     def _fail(self, error: AssociationError) -> None:
         if self.error is None:
             self.error = error
-        waiting: list[asyncio.Future[Any]] = [self.established, *self._responses.values()]
+            self.finished.set_result(None)
+        responses = (future for _, future in self._responses.values())
+        waiting: list[asyncio.Future[Any]] = [self.established, *responses]
         for future in waiting:
             if not future.done():
                 future.set_exception(self.error)
@@ -305,20 +308,30 @@ class Requestor:
         progress: Callable[[int], None] | None,
     ) -> Response:
         connection = self._live()
-        loop = asyncio.get_running_loop()
-        answer = connection.expect_response(request.message_id)
+        answer = connection.expect_response(request)
         try:
-            connection.association.send_command(context.context_id, request, loop.time())
-            if dataset is not None:
-                await self._send_dataset(connection, context, dataset, progress)
-            connection.flush()
+            connection.association.send_command(
+                context.context_id, request, asyncio.get_running_loop().time()
+            )
+            try:
+                if dataset is not None:
+                    await self._send_dataset(connection, context, dataset, progress)
+                connection.flush()
+                return await self._answer(answer)
+            except BaseException as error:
+                # Half a message, or an answer that nobody waits for: nothing can follow it.
+                if connection.error is None:
+                    connection.abort_association(f"given up: {type(error).__name__}")
+                raise
+        finally:
+            connection.forget_response(request.message_id)
+
+    async def _answer(self, answer: asyncio.Future[Response]) -> Response:
+        try:
             async with asyncio.timeout(self._config.response_seconds):
                 return await answer
         except TimeoutError as error:
-            connection.abort_association("no response in time")
             raise AssociationLost(f"no response within {self._config.response_seconds:g} s") from error
-        finally:
-            connection.forget_response(request.message_id)
 
     async def _send_dataset(
         self,
@@ -361,11 +374,18 @@ class Requestor:
         return next(self._message_ids) % _MESSAGE_IDS
 
     async def _close(self, *, abort: bool) -> None:
+        """End the association and its socket; whatever happens here, the socket does not outlive it."""
         connection = self._live()
-        if connection.error is None:
-            if abort:
-                connection.abort_association("the requestor gives up")
-            else:
+        try:
+            if connection.error is None and not abort:
                 connection.association.release(asyncio.get_running_loop().time())
                 connection.flush()
-        await asyncio.shield(connection.over)
+                # The association's own timer bounds the wait for the answer.
+                await asyncio.wait((connection.finished,))
+            if connection.error is None:
+                connection.abort_association("the requestor gives up")
+            await asyncio.wait((connection.over,), timeout=_CLOSE_SECONDS)
+        finally:
+            if not connection.over.done():
+                connection.reset()
+        await asyncio.wait((connection.over,))

@@ -13,12 +13,31 @@ the offset at which the next element begins, and the first bytes of an element h
 from __future__ import annotations
 
 import copy
-import struct
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from scp_server.errors import UnreadableDataset
 from scp_server.objects.dictionary import sequence_tags
+from scp_server.objects.element_headers import (
+    DICOS_VERSION,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    FORBIDDEN_GROUPS,
+    IMPLICIT_BIG,
+    IMPLICIT_LITTLE,
+    ITEM,
+    ITEM_DELIMITER,
+    ITEM_GROUP,
+    LAST_FORBIDDEN_GROUP,
+    LENGTH_64,
+    LENGTH_BIG,
+    LENGTH_LITTLE,
+    PIXEL_DATA_64_BIT,
+    PIXEL_GROUP,
+    SEQUENCE_DELIMITER,
+    SOP_CLASS_UID,
+    long_length,
+)
 from scp_server.objects.header_keeper import HeaderKeeper
 from scp_server.objects.raw_elements import IndexedElement
 from scp_server.objects.uids import TransferSyntax, clean_uid, is_dicos_sop_class
@@ -30,7 +49,6 @@ from scp_server.objects.vr import (
     PACKED_64_HEADER_BYTES,
     SHORT_HEADER_BYTES,
     UNDEFINED_LENGTH,
-    UNDEFINED_LONG_LENGTH,
     header_bytes_by_vr,
     is_possible_vr,
     tag_text,
@@ -38,26 +56,6 @@ from scp_server.objects.vr import (
 
 if TYPE_CHECKING:
     from scp_server.protocol.events import Buffer
-
-_PIXEL_GROUP: Final = 0x7FE0
-_ITEM_GROUP: Final = 0xFFFE
-_ITEM: Final = 0xFFFEE000
-_ITEM_DELIMITER: Final = 0xFFFEE00D
-_SEQUENCE_DELIMITER: Final = 0xFFFEE0DD
-_SOP_CLASS_UID: Final = 0x00080016
-_DICOS_VERSION: Final = 0x4010103A
-_PIXEL_DATA_64_BIT: Final = 0x7FE00012
-_FORBIDDEN_GROUPS: Final = frozenset((0x0000, 0x0002))
-"""Command and File Meta elements, which no data set has (PS3.7 6.3, PS3.10 7.1)."""
-_LAST_FORBIDDEN_GROUP: Final = 0x0002
-
-_EXPLICIT_LITTLE = struct.Struct("<HH2sH").unpack_from
-_EXPLICIT_BIG = struct.Struct(">HH2sH").unpack_from
-_IMPLICIT_LITTLE = struct.Struct("<HHI").unpack_from
-_IMPLICIT_BIG = struct.Struct(">HHI").unpack_from
-_LENGTH_LITTLE = struct.Struct("<I").unpack_from
-_LENGTH_BIG = struct.Struct(">I").unpack_from
-_LENGTH_64 = struct.Struct("<Q").unpack_from
 
 
 class FrameKind(IntEnum):
@@ -115,6 +113,7 @@ class ElementWalk:
         self._od_header_bytes = 0
         self._od_is_settled = False
         self._is_dicos: bool | None = None
+        self._sop_class_end = 0
         self._next = 0
         self._seen = 0
         self._carry = b""
@@ -198,16 +197,16 @@ class ElementWalk:
         last = min(available - SHORT_HEADER_BYTES, self._frame.end - base - 1)
         limit = self._frame.limit - base
         little = self._syntax.little_endian
-        unpack = _EXPLICIT_LITTLE if little else _EXPLICIT_BIG
-        unpack_length = _LENGTH_LITTLE if little else _LENGTH_BIG
+        unpack = EXPLICIT_LITTLE if little else EXPLICIT_BIG
+        unpack_length = LENGTH_LITTLE if little else LENGTH_BIG
         header_bytes = self._header_bytes.get
         index, room, longest, most = self._bounds(nested, base)
         elements = self._elements
         while position <= last:
             group, element, vr, length = unpack(data, position)
             tag = group << 16 | element
-            if group >= _PIXEL_GROUP or group <= _LAST_FORBIDDEN_GROUP:
-                if group == _ITEM_GROUP:
+            if group >= PIXEL_GROUP or group <= LAST_FORBIDDEN_GROUP:
+                if group == ITEM_GROUP:
                     self._elements = elements
                     return self._delimiter(tag, data, position, base)
                 if self._special_group(tag, vr == b"OD", data, position, base):
@@ -228,7 +227,9 @@ class ElementWalk:
                 if size == LONG_HEADER_BYTES:
                     (length,) = unpack_length(data, position + 8)
                 else:
-                    length, value = self._long_length(data, position, size, nested)
+                    in_pixel_data = not nested and self.keeper is None
+                    length, size = long_length(data, position, size, in_pixel_data)
+                    value = position + size
                 if length == UNDEFINED_LENGTH or vr == b"SQ":
                     self._elements = elements
                     self._open(tag, vr, length, data, base, base + position, base + value)
@@ -254,21 +255,22 @@ class ElementWalk:
         index, room, longest, most = self._bounds(nested, base)
         elements = self._elements
         while position <= last:
-            group, element, length = _IMPLICIT_LITTLE(data, position)
+            group, element, length = IMPLICIT_LITTLE(data, position)
             tag = group << 16 | element
             value = position + SHORT_HEADER_BYTES
-            if group >= _PIXEL_GROUP or group <= _LAST_FORBIDDEN_GROUP:
-                if group == _ITEM_GROUP:
+            if group >= PIXEL_GROUP or group <= LAST_FORBIDDEN_GROUP:
+                if group == ITEM_GROUP:
                     self._elements = elements
                     return self._delimiter(tag, data, position, base)
                 if self._special_group(tag, True, data, position, base):
+                    sequences = self._known_sequences(data, base, base + position)
                     index, room, longest, most = self._bounds(nested, base)
-                if tag == _PIXEL_DATA_64_BIT and self._od_header_bytes == IMPLICIT_64_HEADER_BYTES:
+                if tag == PIXEL_DATA_64_BIT and self._od_header_bytes == IMPLICIT_64_HEADER_BYTES:
                     value = position + IMPLICIT_64_HEADER_BYTES
                     if value > len(data):
                         self._starved = True
                         break
-                    (length,) = _LENGTH_64(data, position + 4)
+                    (length,) = LENGTH_64(data, position + 4)
             if elements >= most:
                 self._elements = elements
                 self._many_elements(data, base, base + position, nested)
@@ -287,8 +289,9 @@ class ElementWalk:
             if index is not None:
                 index.setdefault(tag, (b"", base + value, length))
             position = stop
-            if tag == _SOP_CLASS_UID:
+            if tag == SOP_CLASS_UID and index is not None and not self._sop_class_end:
                 # From here on it is known whose dictionary tells which elements are sequences.
+                self._sop_class_end = base + stop
                 break
         self._elements = elements
         return position
@@ -297,19 +300,19 @@ class ElementWalk:
         """At an item of a sequence, or at its delimiter (PS3.5 7.5.1, 7.5.2)."""
         frame = self._frame
         little = frame.implicit or self._syntax.little_endian
-        group, element, length = (_IMPLICIT_LITTLE if little else _IMPLICIT_BIG)(data, position)
+        group, element, length = (IMPLICIT_LITTLE if little else IMPLICIT_BIG)(data, position)
         tag = group << 16 | element
         at = base + position
         content = at + SHORT_HEADER_BYTES
         if content > frame.limit:
             raise self._overrun(tag, at)
         self._count_item(data, base, at, content)
-        if tag == _ITEM:
+        if tag == ITEM:
             end = NEVER if length == UNDEFINED_LENGTH else content + length
             if end != NEVER and end > frame.limit:
                 raise self._overrun(tag, at)
             self._push(FrameKind.ELEMENTS, end, frame.implicit, frame.tag, content)
-        elif tag == _SEQUENCE_DELIMITER and frame.end in (NEVER, content):
+        elif tag == SEQUENCE_DELIMITER and frame.end in (NEVER, content):
             # Some devices delimit a sequence that has a length, too: no harm where the two agree.
             self._close(at, content)
         else:
@@ -320,7 +323,7 @@ class ElementWalk:
         """The fragments of an encapsulated value, up to its delimiter (PS3.5 A.4)."""
         frame = self._frame
         keeper = self.keeper
-        unpack = _IMPLICIT_LITTLE if self._syntax.little_endian else _IMPLICIT_BIG
+        unpack = IMPLICIT_LITTLE if self._syntax.little_endian else IMPLICIT_BIG
         last = len(data) - SHORT_HEADER_BYTES
         while position <= last:
             group, element, length = unpack(data, position)
@@ -331,10 +334,10 @@ class ElementWalk:
                 raise self._overrun(tag, at)
             if keeper is not None:
                 self._count_item(data, base, at, content)
-            if tag == _SEQUENCE_DELIMITER:
+            if tag == SEQUENCE_DELIMITER:
                 self._close(at, content)
                 return content - base
-            if tag != _ITEM or length == UNDEFINED_LENGTH:
+            if tag != ITEM or length == UNDEFINED_LENGTH:
                 raise _unreadable(tag, at, "where a fragment should be")
             stop = content + length
             if stop > frame.limit:
@@ -350,7 +353,7 @@ class ElementWalk:
         content = at + SHORT_HEADER_BYTES
         if not self._stack:
             raise _unreadable(tag, at, "outside any sequence")
-        if tag != _ITEM_DELIMITER or frame.end != NEVER:
+        if tag != ITEM_DELIMITER or frame.end != NEVER:
             raise _unreadable(tag, at, "inside an item")
         if content > frame.limit:
             raise self._overrun(tag, at)
@@ -392,20 +395,20 @@ class ElementWalk:
                 keeper.index.setdefault(tag, (vr, start, length))
         if vr == b"SQ":
             self._push(FrameKind.ITEMS, end, False, tag, start)
-        elif vr == b"UN" or (vr == b"" and not (tag >> 16 == _PIXEL_GROUP and not self._stack)):
+        elif vr == b"UN" or (vr == b"" and not (tag >> 16 == PIXEL_GROUP and not self._stack)):
             self._push(FrameKind.ITEMS, end, True, tag, start)
         else:
             self._push(FrameKind.FRAGMENTS, end, False, tag, start)
 
     def _special_group(self, tag: int, may_be_od: bool, data: Buffer, position: int, base: int) -> bool:
         """At a group below 0003 or from 7FE0 on. True where the header may have ended here."""
-        if tag >> 16 in _FORBIDDEN_GROUPS:
+        if tag >> 16 in FORBIDDEN_GROUPS:
             raise _unreadable(tag, base + position, "not allowed in a data set")
-        if tag >> 16 < _PIXEL_GROUP or self._stack:
+        if tag >> 16 < PIXEL_GROUP or self._stack:
             return False
         if self.keeper is not None:
             self._end_header(data, base, base + position)
-        if tag == _PIXEL_DATA_64_BIT and may_be_od and self.is_dicos and not self._od_is_settled:
+        if tag == PIXEL_DATA_64_BIT and may_be_od and self.is_dicos and not self._od_is_settled:
             self._try_other_lengths(data[position:], base + position)
         return True
 
@@ -440,8 +443,8 @@ class ElementWalk:
         if keeper is not None:
             keeper.take(data, base, at)
             if not self._is_dicos:
-                sop_class = clean_uid(keeper.peek(_SOP_CLASS_UID, data, base, at) or b"")
-                self._is_dicos = is_dicos_sop_class(sop_class) or _DICOS_VERSION in keeper.index
+                sop_class = clean_uid(keeper.peek(SOP_CLASS_UID, data, base, at) or b"")
+                self._is_dicos = is_dicos_sop_class(sop_class) or DICOS_VERSION in keeper.index
         self.header_end = at
         self.keeper = None
 
@@ -453,8 +456,8 @@ class ElementWalk:
         keeper = self.keeper
         if keeper is None or not self._syntax.implicit_vr:
             return frozenset()
-        if self._is_dicos is None and _SOP_CLASS_UID in keeper.index:
-            self._is_dicos = is_dicos_sop_class(clean_uid(keeper.peek(_SOP_CLASS_UID, data, base, at) or b""))
+        if self._is_dicos is None and 0 < self._sop_class_end <= at:
+            self._is_dicos = is_dicos_sop_class(clean_uid(keeper.peek(SOP_CLASS_UID, data, base, at) or b""))
         return sequence_tags(bool(self._is_dicos))
 
     def _bounds(self, nested: bool, base: int) -> tuple[dict[int, IndexedElement] | None, int, int, int]:
@@ -491,21 +494,6 @@ class ElementWalk:
         self._elements += 1
         if content > keeper.room(nested=True):
             keeper.make_room(data, base, at, content, content, nested=True)
-
-    def _long_length(self, data: Buffer, position: int, size: int, nested: bool) -> tuple[int, int]:
-        """A 64-bit length and where its value begins (DICOS).
-
-        Under that transfer syntax some write these VRs with the usual 32-bit length all the same: taken as
-        such where it is 'undefined', and before pixel data where 64 bits would mean 4 GiB or more.
-        """
-        (length,) = _LENGTH_64(data, position + size - 8)
-        if length == UNDEFINED_LONG_LENGTH:
-            return UNDEFINED_LENGTH, position + size
-        if size == LONG_64_HEADER_BYTES:
-            short = length & UNDEFINED_LENGTH
-            if short == UNDEFINED_LENGTH or (length != short and (nested or self.keeper is not None)):
-                return short, position + LONG_HEADER_BYTES
-        return length, position + size
 
     def _unknown_vr(self, vr: bytes, tag: int, at: int) -> int:
         """Header length for a VR this edition does not know (PS3.5 7.1.2), if it can be one."""

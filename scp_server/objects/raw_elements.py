@@ -12,20 +12,23 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from scp_server.objects.element_headers import (
+    ITEM,
+    ITEM_DELIMITER,
+    ITEM_GROUP,
+    SEQUENCE_DELIMITER,
+    long_length,
+)
 from scp_server.objects.uids import TransferSyntax
 from scp_server.objects.vr import (
     LONG_64_HEADER_BYTES,
     LONG_HEADER_BYTES,
     SHORT_HEADER_BYTES,
     UNDEFINED_LENGTH,
-    UNDEFINED_LONG_LENGTH,
     header_bytes_by_vr,
     is_possible_vr,
 )
 
-_ITEM: Final = 0xFFFEE000
-_ITEM_DELIMITER: Final = 0xFFFEE00D
-_SEQUENCE_DELIMITER: Final = 0xFFFEE0DD
 _MAX_OPEN: Final = 512
 """Frames that may be open at once; a header that came through `HeaderTap` stays far below."""
 
@@ -69,13 +72,20 @@ class KeptBytes:
         return len(self.raw) + self._before[-1]
 
     def position(self, offset: int) -> int:
-        """Where in `raw` the byte at `offset` lies; the one after it, when it was not kept itself."""
+        """Where in `raw` the byte at `offset` lies; what follows the gap, when it was not kept itself."""
         if not self._starts:
             return offset
         number = bisect_left(self._starts, offset)
         if number and offset < self._starts[number - 1] + self.gaps[number - 1].length_bytes:
             return self._starts[number - 1] - self._before[number - 1]
         return offset - self._before[number]
+
+    def header_position(self, offset: int) -> int:
+        """The same for the header of an element or item: ValueError if it lies inside a gap."""
+        position = self.position(offset)
+        if self._starts and position + self._before[bisect_left(self._starts, offset)] != offset:
+            raise ValueError(f"byte {offset} was not kept")
+        return position
 
     def gap_at(self, offset: int) -> Gap | None:
         """The gap that begins at `offset`."""
@@ -109,12 +119,12 @@ class _Reader:
 
     def item(self, offset: int) -> tuple[int, int]:
         """Tag and length of an item or delimiter."""
-        group, element, length = self._item(self._kept.raw, self._kept.position(offset))
+        group, element, length = self._item(self._kept.raw, self._kept.header_position(offset))
         return group << 16 | element, length
 
     def element(self, offset: int) -> tuple[int, bytes, int, int]:
         """Tag, VR, length and offset of the value; `UNDEFINED_LENGTH` where it is undefined."""
-        raw, position = self._kept.raw, self._kept.position(offset)
+        raw, position = self._kept.raw, self._kept.header_position(offset)
         if self.implicit:
             group, element, length = self._item(raw, position)
             return group << 16 | element, b"", length, offset + SHORT_HEADER_BYTES
@@ -123,14 +133,13 @@ class _Reader:
         size = self._header_bytes.get(vr)
         if size == SHORT_HEADER_BYTES:
             return tag, vr, length, offset + SHORT_HEADER_BYTES
-        if size is None and not is_possible_vr(vr) and group != 0xFFFE:
-            raise ValueError("an element without a VR")
+        if group == ITEM_GROUP:
+            return tag, b"", 0, offset + SHORT_HEADER_BYTES
         if size == LONG_64_HEADER_BYTES:
-            low, high = struct.unpack_from("<II", raw, position + 8)
-            if high << 32 | low == UNDEFINED_LONG_LENGTH:
-                return tag, vr, UNDEFINED_LENGTH, offset + size
-            if high == 0 and low != UNDEFINED_LENGTH:
-                return tag, vr, low, offset + size
+            length, size = long_length(raw, position, size, is_pixel_data=False)
+            return tag, vr, length, offset + size
+        if size is None and not is_possible_vr(vr):
+            raise ValueError("an element without a VR")
         (length,) = self._length(raw, position + 8)
         return tag, vr, length, offset + LONG_HEADER_BYTES
 
@@ -146,7 +155,7 @@ def elements(
             tag, vr, length, value = reader.element(offset)
         except struct.error:
             raise ValueError(f"header cut at byte {offset}") from None
-        if tag == _ITEM_DELIMITER:
+        if tag == ITEM_DELIMITER:
             return
         if length == UNDEFINED_LENGTH:
             length, following = _undefined_length(kept, syntax, implicit, vr, value, end)
@@ -170,9 +179,9 @@ def items(
         except struct.error:
             raise ValueError(f"header cut at byte {offset}") from None
         content = offset + SHORT_HEADER_BYTES
-        if tag == _SEQUENCE_DELIMITER:
+        if tag == SEQUENCE_DELIMITER:
             return
-        if tag != _ITEM:
+        if tag != ITEM:
             raise ValueError(f"no item at byte {offset}")
         if length == UNDEFINED_LENGTH:
             length, following = _undefined_item(kept, syntax, implicit, content, end)
@@ -215,7 +224,7 @@ def _skip(
         try:
             if of_elements:
                 tag, vr, length, value = readers[implicit].element(offset)
-                if tag == _ITEM_DELIMITER:
+                if tag == ITEM_DELIMITER:
                     frames.pop()
                     value, length = offset + SHORT_HEADER_BYTES, 0
                 elif length == UNDEFINED_LENGTH:
@@ -223,10 +232,10 @@ def _skip(
             else:
                 tag, length = readers[implicit].item(offset)
                 value = offset + SHORT_HEADER_BYTES
-                if tag == _SEQUENCE_DELIMITER:
+                if tag == SEQUENCE_DELIMITER:
                     frames.pop()
                     length = 0
-                elif tag != _ITEM:
+                elif tag != ITEM:
                     raise ValueError(f"no item at byte {offset}")
                 elif length == UNDEFINED_LENGTH:
                     frames.append((True, implicit))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _SOP_CLASS_UID: Final = 0x00080016
-_DICOS_VERSION: Final = 0x4010103A
 _INTEGER_LIMIT: Final = 1 << 63
 
 Scalar = str | int | float
@@ -233,9 +232,7 @@ class RawHeader(AttributeSource):
                 index.setdefault(found.tag, (found.vr, found.start, found.length))
         super().__init__(kept, index, syntax, syntax.implicit_vr, None, False)
         self.truncated = truncated
-        self.is_dicos = _DICOS_VERSION in index or is_dicos_sop_class(
-            clean_uid(self.raw(_SOP_CLASS_UID) or b"")
-        )
+        self.is_dicos = is_dicos_sop_class(clean_uid(self.raw(_SOP_CLASS_UID) or b""))
 
     @property
     def transfer_syntax(self) -> TransferSyntax:

@@ -99,20 +99,26 @@ class Association(UpperLayer):
 
     # --- what comes in ------------------------------------------------------------------------------------
 
-    def receive_data(self, data: Buffer, now: float) -> None:
+    def receive_data(self, data: Buffer, now: float, *, stop_after_command: bool = False) -> int:
         """Take bytes from the transport. `DatasetFragment` events are views of `data`: it must not change.
 
+        Returns how many were taken. That is all of them, unless `stop_after_command` and P-DATA follows a
+        command set: then the rest is to be given again, so that what a peer sends ahead is not unfolded
+        into messages before anyone can perform them.
         Raises LocalProtocolError before the transport is connected; after the end, bytes are dropped.
         """
         if self._machine.state is State.STA1:
-            return
+            return len(data)
         if self._machine.state is State.STA4:
             raise LocalProtocolError("there is no transport connection to receive from")
         self._now = now
-        self._framing.feed(memoryview(data))
+        self._stop_after_command = stop_after_command
+        self._p_data.paused = False
+        taken = self._framing.feed(memoryview(data))
         p_data = self._p_data
         incomplete = self._framing.in_pdu or (p_data.in_message and self._takes_data)
-        self._timers.received(len(data), now, incomplete=incomplete, whole_messages=p_data.whole_messages)
+        self._timers.received(taken, now, incomplete=incomplete, whole_messages=p_data.whole_messages)
+        return taken
 
     def receive_eof(self, now: float) -> None:
         """The transport ended, or the peer will send no more: there is no association without both ways."""

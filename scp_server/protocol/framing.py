@@ -38,8 +38,8 @@ class PDUHandler(Protocol):
         """A held or skipped PDU is over; `body` is None when it was skipped."""
         ...
 
-    def handle_stream(self, view: memoryview, offset: int, stop: int) -> None:
-        """The next bytes of a streamed body are `view[offset:stop]`."""
+    def handle_stream(self, view: memoryview, offset: int, stop: int) -> int:
+        """The next bytes of a streamed body are `view[offset:stop]`; returns up to where it took them."""
         ...
 
 
@@ -68,8 +68,11 @@ class PDUFraming:
         self._header.clear()
         self._held = bytearray()
 
-    def feed(self, view: memoryview) -> None:
-        """Take the next bytes of the stream. Raises what the handler raises."""
+    def feed(self, view: memoryview) -> int:
+        """Take the next bytes of the stream. Raises what the handler raises.
+
+        Returns how many it took: all of them, unless the handler took less of a streamed body.
+        """
         offset, stop = 0, len(view)
         while offset < stop and self._body is not Body.LOST:
             if self._body_left == 0:
@@ -79,10 +82,14 @@ class PDUFraming:
                 end = min(end, stop)
                 self._body_left -= end - offset
                 if self._body is Body.STREAM:
-                    self._handler.handle_stream(view, offset, end)
+                    taken = self._handler.handle_stream(view, offset, end)
+                    if taken < end:
+                        self._body_left += end - taken
+                        return taken
                 else:
                     self._read_body(view, offset, end)
                 offset = end
+        return stop
 
     def _read_header(self, view: memoryview, offset: int, stop: int) -> int:
         header = self._header

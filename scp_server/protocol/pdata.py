@@ -83,6 +83,7 @@ class PDataParser:
         "_pdv_left",
         "_phase",
         "_unclosed_context_id",
+        "paused",
         "whole_messages",
     )
 
@@ -105,6 +106,8 @@ class PDataParser:
         self._empty_fragments = 0
         self.whole_messages = 0
         """How many messages have arrived whole."""
+        self.paused = False
+        """Set by `emit` to have no more taken; by the owner to go on."""
 
     @property
     def in_message(self) -> bool:
@@ -115,10 +118,13 @@ class PDataParser:
         """A P-DATA-TF of `length` bytes after its header begins; the one before it has been fed whole."""
         self._pdu_left = length
 
-    def feed(self, view: memoryview, offset: int, stop: int) -> None:
-        """Take the next bytes of the PDU, `view[offset:stop]`, never beyond its end. Raises ProtocolError."""
+    def feed(self, view: memoryview, offset: int, stop: int) -> int:
+        """Take the next bytes of the PDU, `view[offset:stop]`, never beyond its end. Raises ProtocolError.
+
+        Returns up to where it took them: `stop`, unless it is `paused`.
+        """
         self._pdu_left -= stop - offset
-        while offset < stop:
+        while offset < stop and not self.paused:
             if self._pdv_left == 0:
                 offset = self._read_header(view, offset, stop)
                 continue
@@ -133,6 +139,8 @@ class PDataParser:
                 offset = end
             else:
                 offset = self._read_command(view, offset, end)
+        self._pdu_left += stop - offset
+        return offset
 
     def _read_header(self, view: memoryview, offset: int, stop: int) -> int:
         header = self._header

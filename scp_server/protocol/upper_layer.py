@@ -68,6 +68,7 @@ class UpperLayer:
         self._ended_properly = False
         self._transport_ended = False
         self._request_pdu = b""
+        self._stop_after_command = False
         if role is Role.ACCEPTOR:
             self._machine.advance(StateEvent.EVT5)
             self._timers.start_artim(now)
@@ -103,13 +104,14 @@ class UpperLayer:
                 return
         self._receive(RECEIVED[pdu_type], pdu)
 
-    def handle_stream(self, view: memoryview, offset: int, stop: int) -> None:
+    def handle_stream(self, view: memoryview, offset: int, stop: int) -> int:
         """Bytes of a P-DATA-TF; they are dropped once the association has ended in the middle of it."""
         if self._takes_data:
             try:
-                self._p_data.feed(view, offset, stop)
+                return self._p_data.feed(view, offset, stop)
             except ProtocolError as error:
                 self._receive(StateEvent.EVT19, error=error)
+        return stop
 
     @property
     def _takes_data(self) -> bool:
@@ -217,6 +219,7 @@ class UpperLayer:
                 self._timers.message_ended(self._now)
             return
         message = event.message
+        self._p_data.paused = self._stop_after_command
         if event.glued:
             self._is_dicos = True
         if isinstance(message, Request):

@@ -125,6 +125,7 @@ def build_manager(settings: Settings, storage: Storage, index: SqlIndex) -> Asso
             max_pending_operations=limits.max_pending_operations,
             association_buffer_bytes=limits.association_buffer_bytes,
             process_buffer_bytes=limits.process_buffer_bytes,
+            half_open_buffer_bytes=limits.half_open_buffer_bytes,
         ),
         services,
     )
@@ -134,5 +135,8 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     """The most memory that peers can make this process hold, as the limits have it."""
     limits = settings.limits
     per_association = limits.max_command_bytes + limits.max_header_bytes + limits.send_buffer_bytes
-    half_open = (limits.max_connections - limits.max_associations) * limits.max_associate_pdu_bytes
-    return limits.process_buffer_bytes + limits.max_associations * per_association + max(half_open, 0)
+    return (
+        limits.process_buffer_bytes
+        + limits.half_open_buffer_bytes
+        + limits.max_associations * per_association
+    )

@@ -29,14 +29,17 @@ class DataFolderLock:
             raise ConfigurationError(f"data_dir: cannot use {self._path.parent}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            # Over what is there, then cut: on a full disk there would be no room for it anew.
+            os.ftruncate(descriptor, os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0))
+        except BlockingIOError as error:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise ConfigurationError(
                 f"data_dir: {self._path.parent} is in use by the process with id {holder}"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise ConfigurationError(f"data_dir: cannot lock {self._path}: {error.strerror}") from error
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -49,7 +52,7 @@ class DataFolderLock:
 def raise_descriptor_limit(max_connections: int) -> int:
     """Raise the soft limit of open files so that `max_connections` fit; returns the limit in force.
 
-    Raises ConfigurationError when the hard limit is lower.
+    Raises ConfigurationError when the hard limit is lower, or the system refuses.
     """
     needed = max_connections + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -60,5 +63,10 @@ def raise_descriptor_limit(max_connections: int) -> int:
             f"limits.max_connections: {max_connections} connections need {needed} open files, and the "
             f"hard limit of this process is {hard}; lower the setting or raise the limit"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"limits.max_connections: {max_connections} connections need {needed} open files: {error}"
+        ) from error
     return needed

@@ -3,18 +3,24 @@
 Only what may have been in flight is looked at, so it takes as long with a million objects as with none.
 What is adopted was never acknowledged, or was acknowledged and is in the index already: adopting it does no
 harm, and forgetting it would leave a file that nobody finds.
+
+Objects are adopted in order of arrival, since it numbers an instance's parts and decides whose bytes are
+kept. They are found in any order, so all that are unknown are listed before the first is read whole; of each
+the list holds a location and an arrival id, and the entries of a few at a time wait to share a transaction.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blake3 import blake3
 
-from scp_server.errors import OperationRefused, StorageError
-from scp_server.index.base import AddOutcome, DuplicatePolicy, Index, IndexEntry
+from scp_server.errors import IndexFailure, IndexUnavailable, OperationRefused, StorageError
+from scp_server.index.base import AddOutcome, AddResult, Index, IndexEntry
 from scp_server.objects.header_tap import HeaderTap, TapLimits
-from scp_server.objects.part10 import FileMeta, read_file_meta
+from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
 from scp_server.objects.summary import summarize
 from scp_server.objects.uids import is_dicos_sop_class
 from scp_server.observability.logs import get_logger
@@ -24,13 +30,20 @@ from scp_server.storage.base import Storage, StoredObject
 
 log = get_logger(__name__)
 
-_FILE_META_BYTES = 1024 * 1024
-_BATCH = 500
+_OWN_FILE_META_BYTES = 65_536
+"""Preamble and File Meta of a file that we wrote end before; they have a few hundred bytes."""
+_ASKED_TOGETHER = 500
+"""Locations that the index is asked about at once."""
+_ADDED_TOGETHER = 16
+"""Entries, each with its packed header, that may share a transaction."""
 
 
 @dataclass(slots=True)
 class RecoveryReport:
-    """What start-up found among the objects that may have been in flight."""
+    """What start-up found among the objects that may have been in flight.
+
+    `unreadable` ones, and those that the index refuses, stay where they are and are logged.
+    """
 
     examined: int = 0
     adopted: int = 0
@@ -39,16 +52,13 @@ class RecoveryReport:
 
 
 async def recover(storage: Storage, index: Index, config: StorageServiceConfig) -> RecoveryReport:
-    """Bring index and storage together again. Raises StorageError or IndexFailure when that is impossible."""
-    report = RecoveryReport()
-    batch: list[StoredObject] = []
-    async for stored in storage.in_flight():
-        batch.append(stored)
-        if len(batch) >= _BATCH:
-            await _examine(batch, storage, index, config, report)
-            batch.clear()
-    await _examine(batch, storage, index, config, report)
-    await storage.settled()
+    """Bring index and storage together again, before anything is written. Doing it twice does no harm.
+
+    Raises StorageError or IndexUnavailable when that is impossible; the next start tries again.
+    """
+    recovery = _Recovery(storage, index, config)
+    await recovery.run()
+    report = recovery.report
     if report.examined:
         log.info(
             "recovery.ended",
@@ -60,34 +70,96 @@ async def recover(storage: Storage, index: Index, config: StorageServiceConfig) 
     return report
 
 
-async def _examine(
-    batch: list[StoredObject],
-    storage: Storage,
-    index: Index,
-    config: StorageServiceConfig,
-    report: RecoveryReport,
-) -> None:
-    report.examined += len(batch)
-    unknown = set(await index.unknown_locations([stored.location for stored in batch]))
-    entries = []
-    for stored in batch:
-        if stored.location in unknown:
+class _Recovery:
+    def __init__(self, storage: Storage, index: Index, config: StorageServiceConfig) -> None:
+        self._storage = storage
+        self._index = index
+        self._config = config
+        self._waiting: dict[str, IndexEntry] = {}
+        """By SOP Instance UID, so that no two parts of one instance are added at once."""
+        self.report = RecoveryReport()
+
+    async def run(self) -> None:
+        for stored in await self._in_order_of_arrival(await self._unknown()):
             try:
-                entries.append(await read_entry(storage, stored, config.tap_limits))
+                entry = await read_entry(self._storage, stored, self._config.tap_limits)
             except (OperationRefused, StorageError, ValueError) as error:
-                report.unreadable += 1
-                log.error("object.unreadable", location=stored.location, error=str(error))
-    for entry in sorted(entries, key=lambda each: each.arrival_id):
+                self._leave(stored.location, error)
+                continue
+            uid = entry.summary.sop_instance_uid
+            if uid in self._waiting or len(self._waiting) == _ADDED_TOGETHER:
+                await self._add_waiting()
+            self._waiting[uid] = entry
+        await self._add_waiting()
+        await self._storage.settled()
+
+    async def _unknown(self) -> list[StoredObject]:
+        """The objects that may have been in flight and are not in the index, in any order."""
+        unknown: list[StoredObject] = []
+        batch: dict[str, StoredObject] = {}
+        async for stored in self._storage.in_flight():
+            batch[stored.location] = stored
+            if len(batch) == _ASKED_TOGETHER:
+                unknown += await self._unknown_of(batch)
+                batch = {}
+        return unknown + await self._unknown_of(batch)
+
+    async def _unknown_of(self, batch: dict[str, StoredObject]) -> list[StoredObject]:
+        self.report.examined += len(batch)
+        if not batch:
+            return []
+        return [batch[location] for location in await self._index.unknown_locations(list(batch))]
+
+    async def _in_order_of_arrival(self, unknown: Iterable[StoredObject]) -> list[StoredObject]:
+        arrivals: list[tuple[str, str, StoredObject]] = []
+        for stored in unknown:
+            try:
+                arrivals.append((await self._arrival_id(stored), stored.location, stored))
+            except (StorageError, ValueError) as error:
+                self._leave(stored.location, error)
+        return [stored for _, _, stored in sorted(arrivals, key=lambda arrival: arrival[:2])]
+
+    async def _arrival_id(self, stored: StoredObject) -> str:
+        pieces = self._storage.read(stored.location, 0, _OWN_FILE_META_BYTES)
+        meta = read_file_meta(b"".join([piece async for piece in pieces]))
+        if meta.arrival_id is None or meta.received_at_ns is None:
+            raise ValueError("the file was not written by this server")
+        return meta.arrival_id
+
+    async def _add_waiting(self) -> None:
+        entries, self._waiting = list(self._waiting.values()), {}
+        results = await asyncio.gather(*map(self._add, entries), return_exceptions=True)
+        for entry, result in zip(entries, results, strict=True):
+            if isinstance(result, IndexFailure) and not isinstance(result, IndexUnavailable):
+                # It will never be recorded, and must not keep the server from starting for ever.
+                self._leave(entry.location, result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                await self._settle(entry, result)
+
+    async def _add(self, entry: IndexEntry) -> AddResult:
         dicos = is_dicos_sop_class(entry.summary.sop_class_uid)
-        policy: DuplicatePolicy = config.dicos_duplicates if dicos else config.duplicates
-        result = await index.add(entry, policy)
-        if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT):
+        return await self._index.add(
+            entry, self._config.dicos_duplicates if dicos else self._config.duplicates
+        )
+
+    async def _settle(self, entry: IndexEntry, result: AddResult) -> None:
+        if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT) and result.location != entry.location:
             # It lost against a kept object and was about to be taken back when the process ended.
-            await storage.delete(entry.location)
-            report.removed += 1
+            try:
+                await self._storage.delete(entry.location)
+            except StorageError as failure:
+                log.error("object.left_over", location=entry.location, error=str(failure))
+            else:
+                self.report.removed += 1
         else:
-            report.adopted += 1
+            self.report.adopted += 1
         log.info("object.recovered", location=entry.location, outcome=result.outcome.value)
+
+    def _leave(self, location: str, error: Exception) -> None:
+        self.report.unreadable += 1
+        log.error("object.unreadable", location=location, error=str(error))
 
 
 async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) -> IndexEntry:
@@ -102,7 +174,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     async for chunk in storage.read(stored.location):
         if tap is None:
             beginning += chunk
-            if len(beginning) < min(_FILE_META_BYTES, stored.size_bytes):
+            if len(beginning) < min(MAX_FILE_META_BYTES, stored.size_bytes):
                 continue
             meta = read_file_meta(beginning)
             tap = HeaderTap(meta.transfer_syntax_uid, limits)
@@ -115,8 +187,6 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     if tap is None or meta is None:
         raise ValueError("the file is empty")
     tap.finish()
-    if tap.header is None:
-        raise ValueError("the data set has no header")
     if meta.arrival_id is None or meta.received_at_ns is None:
         raise ValueError("the file was not written by this server")
     return IndexEntry(
@@ -131,5 +201,5 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
         received_at_ns=meta.received_at_ns,
         calling_ae_title=meta.sending_ae_title or "",
         called_ae_title=meta.receiving_ae_title or "",
-        header=tap.header.pack(),
+        header=tap.header,
     )

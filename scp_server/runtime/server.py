@@ -7,12 +7,14 @@ import ipaddress
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 from scp_server.errors import ConfigurationError, IndexFailure, SCPServerError, StorageError
 from scp_server.index.base import Index
 from scp_server.net.listener import Listener
+from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import configure_logging, get_logger
 from scp_server.runtime.build import (
     build_index,
@@ -56,7 +58,10 @@ class Server:
         self._http = HttpServer(settings.http.host, settings.http.port, health_app(self.health))
         self._address: tuple[str, int] = ("", 0)
         self._http_address: tuple[str, int] = ("", 0)
-        self._opened: list[str] = []
+        self._started = False
+        self._serving = False
+        self._running = AsyncExitStack()
+        """What is to be closed, the last opened first, each whether or not another fails."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -74,31 +79,37 @@ class Server:
         return self._index
 
     async def start(self) -> None:
-        """Open storage and index, heal what a crash left, listen.
+        """Open storage and index, heal what a crash left, listen. Once.
 
         Raises ConfigurationError, StorageError or IndexFailure; then nothing is left open.
         """
+        if self._started:
+            raise RuntimeError("a server is started once")
+        self._started = True
         try:
             await self._start()
         except BaseException:
-            await self._close()
+            await self._running.aclose()
             raise
 
     async def _start(self) -> None:
-        settings = self.settings
+        settings, running = self.settings, self._running
         descriptors = raise_descriptor_limit(settings.limits.max_connections)
         self._lock.acquire()
-        self._opened.append("lock")
+        running.callback(self._lock.release)
         await self._storage.open()
-        self._opened.append("storage")
+        running.push_async_callback(self._storage.close)
         await self._index.open()
-        self._opened.append("index")
+        running.push_async_callback(self._index.close)
+        # A tenth of a second, which the first object in implicit VR would cost everybody.
+        await asyncio.to_thread(sequence_tags, True)
         await recover(self._storage, self._index, build_storage_service_config(settings))
         self._http_address = await self._http.start()
-        self._opened.append("http")
+        running.push_async_callback(self._http.stop)
+        # Last, for whoever is let in now stays: nothing may fail after it.
         self._address = await self._listener.start()
-        self._opened.append("listener")
-        totals = await self._index.totals()
+        running.push_async_callback(self._listener.stop)
+        self._serving = True
         self.health.ready()
         log.info(
             "server.ready",
@@ -110,9 +121,9 @@ class Server:
             http_port=self._http_address[1],
             data_dir=str(settings.data_dir.absolute()),
             durability=settings.storage.durability,
-            instances=totals.instances,
             open_files_limit=descriptors,
             memory_ceiling_bytes=memory_ceiling_bytes(settings),
+            next_step=f"scp-server store --port {self._address[1]} --input FILE_OR_FOLDER",
         )
         if not _is_loopback(settings.listen.host):
             log.warning(
@@ -122,28 +133,19 @@ class Server:
             )
 
     async def stop(self) -> bool:
-        """Drain and close; returns whether every operation ended by itself. A second time does nothing."""
-        if not self._opened:
+        """Drain and close; returns whether every operation ended by itself. A second time does nothing.
+
+        Cancelled while it drains, it leaves the server open, to be stopped again.
+        """
+        if not self._serving:
             return True
         self.health.not_ready("the server stops")
         await self._listener.stop()
         clean = await self._manager.drain(self.settings.drain_timeout_seconds)
-        await self._close()
+        self._serving = False
+        await self._running.aclose()
         log.info("server.stopped", clean=clean)
         return clean
-
-    async def _close(self) -> None:
-        if "listener" in self._opened:
-            await self._listener.stop()
-        if "http" in self._opened:
-            await self._http.stop()
-        if "storage" in self._opened:
-            await self._storage.close()
-        if "index" in self._opened:
-            await self._index.close()
-        if "lock" in self._opened:
-            self._lock.release()
-        self._opened.clear()
 
     async def __aenter__(self) -> Self:
         """`start`."""
@@ -174,8 +176,8 @@ async def serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
-    server = Server(settings)
     try:
+        server = Server(settings)
         await server.start()
     except (ConfigurationError, IndexFailure, StorageError) as error:
         log.critical("server.not_started", error=str(error))

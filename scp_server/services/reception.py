@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
-from scp_server.errors import OperationRefused, UnreadableDataset
+from scp_server.errors import OperationRefused
 from scp_server.index.base import IndexEntry
 from scp_server.interfaces import Operation
 from scp_server.objects.header_tap import HeaderTap
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from scp_server.services.storage import StorageServiceConfig
 
 DIGEST_ALGORITHM = "blake3"
+_DEFLATED_STEP_BYTES = 16_384
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
 
@@ -74,7 +76,7 @@ class Reception:
         await self._write_waiting()
 
     async def commit(self) -> StoredObject:
-        """Make the object durable and visible under its location."""
+        """Make the object durable and visible under its location. Raises StorageError."""
         if self._writer is None or self._file_meta is None:
             raise RuntimeError("nothing was received")
         offset_bytes = self._file_meta.dicos_version_offset_bytes
@@ -89,6 +91,7 @@ class Reception:
             )
         )
         self._committed = True
+        self._release()
         return stored
 
     async def end(self) -> None:
@@ -98,8 +101,8 @@ class Reception:
 
     def index_entry(self, stored: StoredObject) -> IndexEntry:
         """What the index is to know of the committed object."""
-        if self._tap.header is None or self._file_meta is None:
-            raise RuntimeError("nothing was received")
+        if self._file_meta is None or not self._committed:
+            raise RuntimeError("nothing was committed")
         association = self._operation.association
         return IndexEntry(
             summary=self.summary,
@@ -113,14 +116,14 @@ class Reception:
             received_at_ns=self._arrival.received_at_ns,
             calling_ae_title=association.calling_ae_title,
             called_ae_title=association.called_ae_title,
-            header=self._tap.header.pack(),
+            header=self._tap.header,
         )
 
     async def _take(self, chunks: list[memoryview]) -> None:
         """Take what arrived; an empty list asks to hold nothing back."""
         pressed = not chunks
         for chunk in chunks:
-            self._tap.feed(chunk)
+            await self._look_through(chunk)
             self._waiting_bytes += len(chunk)
         self._waiting += chunks
         limit = self._config.max_object_bytes
@@ -136,14 +139,20 @@ class Reception:
             await self._writer.flush()
         self._release()
 
+    async def _look_through(self, chunk: memoryview) -> None:
+        """Feed the tap; where that inflates, a little at a time, so that nobody else waits for a bomb."""
+        if not self._tap.transfer_syntax.deflated:
+            self._tap.feed(chunk)
+            return
+        for start in range(0, len(chunk), _DEFLATED_STEP_BYTES):
+            self._tap.feed(chunk[start : start + _DEFLATED_STEP_BYTES])
+            await asyncio.sleep(0)
+
     def _look_at_header(self) -> None:
         """Once: learn the UIDs, and refuse an object that is not the one the command speaks of."""
         if self._summary is not None:
             return
-        header = self._tap.header
-        if header is None:
-            raise UnreadableDataset("the data set ended before its header did")
-        summary = summarize(header)
+        summary = summarize(self._tap.header)
         request = self._operation.request
         if not isinstance(request, CStoreRQ):
             raise TypeError("only a C-STORE is received")

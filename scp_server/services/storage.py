@@ -17,7 +17,7 @@ from scp_server.errors import (
     StorageError,
     StorageFull,
 )
-from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index
+from scp_server.index.base import AddOutcome, DuplicatePolicy, Index
 from scp_server.interfaces import Operation
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
@@ -79,31 +79,36 @@ class StorageService:
         try:
             await reception.receive()
             stored = await reception.commit()
-        except StorageFull as full:
-            raise OperationRefused(Status.OUT_OF_RESOURCES, f"out of space: {full}") from full
         except StorageError as failure:
             log.error(
                 "storage.failed", error=str(failure), association_id=operation.association.association_id
             )
-            raise OperationRefused(Status.OUT_OF_RESOURCES, f"cannot write: {failure}") from failure
+            # What went wrong in detail is the operator's business: it may name paths and machines.
+            comment = "out of space" if isinstance(failure, StorageFull) else "the object cannot be written"
+            raise OperationRefused(Status.OUT_OF_RESOURCES, comment) from failure
         finally:
             await reception.end()
-        await self._record(reception, stored)
+        await self._record(reception, stored, operation.association.association_id)
         return response_to(request, Status.SUCCESS)
 
-    async def _record(self, reception: Reception, stored: StoredObject) -> None:
-        """Bring the durable object into the index, or take it back: one of both, whatever happens."""
+    async def _record(self, reception: Reception, stored: StoredObject, association_id: str) -> None:
+        """Bring the durable object into the index, or take it back.
+
+        Cancelled, or failing in another way than an index may, it leaves the object in flight: start-up
+        finds it, and either the index has it or adopts it.
+        """
         dicos = is_dicos_sop_class(reception.summary.sop_class_uid)
         policy = self._config.dicos_duplicates if dicos else self._config.duplicates
         try:
             result = await self._index.add(reception.index_entry(stored), policy)
         except IndexFailure as failure:
-            log.error("index.failed", error=str(failure))
+            log.error("index.failed", error=str(failure), association_id=association_id)
             await self._take_back(stored)
-            raise OperationRefused(Status.OUT_OF_RESOURCES, f"cannot index: {failure}") from failure
+            raise OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed") from failure
         if result.patient_conflict:
             log.warning(
                 "patient.conflict",
+                association_id=association_id,
                 study_instance_uid=peer_text(reception.summary.study_instance_uid),
                 sop_instance_uid=peer_text(reception.summary.sop_instance_uid),
             )
@@ -112,7 +117,11 @@ class StorageService:
         else:
             await self._storage.indexed(stored)
         if result.outcome is AddOutcome.CONFLICT:
-            raise _conflict(result)
+            raise OperationRefused(
+                Status.DUPLICATE_SOP_INSTANCE_KEPT,
+                "other data is kept under this SOP Instance UID",
+                (_AFFECTED_SOP_INSTANCE_UID,),
+            )
 
     async def _take_back(self, stored: StoredObject) -> None:
         """Delete what the index does not know. If that fails, start-up finds it among what was in flight."""
@@ -135,11 +144,3 @@ def _check_command(request: CStoreRQ, operation: Operation) -> None:
         )
     if not request.has_dataset:
         raise OperationRefused(Status.CANNOT_UNDERSTAND, "a C-STORE without a data set")
-
-
-def _conflict(result: AddResult) -> OperationRefused:
-    return OperationRefused(
-        Status.DUPLICATE_SOP_INSTANCE_KEPT,
-        f"other data is kept under this SOP Instance UID since part {result.part_number}",
-        (_AFFECTED_SOP_INSTANCE_UID,),
-    )

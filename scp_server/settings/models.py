@@ -181,7 +181,7 @@ class StorageSettings(Section):
 class IndexSettings(Section):
     """How the index is written."""
 
-    max_batch: int = Field(default=256, ge=1, description="Most objects that share one transaction.")
+    max_batch: int = Field(default=256, ge=1, le=256, description="Most objects that share one transaction.")
     max_queue: int = Field(
         default=4_096, ge=1, description="Objects that may wait for the index; further ones wait before it."
     )

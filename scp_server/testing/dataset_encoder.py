@@ -68,6 +68,8 @@ SEQUENCE_DELIMITATION = 0xFFFEE0DD
 UNDEFINED_LENGTH = 0xFFFFFFFF
 LONG_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 """VRs whose explicit header has two reserved bytes and a 32-bit length (PS3.5 7.1.2)."""
+LONG_64_VRS = frozenset({"OB", "OF", "OL", "OW"})
+"""VRs whose length has 64 bits in DICOS's own transfer syntax."""
 NUMBER_CODES = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 WORD_SIZES = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 """Bytes a word of these VRs is swapped by in big endian (PS3.5 7.3)."""
@@ -101,8 +103,8 @@ class DatasetEncoder:
         where = struct.pack(self._order + "HH", tag >> 16, tag & 0xFFFF)
         if self.transfer_syntax.is_implicit or tag >> 16 == ITEM >> 16:
             return where + struct.pack(self._order + "I", length_bytes)
-        if vr == "OW" and self.transfer_syntax is TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN_64:
-            return where + b"OW" + struct.pack("<HQ", 0, length_bytes)
+        if vr in LONG_64_VRS and self.transfer_syntax is TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN_64:
+            return where + vr.encode("ascii") + struct.pack("<HQ", 0, length_bytes)
         if vr in LONG_VRS:
             return where + vr.encode("ascii") + struct.pack(self._order + "HI", 0, length_bytes)
         return where + vr.encode("ascii") + struct.pack(self._order + "H", length_bytes)

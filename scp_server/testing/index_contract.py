@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import count
 from typing import Any
@@ -79,8 +79,19 @@ def index_entry(
         received_at_ns=1_700_000_000_000_000_000 + int(arrival_id, 16),
         calling_ae_title="SCANNER",
         called_ae_title="SCP_SERVER",
-        header=header,
+        header=PackedHeader(header),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PackedHeader:
+    """A header whose packed form is given."""
+
+    packed: bytes
+
+    def pack(self) -> bytes:
+        """What was given."""
+        return self.packed
 
 
 def _uid(entry: IndexEntry) -> str:
@@ -222,7 +233,7 @@ class IndexContract:
         entries = [index_entry(content=b"%d" % n, header=b"header %d" % n) for n in range(3)]
         for entry in entries:
             await index.add(entry, PARTS)
-        assert [await index.header(entry.location) for entry in entries] == [e.header for e in entries]
+        assert [await index.header(entry.location) for entry in entries] == [e.header.pack() for e in entries]
 
     async def test_there_is_no_header_at_an_unknown_location(self, index: Index) -> None:
         assert await index.header("nowhere") is None
@@ -387,7 +398,7 @@ class IndexContract:
         second = make_index()
         await second.open()
         assert (await second.totals(), await second.parts(_uid(entries[0]))) == before
-        assert await second.header(entries[2].location) == entries[2].header
+        assert await second.header(entries[2].location) == entries[2].header.pack()
         repeated = await second.add(index_entry(content=b"1"), KEEP_FIRST)
         assert (repeated.outcome, repeated.part_number) == (AddOutcome.SAME, 2)
         added = await second.add(index_entry("2"), KEEP_FIRST)

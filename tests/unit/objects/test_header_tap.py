@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -80,7 +81,7 @@ def outcome(data: bytes, syntax: str, limits: TapLimits, cuts: list[int]) -> tup
     tap = HeaderTap(syntax, limits)
     edges = [0, *sorted(cuts), len(data)]
     try:
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             tap.feed(data[start:end])
         tap.finish()
     except UnreadableDataset as error:
@@ -111,9 +112,9 @@ def test_the_header_is_complete_when_pixel_data_begins() -> None:
     start = data.index(b"\xe0\x7f\x10\x00")
     tap = HeaderTap(EXPLICIT)
     tap.feed(data[:start])
-    assert not tap.header_complete
+    before = tap.header_complete
     tap.feed(data[start : start + 8])
-    assert tap.header_complete
+    assert (before, tap.header_complete) == (False, True)
     assert tap.header.length_bytes == start
 
 
@@ -136,6 +137,13 @@ def test_an_empty_data_set_has_an_empty_header() -> None:
 def test_small_pieces_give_the_same_header(syntax: TransferSyntax, step: int) -> None:
     data = dataset(syntax)
     assert facts(read(data, syntax, step=step).header) == facts(read(data, syntax).header)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_after_the_header_a_known_sequence_is_only_walked_by_its_length_in_implicit_vr(step: int) -> None:
+    private = struct.pack("<HHI", 0xFFFC, 0xFFFC, 2) + b"ab"
+    broken = struct.pack("<HHI", 0x0008, 0x1140, 8) + b"notanite"
+    assert read(private + broken, IMPLICIT, step=step).header_complete
 
 
 @given(st.data())
@@ -420,6 +428,15 @@ def test_a_huge_sequence_does_not_cost_the_attributes_behind_it(known_length: bo
         assert facts(again) == facts(header)
 
 
+def test_a_huge_sequence_at_the_end_of_the_header_is_cut_off_cleanly() -> None:
+    contour = DatasetEncoder(EXPLICIT).element(Element(0x30060050, "DS", "1.0\\2.0\\3.0"))
+    for length in range(600, 700):
+        big = undefined(0x30060039, (ITEM + contour + ITEM_END) * 40)
+        header = read(big, limits=TapLimits(max_header_bytes=length)).header
+        assert len(header.sequence(0x30060039)) >= 8
+        assert facts(RawHeader.unpack(header.pack())) == facts(header)
+
+
 def test_values_are_left_out_before_elements_are() -> None:
     encoder = DatasetEncoder(EXPLICIT)
     data = b"".join(encoder.element(Element(0x00091000 + number, "LO", "v" * 60)) for number in range(60))
@@ -588,7 +605,7 @@ def test_cut_od_is_refused_unless_another_reading_ends_there(form: str) -> None:
     head = DatasetEncoder(EXPLICIT).encode(elements(DICOS_CT_CLASS)[:3])
     data = head + od(form, DOUBLES)
     readable = {cut for cut in range(1, 32) if _is_readable(data[:-cut], EXPLICIT)}
-    # A length with two reserved bytes and 64 bits, cut by four, is a conformant one: no byte tells them apart.
+    # A 64-bit length behind reserved bytes, cut by four, is a conformant one: no byte tells them apart.
     assert readable == ({4} if form == "length behind reserved bytes" else set())
 
 

@@ -237,6 +237,15 @@ def test_impossible_gaps_are_refused(gap: Gap) -> None:
         RawHeader.unpack(b"SRH\x01" + zlib.compress(damaged))
 
 
+def test_a_gap_that_no_element_ends_with_is_refused_at_once() -> None:
+    raw = b"".join(DatasetEncoder(EXPLICIT).element(Element(0x00100020 + n, "LO", "ID")) for n in range(3))
+    uid = EXPLICIT.encode()
+    gap = struct.pack("<QQ", 12, 1 << 60)
+    damaged = struct.pack("<BHI", 0, len(uid), 1) + uid + gap + raw
+    with pytest.raises(ValueError, match="was not kept"):
+        RawHeader.unpack(b"SRH\x01" + zlib.compress(damaged))
+
+
 # pydicom
 
 

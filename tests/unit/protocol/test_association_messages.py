@@ -315,7 +315,7 @@ def test_cuts_change_nothing_even_in_broken_conversations(
 # --- memory ---------------------------------------------------------------------------------------------
 
 
-def peak_bytes(work: Callable[[], None]) -> int:
+def peak_bytes(work: Callable[[], object]) -> int:
     tracemalloc.start()
     try:
         work()

@@ -1,0 +1,80 @@
+"""The storage service between a storage in memory and a real index, every step of both watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from scp_server.errors import OperationRefused
+from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.interfaces import Operation
+from scp_server.protocol.message import CStoreRSP
+from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.storage.base import Storage
+from scp_server.storage.memory import MemoryPlace, MemoryStorage
+from scp_server.testing.stored_objects import in_flight
+from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStorage
+
+
+class StorageBench:
+    """`async with StorageBench(folder, **config) as bench`: `config` is StorageServiceConfig's.
+
+    `storage` replaces the one in memory; then `place` stays empty.
+    """
+
+    def __init__(self, folder: Path, storage: Storage | None = None, **config: Any) -> None:
+        self.steps = Steps()
+        self.place = MemoryPlace()
+        self.config = StorageServiceConfig(**config)
+        self.storage = WatchedStorage(storage or MemoryStorage(self.place), self.steps)
+        self.index = WatchedIndex(
+            SqlIndex(IndexConfig(folder / "index.sqlite", synchronous_full=False, busy_timeout_seconds=0.1)),
+            self.steps,
+        )
+        self.service = StorageService(self.storage, self.index, self.config)
+
+    async def __aenter__(self) -> Self:
+        await self.storage.open()
+        await self.index.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.index.close()
+        await self.storage.close()
+
+    async def status(self, operation: Operation) -> int:
+        """Store, and return the status of the answer, a refusal's too."""
+        try:
+            answer = await self.service.store(operation)
+        except OperationRefused as refusal:
+            return refusal.status
+        if not isinstance(answer, CStoreRSP):
+            raise AssertionError(f"no C-STORE-RSP: {answer}")
+        return answer.status
+
+    async def refusal(self, operation: Operation) -> OperationRefused:
+        """Store, and return the refusal. Raises AssertionError when there is none."""
+        try:
+            answer = await self.service.store(operation)
+        except OperationRefused as refusal:
+            return refusal
+        raise AssertionError(f"not refused: {answer}")
+
+    async def left_in_flight(self) -> set[str]:
+        """What the next process would find in flight in memory."""
+        successor = MemoryStorage(self.place)
+        await successor.open()
+        try:
+            return await in_flight(successor)
+        finally:
+            await successor.close()
+
+    async def nothing_is_left(self) -> None:
+        """Neither an object, nor a row, nor anything in flight. Raises AssertionError."""
+        totals = await self.index.totals()
+        found = (sorted(self.place.objects), await self.left_in_flight(), totals.parts)
+        if found != ([], set(), 0):
+            raise AssertionError(f"left over: {found}")

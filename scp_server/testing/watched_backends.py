@@ -1,0 +1,152 @@
+"""A storage and an index that note each step, and fail or stand still at the one a test names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from scp_server.index.base import AddResult, DuplicatePolicy, Index, IndexEntry, IndexTotals, PartRecord
+from scp_server.protocol.events import Buffer
+from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
+
+
+class Steps:
+    """What the watched backends did, in order, shared by all of them.
+
+    A step is noted when it begins (`commit`) and, where it changes what is kept, when it has ended
+    (`commit.done`). A step that fails or stands still is noted, and does not happen.
+    """
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self._failures: dict[str, Exception] = {}
+        self._stops: dict[str, asyncio.Event] = {}
+
+    def fail_at(self, name: str, error: Exception) -> None:
+        """From now on the step of that name raises `error`."""
+        self._failures[name] = error
+
+    def stop_at(self, name: str) -> asyncio.Event:
+        """From now on the step of that name never ends; the event is set when it is reached."""
+        return self._stops.setdefault(name, asyncio.Event())
+
+    def heal(self) -> None:
+        """No step fails or stands still any more."""
+        self._failures.clear()
+        self._stops.clear()
+
+    async def enter(self, name: str) -> None:
+        """A step begins."""
+        self.log.append(name)
+        if name in self._stops:
+            self._stops[name].set()
+            await asyncio.get_running_loop().create_future()
+        if name in self._failures:
+            raise self._failures[name]
+
+
+class WatchedWriter:
+    """An `ObjectWriter` over another."""
+
+    def __init__(self, writer: ObjectWriter, steps: Steps) -> None:
+        self._writer = writer
+        self._steps = steps
+
+    @property
+    def held_bytes(self) -> int:
+        return self._writer.held_bytes
+
+    async def write(self, data: Sequence[Buffer]) -> None:
+        await self._steps.enter("write")
+        await self._writer.write(data)
+
+    async def flush(self) -> None:
+        await self._steps.enter("flush")
+        await self._writer.flush()
+
+    async def patch(self, offset_bytes: int, data: bytes) -> None:
+        await self._steps.enter("patch")
+        await self._writer.patch(offset_bytes, data)
+
+    async def commit(self, key: ObjectKey) -> StoredObject:
+        await self._steps.enter("commit")
+        stored = await self._writer.commit(key)
+        self._steps.log.append("commit.done")
+        return stored
+
+    async def abort(self) -> None:
+        self._steps.log.append("abort")
+        await self._writer.abort()
+
+
+class WatchedStorage:
+    """A `Storage` over another."""
+
+    def __init__(self, storage: Storage, steps: Steps) -> None:
+        self._storage = storage
+        self._steps = steps
+
+    async def open(self) -> None:
+        await self._storage.open()
+
+    async def close(self) -> None:
+        await self._storage.close()
+
+    async def begin(self, arrival_id: str, prefix: bytes, digest: Digest | None = None) -> ObjectWriter:
+        await self._steps.enter("begin")
+        return WatchedWriter(await self._storage.begin(arrival_id, prefix, digest), self._steps)
+
+    def read(
+        self, location: str, offset_bytes: int = 0, length_bytes: int | None = None
+    ) -> AsyncIterator[bytes]:
+        return self._storage.read(location, offset_bytes, length_bytes)
+
+    async def delete(self, location: str) -> None:
+        await self._steps.enter("delete")
+        await self._storage.delete(location)
+        self._steps.log.append("delete.done")
+
+    def list(self) -> AsyncIterator[StoredObject]:
+        return self._storage.list()
+
+    def in_flight(self) -> AsyncIterator[StoredObject]:
+        return self._storage.in_flight()
+
+    async def settled(self) -> None:
+        await self._storage.settled()
+
+    async def indexed(self, stored: StoredObject) -> None:
+        await self._steps.enter("indexed")
+        await self._storage.indexed(stored)
+
+
+class WatchedIndex:
+    """An `Index` over another."""
+
+    def __init__(self, index: Index, steps: Steps) -> None:
+        self._index = index
+        self._steps = steps
+
+    async def open(self) -> None:
+        await self._index.open()
+
+    async def close(self) -> None:
+        await self._index.close()
+
+    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+        await self._steps.enter("add")
+        result = await self._index.add(entry, policy)
+        self._steps.log.append("add.done")
+        return result
+
+    async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
+        return await self._index.parts(sop_instance_uid)
+
+    async def header(self, location: str) -> bytes | None:
+        return await self._index.header(location)
+
+    async def unknown_locations(self, locations: Sequence[str]) -> list[str]:
+        return await self._index.unknown_locations(locations)
+
+    async def totals(self) -> IndexTotals:
+        return await self._index.totals()

@@ -1,0 +1,123 @@
+"""From settings to components: each setting reaches the component that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scp_server.index.base import DuplicatePolicy
+from scp_server.runtime.build import (
+    build_limits,
+    build_manager,
+    build_policy,
+    build_storage_service_config,
+    memory_ceiling_bytes,
+)
+from scp_server.runtime.server import Server
+from scp_server.settings import Settings
+
+MakeSettings = Callable[..., Settings]
+
+
+def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSettings) -> None:
+    config = build_storage_service_config(
+        make_settings(
+            limits={
+                "max_sequence_depth": 3,
+                "max_header_value_bytes": 300,
+                "max_header_bytes": 5_000,
+                "max_header_elements": 7,
+                "max_inflate_ratio": 9,
+                "max_inflated_bytes": 11,
+                "header_buffer_bytes": 4_097,
+                "max_object_bytes": 13,
+            },
+            storage={"duplicates": "parts", "dicos_duplicates": "keep_first"},
+        )
+    )
+    tap = config.tap_limits
+    assert (tap.max_sequence_depth, tap.max_value_bytes, tap.max_header_bytes) == (3, 300, 5_000)
+    assert (tap.max_elements, tap.max_inflate_ratio, tap.max_inflated_bytes) == (7, 9, 11)
+    assert (config.header_buffer_bytes, config.max_object_bytes) == (4_097, 13)
+    assert config.duplicates is DuplicatePolicy.PARTS
+    assert config.dicos_duplicates is DuplicatePolicy.KEEP_FIRST
+
+
+def test_the_bounds_of_an_association_reach_the_protocol(make_settings: MakeSettings) -> None:
+    limits = {"max_pdu_bytes": 5_000, "max_associate_pdu_bytes": 9_000, "max_command_bytes": 2_000}
+    timeouts = {"artim_seconds": 1.5, "idle_seconds": 2.5, "dicos_idle_seconds": 3.5, "dimse_seconds": 4.5}
+    built = build_limits(make_settings(limits=limits, timeouts=timeouts))
+    assert {name: getattr(built, name) for name in limits | timeouts} == limits | timeouts
+
+
+def test_a_required_called_ae_title_is_ours_and_no_other(make_settings: MakeSettings) -> None:
+    listen = {"ae_title": "ARCHIVE"}
+    assert build_policy(make_settings(listen=listen)).required_called_ae_titles == frozenset()
+    policy = build_policy(make_settings(listen=listen, access={"require_called_ae_title": True}))
+    assert policy.required_called_ae_titles == {"ARCHIVE"}
+
+
+def test_the_caps_reach_the_acceptor(make_settings: MakeSettings) -> None:
+    caps = {
+        "max_associations": 5,
+        "max_associations_per_peer": 3,
+        "max_associations_per_address": 4,
+        "max_connections": 9,
+        "max_pending_operations": 2,
+        "association_buffer_bytes": 1 << 20,
+        "process_buffer_bytes": 2 << 20,
+    }
+    server = Server(make_settings(limits=caps))
+    config = build_manager(server.settings, server._storage, server._index).config
+    assert {name: getattr(config, name) for name in caps} == caps
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"index": {"max_batch": 1, "max_queue": 1}},
+        {"index": {"max_batch": 256, "max_queue": 1_000_000}},
+        {"storage": {"threads": 1, "write_buffer_bytes": 4_096, "reserve_bytes": 0}},
+        {"storage": {"threads": 256, "durability": "full"}},
+        {"limits": {"max_pdu_bytes": 0}},
+    ],
+)
+def test_a_server_can_be_built_of_the_extremes_that_the_settings_allow(
+    make_settings: MakeSettings, sections: dict[str, Any]
+) -> None:
+    assert Server(make_settings(**sections)).health.is_ready is False
+
+
+def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSettings) -> None:
+    with pytest.raises(ValueError, match="max_batch"):
+        make_settings(index={"max_batch": 257})
+
+
+@pytest.mark.parametrize(
+    ("setting", "more_bytes", "growth_bytes"),
+    [
+        ("process_buffer_bytes", 1_000, 1_000),
+        ("half_open_buffer_bytes", 1_000, 1_000),
+        ("max_associations", 1, (4 << 20) + (128 << 10)),
+        ("max_header_bytes", 10, 10 * 100),
+        ("max_command_bytes", 10, 10 * 100),
+        ("send_buffer_bytes", 10, 10 * 100),
+    ],
+)
+def test_the_memory_ceiling_grows_with_each_limit_that_it_follows_from(
+    make_settings: MakeSettings, setting: str, more_bytes: int, growth_bytes: int
+) -> None:
+    limits = {
+        "process_buffer_bytes": 256 << 20,
+        "max_associations": 100,
+        "max_connections": 150,
+        "max_header_bytes": 4 << 20,
+        "max_command_bytes": 64 << 10,
+        "send_buffer_bytes": 64 << 10,
+        "half_open_buffer_bytes": 32 << 20,
+    }
+    before = memory_ceiling_bytes(make_settings(limits=limits))
+    after = memory_ceiling_bytes(make_settings(limits={**limits, setting: limits[setting] + more_bytes}))
+    assert after - before == growth_bytes
