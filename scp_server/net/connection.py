@@ -386,7 +386,7 @@ class Connection(AssociationTransport):
         emit(
             "association.ended",
             association_id=self.info.association_id,
-            outcome=outcome,
+            outcome=outcome.value,
             peer_host=self.info.peer_host,
             calling_ae_title=peer_text(self.info.calling_ae_title),
             called_ae_title=peer_text(self.info.called_ae_title),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Literal
 
@@ -274,9 +275,10 @@ class Metrics:
         """The exposition and its content type: OpenMetrics where `accept` names it, else Prometheus text."""
         types = {each.partition(";")[0].strip().lower() for each in accept.split(",")}
         if _OPENMETRICS in types:
-            return openmetrics.generate_latest(self.registry), openmetrics.CONTENT_TYPE_LATEST
-        body: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call]
-        return body, TEXT_CONTENT_TYPE
+            # Untyped in the library.
+            body: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return body, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), TEXT_CONTENT_TYPE
 
 
 class _Reader(Collector):
@@ -311,5 +313,9 @@ def _family(declaration: Declaration, view: View) -> Metric:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    return list(zip(bounds, accumulate(histogram.counts), strict=True))
+    return list(zip(_names(histogram.bounds), accumulate(histogram.counts), strict=True))
+
+
+@cache
+def _names(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*map(floatToGoString, bounds), "+Inf")
