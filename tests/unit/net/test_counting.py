@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -154,13 +153,12 @@ async def test_each_kind_of_back_pressure_counts_under_its_own_name() -> None:
         await hold.wait()
         return await succeed(operation)
 
-    config = AcceptorConfig(ANY_SIZE, max_pending_operations=2)
-    for limits, reason in (
-        ({"association_buffer_bytes": 10_000}, ReadingStop.ASSOCIATION_BUFFER),
-        ({"process_buffer_bytes": 10_000}, ReadingStop.PROCESS_BUDGET),
+    for config, reason in (
+        (AcceptorConfig(ANY_SIZE, association_buffer_bytes=10_000), ReadingStop.ASSOCIATION_BUFFER),
+        (AcceptorConfig(ANY_SIZE, process_buffer_bytes=10_000), ReadingStop.PROCESS_BUDGET),
     ):
         hold.clear()
-        scene = AcceptorScene(replace(config, **limits))
+        scene = AcceptorScene(config)
         scene.services.service = wait
         peer = scene.associated()
         peer.send(store_rq(1) + dataset(bytes(20_000)))
