@@ -144,6 +144,7 @@ async def test_nothing_but_get_is_answered(server: Server) -> None:
         assert (await client.post(f"http://{host}:{port}/metrics")).status_code == 405
 
 
+@pytest.mark.interop
 async def test_promtool_finds_nothing_to_complain_of(server: Server, require_peer: RequirePeer) -> None:
     promtool = shutil.which("promtool")
     require_peer("promtool", promtool)
