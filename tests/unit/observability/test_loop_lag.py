@@ -8,37 +8,42 @@ import pytest
 
 from scp_server.observability.loop_lag import INTERVAL_SECONDS, LoopLag
 from scp_server.observability.measures import LAG_BOUNDS_SECONDS, Histogram
+from scp_server.testing.clock import ManualClock
 
 
 class _Loop:
     """Keeps what it is asked to call, and calls it as late as it is told."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
         self.calls: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
 
-    def time(self) -> float:
-        return self.now
+    def call_later(self, seconds: float, callback: Callable[..., None], *arguments: Any) -> None:
+        self.calls.append((seconds, callback, arguments))
 
-    def call_at(self, at: float, callback: Callable[..., None], *arguments: Any) -> None:
-        self.calls.append((at, callback, arguments))
-
-    def call_late(self, seconds: float) -> None:
-        at, callback, arguments = self.calls.pop(0)
-        self.now = at + seconds
+    def call_late(self, late_seconds: float) -> None:
+        seconds, callback, arguments = self.calls.pop(0)
+        self.clock.advance(seconds + late_seconds)
         callback(*arguments)
 
 
-def test_it_observes_how_late_it_is_called_and_asks_again() -> None:
+def test_it_observes_how_late_it_is_called_and_asks_again(manual_clock: ManualClock) -> None:
     lag = Histogram(LAG_BOUNDS_SECONDS)
-    meter, loop = LoopLag(lag), _Loop()
+    meter, loop = LoopLag(lag, manual_clock), _Loop(manual_clock)
     meter._ask(loop)  # type: ignore[arg-type]
-    assert [at for at, *_ in loop.calls] == [100.0 + INTERVAL_SECONDS]
-    for seconds in (0.0, 0.25, 3.0):
-        loop.call_late(seconds)
+    for late_seconds in (0.0, 0.25, 3.0):
+        loop.call_late(late_seconds)
     assert sum(lag.counts) == 3
     assert lag.sum == pytest.approx(3.25)
-    assert [at for at, *_ in loop.calls] == [loop.now + INTERVAL_SECONDS]
+    assert [seconds for seconds, *_ in loop.calls] == [INTERVAL_SECONDS]
+
+
+def test_a_call_that_comes_early_is_not_late(manual_clock: ManualClock) -> None:
+    lag = Histogram(LAG_BOUNDS_SECONDS)
+    meter, loop = LoopLag(lag, manual_clock), _Loop(manual_clock)
+    meter._ask(loop)  # type: ignore[arg-type]
+    loop.call_late(-0.002)
+    assert (lag.counts[0], lag.sum) == (1, 0.0)
 
 
 async def test_stopped_it_is_called_no_more() -> None:
