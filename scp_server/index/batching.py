@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from scp_server.errors import IndexFailure, IndexUnavailable
+from scp_server.observability.measures import IndexMeasures
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -33,6 +35,7 @@ class BatchQueue(Generic[Request, Result]):
         max_batch: int,
         max_queue: int,
         name: str,
+        measures: IndexMeasures | None = None,
     ) -> None:
         self._perform = perform
         self._finish = finish
@@ -40,6 +43,7 @@ class BatchQueue(Generic[Request, Result]):
         self._places = asyncio.Semaphore(max_queue)
         self._waiting: SimpleQueue[tuple[Request, asyncio.Future[Result]] | None] = SimpleQueue()
         self._name = name
+        self._measures = measures or IndexMeasures()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finished: asyncio.Future[None] | None = None
         self._closing = False
@@ -56,13 +60,20 @@ class BatchQueue(Generic[Request, Result]):
         Waits for a place first. Cancelled before it has one, nothing happens; cancelled later, the request is
         performed all the same. Raises what `perform` answered, or IndexUnavailable once `close` was called.
         """
-        await self._places.acquire()
-        if self._closing or self._loop is None:
-            self._places.release()
-            raise IndexUnavailable("the index is not open")
-        answer: asyncio.Future[Result] = self._loop.create_future()
-        self._waiting.put((request, answer))
-        return await answer
+        self._measures.waiting += 1
+        try:
+            await self._places.acquire()
+            if self._closing or self._loop is None:
+                self._places.release()
+                raise IndexUnavailable("the index is not open")
+            answer: asyncio.Future[Result] = self._loop.create_future()
+            self._waiting.put((request, answer))
+            return await answer
+        except IndexFailure:
+            self._measures.failures += 1
+            raise
+        finally:
+            self._measures.waiting -= 1
 
     async def close(self) -> None:
         """Let what was handed over be performed, then end the thread. May be called twice."""
@@ -102,12 +113,16 @@ class BatchQueue(Generic[Request, Result]):
     def _outcomes(
         self, batch: Sequence[tuple[Request, asyncio.Future[Result]]]
     ) -> Sequence[Result | Exception]:
+        started = time.perf_counter()
         try:
             return self._perform([request for request, _ in batch])
         except Exception as error:  # a bug in `perform` must not leave its callers waiting for ever
             failure = IndexFailure(f"the index's writer failed: {error}")
             failure.__cause__ = error
             return [failure] * len(batch)
+        finally:
+            self._measures.batch_entries.observe(len(batch))
+            self._measures.batch_seconds.observe(time.perf_counter() - started)
 
     def _resolve(
         self, batch: Sequence[tuple[Request, asyncio.Future[Result]]], outcomes: Sequence[Result | Exception]

@@ -34,6 +34,7 @@ from scp_server.index.hierarchy import padded
 from scp_server.index.schema import headers, instances, parts, patients, series, studies
 from scp_server.index.sqlite import check_file, keep_copy, reader_engine, writer_engine
 from scp_server.index.writer import AddRequest, EntryWriter
+from scp_server.observability.measures import IndexMeasures
 
 READERS = 2
 """Threads, and connections, for reading."""
@@ -109,8 +110,9 @@ _totals = select(
 class SqlIndex:
     """An `Index` in an SQLite file."""
 
-    def __init__(self, config: IndexConfig) -> None:
+    def __init__(self, config: IndexConfig, measures: IndexMeasures | None = None) -> None:
         self._config = config
+        self._measures = measures or IndexMeasures()
         self._writer = _Writer(config)
         self._queue: BatchQueue[AddRequest, AddResult] | None = None
         self._reader: Engine | None = None
@@ -139,6 +141,7 @@ class SqlIndex:
             max_batch=self._config.max_batch,
             max_queue=self._config.max_queue,
             name="index-write",
+            measures=self._measures,
         )
         self._queue.start()
 

@@ -14,6 +14,7 @@ from scp_server.net.association_transport import TransportConfig
 from scp_server.net.budget import ByteBudget
 from scp_server.net.connection import Connection
 from scp_server.observability.logs import get_logger
+from scp_server.observability.measures import Measures
 from scp_server.protocol.framing import PDU_HEADER
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import Request
@@ -52,9 +53,10 @@ class AcceptorConfig:
 class AssociationManager:
     """Owns the connections of one process."""
 
-    def __init__(self, config: AcceptorConfig, services: Services) -> None:
+    def __init__(self, config: AcceptorConfig, services: Services, measures: Measures | None = None) -> None:
         self.config = config
         self.services = services
+        self.measures = measures or Measures()
         self.budget = ByteBudget(config.process_buffer_bytes)
         self._connections: dict[Connection, None] = {}
         self._associations: dict[Connection, None] = {}
@@ -83,6 +85,11 @@ class AssociationManager:
         """Accepted associations that have not ended."""
         return len(self._associations)
 
+    @property
+    def operation_count(self) -> int:
+        """Requests that are performed or wait for their turn."""
+        return sum(connection.operation_count for connection in self._connections)
+
     def next_association_id(self) -> str:
         """A name for an association, unique over restarts, for logs."""
         return f"{self._id_prefix}-{next(self._ids)}"
@@ -107,6 +114,7 @@ class AssociationManager:
     def connection_opened(self, connection: Connection) -> None:
         """Count a socket; above the cap the oldest draining one goes, else the oldest half-open one."""
         self._connections[connection] = None
+        self.measures.associations.connections += 1
         if len(self._connections) <= self.config.max_connections:
             return
         others = [other for other in self._connections if other is not connection and not other.ended]
@@ -114,6 +122,7 @@ class AssociationManager:
             (other for other in others if other.is_half_open), connection
         )
         log.warning("connection.displaced", peer_host=victim.host, connections=len(self._connections))
+        self.measures.associations.displaced += 1
         del self._connections[victim]
         victim.reset()
 
@@ -127,6 +136,7 @@ class AssociationManager:
         while self._request_bytes > self._max_request_bytes:
             victim = next(iter(self._requests))
             log.warning("connection.displaced", peer_host=victim.host, request_bytes=self._request_bytes)
+            self.measures.associations.displaced += 1
             self._request_bytes -= self._requests.pop(victim)
             victim.reset()
 
@@ -140,6 +150,7 @@ class AssociationManager:
         """Take a place."""
         if connection.info is not None:
             self._associations[connection] = None
+            self.measures.associations.accepted += 1
             self._per_peer[connection.info.calling_ae_title] += 1
             self._per_address[connection.host] += 1
 

@@ -14,6 +14,7 @@ from typing import cast
 
 from scp_server.errors import LocalProtocolError
 from scp_server.observability.logs import get_logger
+from scp_server.observability.measures import ReadingStop
 from scp_server.protocol.association import Association, Role
 from scp_server.protocol.events import Event
 from scp_server.protocol.limits import Limits
@@ -75,6 +76,12 @@ class AssociationTransport(asyncio.Protocol, ABC):
     def transport_ended(self) -> None:
         """The socket is gone; nothing follows."""
 
+    def reading_stopped(self, why: str) -> None:
+        """`why` began to stop reading. For subclasses that count."""
+
+    def reading_went_on(self, why: str) -> None:
+        """`why` stops reading no longer, or the socket is gone. Follows every `reading_stopped` once."""
+
     # -- asyncio.Protocol ---------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,6 +113,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._unfed = _NOTHING
         self.association.receive_eof(self._loop.time())
         self._pump()
+        self._forget_stops()
         self.ended = True
         self._transport = None
         if self._timer is not None:
@@ -118,13 +126,13 @@ class AssociationTransport(asyncio.Protocol, ABC):
         """The peer does not read: read no more from it, and let what produces wait."""
         self._writing_paused = True
         if not self._write_side_shut:
-            self.stop_reading("peer does not read")
+            self.stop_reading(ReadingStop.PEER_DOES_NOT_READ)
 
     def resume_writing(self) -> None:
         """The peer reads again."""
         self._writing_paused = False
         self._let_writers_go()
-        self.go_on_reading("peer does not read")
+        self.go_on_reading(ReadingStop.PEER_DOES_NOT_READ)
 
     # -- for subclasses -----------------------------------------------------------------------------------
 
@@ -139,13 +147,18 @@ class AssociationTransport(asyncio.Protocol, ABC):
         if not self._reading_stops and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
             self.association.pause_timers(self._loop.time())
-        self._reading_stops.add(why)
+        if why not in self._reading_stops:
+            self._reading_stops.add(why)
+            if not self.ended:
+                self.reading_stopped(why)
 
     def go_on_reading(self, why: str) -> None:
         """Take back one reason of `stop_reading`."""
         if why not in self._reading_stops:
             return
         self._reading_stops.discard(why)
+        if not self.ended:
+            self.reading_went_on(why)
         self._feed()
         if not self._reading_stops and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -247,7 +260,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
             self._write_side_shut = True
             # Reading goes on until the peer's end or ARTIM: a close with unread bytes would become a reset,
             # and a reset can overtake the A-ABORT (PS3.8 9.2, Sta13).
-            self._reading_stops.clear()
+            self._forget_stops()
             transport.resume_reading()
             self.association.resume_timers(self._loop.time())
             try:
@@ -287,6 +300,10 @@ class AssociationTransport(asyncio.Protocol, ABC):
                 self._write_deadline = now + self._transport_config.write_seconds
         self.association.handle_timer(now)
         self._pump()
+
+    def _forget_stops(self) -> None:
+        while self._reading_stops:
+            self.reading_went_on(self._reading_stops.pop())
 
     def _let_writers_go(self) -> None:
         if self._drained is not None and not self._drained.done():

@@ -13,6 +13,7 @@ from scp_server.net.association_transport import AssociationTransport
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.net.operation import PerformedOperation, refusing
 from scp_server.observability.logs import get_logger, peer_text
+from scp_server.observability.measures import Outcome, ReadingStop
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
     Aborted,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_ASSOCIATION_BUFFER = "the association holds too much"
-_PROCESS_BUDGET = "the process holds too much"
-_OPERATIONS = "too many operations wait"
 _CAN_ANSWER = frozenset({State.STA6, State.STA8})
 
 
@@ -54,6 +52,7 @@ class Connection(AssociationTransport):
         self._manager = manager
         self._config = config
         self._budget = manager.budget
+        self._counts = manager.measures.associations
         self._held_bytes = 0
         self._operations: deque[PerformedOperation] = deque()
         self._unanswered: dict[int, PerformedOperation] = {}
@@ -81,6 +80,7 @@ class Connection(AssociationTransport):
 
     def data_received(self, data: bytes) -> None:
         """Until an association is asked for, what arrives counts against the bound for all half-open ones."""
+        self._counts.received_bytes += len(data)
         super().data_received(data)
         if self._asks_still:
             self._asks_still = self.is_half_open
@@ -92,6 +92,14 @@ class Connection(AssociationTransport):
         self._manager.connection_closed(self)
         if self.info is None and self._outcome == "lost":
             log.debug("connection.closed", peer_host=self.host, bytes_received=self.bytes_received)
+
+    def reading_stopped(self, why: str) -> None:
+        """See `AssociationTransport`."""
+        self._counts.stops[why].stopped()
+
+    def reading_went_on(self, why: str) -> None:
+        """See `AssociationTransport`."""
+        self._counts.stops[why].went_on()
 
     @property
     def is_half_open(self) -> bool:
@@ -107,6 +115,11 @@ class Connection(AssociationTransport):
     def operations(self) -> tuple[PerformedOperation, ...]:
         """The operation that runs, and those that wait."""
         return tuple(self._operations)
+
+    @property
+    def operation_count(self) -> int:
+        """How many operations run or wait."""
+        return len(self._operations)
 
     # -- events of the association ------------------------------------------------------------------------
 
@@ -129,13 +142,15 @@ class Connection(AssociationTransport):
             case ReleaseConfirmed():
                 if self._release_requested and self.association.state is State.STA12:
                     self.association.release_response(self._loop.time())
-                self._association_over("released")
+                self._association_over(Outcome.RELEASED)
             case Aborted():
                 who = "by peer" if event.by_peer else event.text
                 error = AssociationAborted(event.source, event.reason, f"aborted {who}")
-                self._association_over("aborted", error, source=event.source, reason=event.reason, text=who)
+                self._association_over(
+                    Outcome.ABORTED, error, source=event.source, reason=event.reason, text=who
+                )
             case TransportClosed():
-                self._association_over("lost")
+                self._association_over(Outcome.LOST)
             case AssociateAccepted() | AssociateRejected():
                 raise LocalProtocolError("an acceptor was answered as if it had asked")
             case _:
@@ -148,6 +163,7 @@ class Connection(AssociationTransport):
         answer = self._manager.answer(request, self.host)
         if not isinstance(answer, AssociateAC):
             self._outcome = "rejected"
+            self._counts.rejected[answer] += 1
             log.warning(
                 "association.rejected",
                 peer_host=self.host,
@@ -226,7 +242,7 @@ class Connection(AssociationTransport):
         if len(self._operations) == 1:
             self._start(operation)
         elif len(self._operations) > self._config.max_pending_operations:
-            self.stop_reading(_OPERATIONS)
+            self.stop_reading(ReadingStop.OPERATIONS)
 
     def _cancel_requested(self, message: CCancelRQ) -> None:
         """A C-CANCEL of what is not performed, or no longer, is ignored (PS3.7 9.3.2.3)."""
@@ -250,7 +266,7 @@ class Connection(AssociationTransport):
         if event.last:
             self._receiving = None
         if self._held_bytes > self._config.association_buffer_bytes:
-            self.stop_reading(_ASSOCIATION_BUFFER)
+            self.stop_reading(ReadingStop.ASSOCIATION_BUFFER)
             self.budget_exhausted()
 
     # -- operations ---------------------------------------------------------------------------------------
@@ -271,6 +287,12 @@ class Connection(AssociationTransport):
             log.exception("operation.failed", association_id=operation.association.association_id)
             self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
         finally:
+            self._manager.measures.operations.ended(
+                operation.request,
+                operation.answered_status,
+                time.monotonic() - operation.started_at,
+                operation.dataset.received_bytes,
+            )
             self._operation_ended()
 
     def _operation_ended(self) -> None:
@@ -281,7 +303,7 @@ class Connection(AssociationTransport):
         if self._operations:
             self._start(self._operations[0])
         if len(self._operations) <= self._config.max_pending_operations:
-            self.go_on_reading(_OPERATIONS)
+            self.go_on_reading(ReadingStop.OPERATIONS)
         if not self._operations:
             self._manager.operations_ended(self)
             self._release_if_idle()
@@ -341,13 +363,13 @@ class Connection(AssociationTransport):
         if self._release_requested:
             if self.association.state is State.STA8:
                 self.association.release_response(now)
-                self._association_over("released")
+                self._association_over(Outcome.RELEASED)
         elif self._release_wanted and not self._release_sent and self.association.state is State.STA6:
             self._release_sent = True
             self.association.release(now)
 
     def _association_over(
-        self, outcome: str, error: AssociationError | None = None, **details: object
+        self, outcome: Outcome, error: AssociationError | None = None, **details: object
     ) -> None:
         if self._outcome:
             return
@@ -360,11 +382,12 @@ class Connection(AssociationTransport):
                 log.info("connection.aborted", peer_host=self.host, **_safe(details))
             return
         self._manager.association_ended(self)
+        self._counts.ended[outcome] += 1
         emit = log.info if outcome == "released" else log.warning
         emit(
             "association.ended",
             association_id=self.info.association_id,
-            outcome=outcome,
+            outcome=outcome.value,
             peer_host=self.info.peer_host,
             calling_ae_title=peer_text(self.info.calling_ae_title),
             called_ae_title=peer_text(self.info.called_ae_title),
@@ -385,17 +408,17 @@ class Connection(AssociationTransport):
 
     def stop_for_budget(self) -> None:
         """See `BudgetHolder`."""
-        self.stop_reading(_PROCESS_BUDGET)
+        self.stop_reading(ReadingStop.PROCESS_BUDGET)
 
     def go_on_with_budget(self) -> None:
         """See `BudgetHolder`."""
-        self.go_on_reading(_PROCESS_BUDGET)
+        self.go_on_reading(ReadingStop.PROCESS_BUDGET)
 
     def _released(self, size_bytes: int) -> None:
         self._held_bytes -= size_bytes
         self._budget.give(size_bytes)
         if self._held_bytes <= self._config.association_buffer_bytes // 2:
-            self.go_on_reading(_ASSOCIATION_BUFFER)
+            self.go_on_reading(ReadingStop.ASSOCIATION_BUFFER)
 
 
 def _safe(details: dict[str, object]) -> dict[str, object]:

@@ -11,6 +11,7 @@ from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import TransportConfig
 from scp_server.objects.header_tap import TapLimits
+from scp_server.observability.measures import Measures
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.registry import ServiceRegistry
@@ -35,7 +36,7 @@ def build_storage(settings: Settings) -> FilesystemStorage:
     )
 
 
-def build_index(settings: Settings) -> SqlIndex:
+def build_index(settings: Settings, measures: Measures | None = None) -> SqlIndex:
     """The index in the data folder."""
     return SqlIndex(
         IndexConfig(
@@ -44,7 +45,8 @@ def build_index(settings: Settings) -> SqlIndex:
             max_batch=settings.index.max_batch,
             max_queue=settings.index.max_queue,
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
-        )
+        ),
+        measures.index if measures else None,
     )
 
 
@@ -101,14 +103,17 @@ def build_policy(settings: Settings) -> NegotiationPolicy:
     )
 
 
-def build_manager(settings: Settings, storage: Storage, index: SqlIndex) -> AssociationManager:
+def build_manager(
+    settings: Settings, storage: Storage, index: SqlIndex, measures: Measures | None = None
+) -> AssociationManager:
     """Everything between the listening socket and the storage."""
     limits = settings.limits
+    measures = measures or Measures()
     policy = build_policy(settings)
     services = ServiceRegistry()
     services.register(VerificationService(), {VERIFICATION_SOP_CLASS})
     services.register(
-        StorageService(storage, index, build_storage_service_config(settings)),
+        StorageService(storage, index, build_storage_service_config(settings), measures.reception),
         StorageSOPClasses(policy),
     )
     return AssociationManager(
@@ -128,6 +133,7 @@ def build_manager(settings: Settings, storage: Storage, index: SqlIndex) -> Asso
             half_open_buffer_bytes=limits.half_open_buffer_bytes,
         ),
         services,
+        measures,
     )
 
 

@@ -16,6 +16,7 @@ from scp_server.index.base import Index
 from scp_server.net.listener import Listener
 from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import configure_logging, get_logger
+from scp_server.observability.measures import Measures
 from scp_server.runtime.build import (
     build_index,
     build_manager,
@@ -25,8 +26,10 @@ from scp_server.runtime.build import (
 )
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
+from scp_server.runtime.sight import Sight
 from scp_server.settings import Settings
 from scp_server.web.health import HealthState, health_app
+from scp_server.web.metrics import metrics_route
 from scp_server.web.server import HttpServer
 
 log = get_logger(__name__)
@@ -52,10 +55,13 @@ class Server:
         self.health = HealthState()
         self._lock = DataFolderLock(settings.data_dir)
         self._storage = build_storage(settings)
-        self._index = build_index(settings)
-        self._manager = build_manager(settings, self._storage, self._index)
+        measures = Measures()
+        self._index = build_index(settings, measures)
+        self._manager = build_manager(settings, self._storage, self._index, measures)
+        self._sight = Sight(measures, self.health, self._manager, self._storage)
         self._listener = Listener(self._manager, settings.listen.host, settings.listen.port)
-        self._http = HttpServer(settings.http.host, settings.http.port, health_app(self.health))
+        app = health_app(self.health, metrics_route(self._sight.scrape))
+        self._http = HttpServer(settings.http.host, settings.http.port, app)
         self._address: tuple[str, int] = ("", 0)
         self._http_address: tuple[str, int] = ("", 0)
         self._started = False
@@ -70,7 +76,7 @@ class Server:
 
     @property
     def http_address(self) -> tuple[str, int]:
-        """Host and port of `/healthz` and `/readyz`."""
+        """Host and port of `/healthz`, `/readyz` and `/metrics`."""
         return self._http_address
 
     @property
@@ -104,6 +110,8 @@ class Server:
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         await recover(self._storage, self._index, build_storage_service_config(settings))
+        self._sight.start()
+        running.push_async_callback(self._sight.stop)
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
         # Last, for whoever is let in now stays: nothing may fail after it.

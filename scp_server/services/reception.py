@@ -14,6 +14,7 @@ from scp_server.objects.header_tap import HeaderTap
 from scp_server.objects.part10 import FileMetaBytes, dicos_version_value, file_meta
 from scp_server.objects.summary import InstanceSummary, summarize
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class
+from scp_server.observability.measures import StageClock
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
@@ -59,6 +60,8 @@ class Reception:
         self._summary: InstanceSummary | None = None
         self._begun_without_header = False
         self._committed = False
+        self.stages = StageClock()
+        """Where the time went."""
 
     @property
     def summary(self) -> InstanceSummary:
@@ -70,9 +73,12 @@ class Reception:
     async def receive(self) -> None:
         """Take the whole data set. Raises OperationRefused, StorageError or AssociationError."""
         async for chunks in self._operation.dataset.chunks():
+            self.stages.received()
             await self._take(chunks)
+        self.stages.received()
         self._tap.finish()
         self._look_at_header()
+        self.stages.parsed()
         await self._write_waiting()
 
     async def commit(self) -> StoredObject:
@@ -91,6 +97,7 @@ class Reception:
             )
         )
         self._committed = True
+        self.stages.persisted()
         self._release()
         return stored
 
@@ -132,11 +139,16 @@ class Reception:
             raise OperationRefused(Status.OUT_OF_RESOURCES, f"the data set is larger than {limit} bytes")
         if self._tap.header_complete:
             self._look_at_header()
-        elif not pressed and self._writer is None and self._waiting_bytes < self._config.header_buffer_bytes:
+            may_wait = False
+        else:
+            may_wait = not pressed and self._writer is None
+        self.stages.parsed()
+        if may_wait and self._waiting_bytes < self._config.header_buffer_bytes:
             return
         await self._write_waiting()
         if pressed and self._writer is not None:
             await self._writer.flush()
+        self.stages.persisted()
         self._release()
 
     async def _look_through(self, chunk: memoryview) -> None:

@@ -22,6 +22,7 @@ from scp_server.interfaces import Operation
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.logs import get_logger, peer_text
+from scp_server.observability.measures import ReceptionMeasures
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
 from scp_server.services.reception import Arrival, Reception
@@ -64,10 +65,17 @@ class ArrivalClock:
 class StorageService:
     """Receives composite objects into a storage and an index."""
 
-    def __init__(self, storage: Storage, index: Index, config: StorageServiceConfig) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        index: Index,
+        config: StorageServiceConfig,
+        measures: ReceptionMeasures | None = None,
+    ) -> None:
         self._storage = storage
         self._index = index
         self._config = config
+        self._measures = measures or ReceptionMeasures()
         self._arrivals = ArrivalClock()
 
     @handles(CStoreRQ)
@@ -105,7 +113,10 @@ class StorageService:
             log.error("index.failed", error=str(failure), association_id=association_id)
             await self._take_back(stored)
             raise OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed") from failure
+        reception.stages.indexed()
+        self._measures.recorded(reception.stages)
         if result.patient_conflict:
+            self._measures.patient_conflicts += 1
             log.warning(
                 "patient.conflict",
                 association_id=association_id,

@@ -58,7 +58,7 @@ from scp_server.storage.layout import (
 )
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in
-from scp_server.storage.sync import Durability, FreeSpace, make_folder, storage_failure
+from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_folder, storage_failure
 from scp_server.storage.writer import FilesystemWriter, Workshop
 
 __all__ = ["Durability", "FilesystemStorage", "FilesystemStorageConfig"]
@@ -185,6 +185,10 @@ class FilesystemStorage:
             # The storage may have been closed meanwhile.
             workshop = self._opened()
         return FilesystemWriter(workshop, arrival_id, prefix, digest)
+
+    async def space(self) -> SpaceReading:
+        """What is free, read anew in a thread. Raises StorageError."""
+        return await self._hop("look at the free space", self._opened().space.read)
 
     # --- reading
 

@@ -10,6 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from scp_server.errors import StorageError, StorageFull
@@ -109,6 +110,15 @@ def make_folder(path: str, *, durable: bool) -> None:
             sync_directory(os.path.dirname(folder))
 
 
+@dataclass(frozen=True, slots=True)
+class SpaceReading:
+    """What a filesystem said of itself. `free_bytes` includes the reserve."""
+
+    free_bytes: int
+    size_bytes: int
+    reserve_bytes: int
+
+
 class FreeSpace:
     """Watches that the reserve stays free.
 
@@ -123,14 +133,20 @@ class FreeSpace:
     def check(self) -> None:
         """Raise StorageFull when less than the reserve is free. Blocks as long as statvfs does."""
         now = time.monotonic()
-        reading = os.statvfs(self._folder)
-        reserve = self._reserve_bytes
-        if reserve is None:
-            reserve = min(_GIBIBYTE, reading.f_blocks * reading.f_frsize // 50)
-        if reading.f_bavail * reading.f_frsize < reserve:
+        space = self.read()
+        if space.free_bytes < space.reserve_bytes:
             self._ample_until = float("-inf")
             raise StorageFull("only the reserve is free")
         self._ample_until = now + _READING_SECONDS
+
+    def read(self) -> SpaceReading:
+        """Ask the filesystem. Blocks as long as statvfs does; raises its OSError."""
+        reading = os.statvfs(self._folder)
+        size_bytes = reading.f_blocks * reading.f_frsize
+        reserve = self._reserve_bytes
+        if reserve is None:
+            reserve = min(_GIBIBYTE, size_bytes // 50)
+        return SpaceReading(reading.f_bavail * reading.f_frsize, size_bytes, reserve)
 
     @property
     def recently_ample(self) -> bool:

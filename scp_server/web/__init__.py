@@ -1,1 +1,1 @@
-"""HTTP: health (and later metrics, DICOMweb and pages)."""
+"""HTTP: health and metrics (and later DICOMweb and pages)."""

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 
 class HealthState:
@@ -34,8 +34,8 @@ class HealthState:
         self._reasons = reasons or ("not ready",)
 
 
-def health_app(state: HealthState) -> Starlette:
-    """The ASGI application. Everything it says is JSON, errors too.
+def health_app(state: HealthState, *more: BaseRoute) -> Starlette:
+    """The ASGI application, with `more` routes. Everything it says itself is JSON, errors too.
 
     `GET /healthz`: 200 while the event loop turns. `GET /readyz`: 200 when ready, else 503 and the reasons.
     """
@@ -51,7 +51,11 @@ def health_app(state: HealthState) -> Starlette:
         )
 
     app = Starlette(
-        routes=[Route("/healthz", healthz, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])],
+        routes=[
+            Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
+            *more,
+        ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
     app.router.redirect_slashes = False

@@ -202,7 +202,7 @@ def test_echo_imports_nothing_heavy_of_ours(unused_tcp_port: int) -> None:
         "import sys\nfrom scp_server.cli.main import main\n"
         f"try:\n    main(['echo', '--port', '{unused_tcp_port}'])\nexcept SystemExit: pass\n"
         "heavy = {'pydicom', 'pynetdicom', 'sqlalchemy', 'rich', 'structlog', 'starlette', 'uvicorn',"
-        " 'pydantic_settings'}\nprint(sorted(heavy & set(sys.modules)))"
+        " 'pydantic_settings', 'prometheus_client'}\nprint(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True

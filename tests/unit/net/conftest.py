@@ -35,4 +35,8 @@ async def scene(logs: list[dict[str, Any]]) -> AsyncIterator[AcceptorScene]:
     assert scene.manager.connection_count == 0
     assert scene.manager.association_count == 0
     assert scene.manager.budget.held_bytes == 0
+    assert scene.manager.operation_count == 0
+    counts = scene.manager.measures.associations
+    assert counts.accepted == sum(counts.ended.values())
+    assert {why: stop.count for why, stop in counts.stops.items() if stop.count} == {}
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from scp_server.errors import StorageError, StorageFull
 from scp_server.storage import sync
-from scp_server.storage.sync import make_folder, storage_failure, write_all, write_at
+from scp_server.storage.sync import (
+    FreeSpace,
+    SpaceReading,
+    make_folder,
+    storage_failure,
+    write_all,
+    write_at,
+)
 
 
 def _written(tmp_path: Path, buffers: Any) -> bytes:
@@ -108,3 +115,16 @@ def test_make_folder_accepts_what_exists_and_refuses_a_file(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"exists|Not a directory"):
         make_folder(str(tmp_path / "file"), durable=True)
+
+
+@pytest.mark.parametrize(
+    ("configured", "blocks", "reserve"), [(None, 100_000, 2_000 * 4_096), (None, 1 << 30, 1 << 30), (5, 9, 5)]
+)
+def test_a_reading_tells_free_space_with_the_reserve_and_the_reserve_in_force(
+    monkeypatch: pytest.MonkeyPatch, configured: int | None, blocks: int, reserve: int
+) -> None:
+    class Answer:
+        f_frsize, f_blocks, f_bavail = 4_096, blocks, 7
+
+    monkeypatch.setattr(os, "statvfs", lambda _folder: Answer)
+    assert FreeSpace("/nowhere", configured).read() == SpaceReading(7 * 4_096, blocks * 4_096, reserve)

@@ -1,0 +1,255 @@
+"""What the server counts while it works: plain numbers, which `metrics` names and renders when somebody asks.
+
+Adding to them takes no lock and looks up no text, so that an object costs a few microseconds of counting and
+a fragment one addition. Everything here is changed in the event loop alone, except `IndexMeasures`' batches,
+which the index's one writing thread adds to; whoever reads in between sees numbers of a moment ago.
+
+Every key comes from a closed set: nothing that a peer sends can make another series.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from scp_server.protocol.message import CEchoRQ, CStoreRQ, Message
+from scp_server.protocol.pdu import RejectReason
+from scp_server.protocol.status import Status, StatusClass, status_class
+
+DURATION_BOUNDS_SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0,
+)  # fmt: skip
+LAG_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BATCH_BOUNDS_ENTRIES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+OTHER_STATUS = -1
+"""Stands for every failure status that `Status` does not know."""
+
+
+class Histogram:
+    """Observed values, counted by the smallest of `bounds` that is not below them; the last count is of those
+    above all bounds."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class StoppedTime:
+    """How many are stopped now, and how long all together have been, those of this moment included."""
+
+    __slots__ = ("_clock", "_ended_seconds", "count")
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ended_seconds = 0.0
+        self.count = 0
+
+    def stopped(self) -> None:
+        """One more is stopped."""
+        self.count += 1
+        self._ended_seconds -= self._clock()
+
+    def went_on(self) -> None:
+        """One fewer is stopped."""
+        self.count -= 1
+        self._ended_seconds += self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """Time stopped; a second that two are stopped counts twice."""
+        return max(0.0, self._ended_seconds + self.count * self._clock())
+
+
+class ReadingStop(StrEnum):
+    """Why nothing is read from a connection: which back-pressure bites."""
+
+    PEER_DOES_NOT_READ = "peer_does_not_read"
+    """Our answers wait in `limits.send_buffer_bytes`."""
+    ASSOCIATION_BUFFER = "association_buffer"
+    """`limits.association_buffer_bytes` are held."""
+    PROCESS_BUDGET = "process_budget"
+    """`limits.process_buffer_bytes` are held."""
+    OPERATIONS = "operations"
+    """`limits.max_pending_operations` wait."""
+
+
+class Outcome(StrEnum):
+    """How an association ended."""
+
+    RELEASED = "released"
+    ABORTED = "aborted"
+    LOST = "lost"
+
+
+class AssociationMeasures:
+    """Sockets and associations of the acceptor."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.displaced = 0
+        self.received_bytes = 0
+        self.accepted = 0
+        self.rejected: dict[int, int] = dict.fromkeys(RejectReason, 0)
+        self.ended: dict[str, int] = dict.fromkeys(Outcome, 0)
+        self.stops: Mapping[str, StoppedTime] = MappingProxyType(
+            {reason: StoppedTime() for reason in ReadingStop}
+        )
+
+
+class Service(StrEnum):
+    """The services that are told apart."""
+
+    STORE = "store"
+    ECHO = "echo"
+    OTHER = "other"
+
+
+SERVICES: Mapping[type[Message], Service] = MappingProxyType({CStoreRQ: Service.STORE, CEchoRQ: Service.ECHO})
+UNANSWERED = "unanswered"
+RESULTS = ("success", "warning", "cancel", "failure", UNANSWERED)
+"""The class of the final status, or that none was sent before the association ended."""
+_KEPT = frozenset({StatusClass.SUCCESS, StatusClass.WARNING})
+
+
+class OperationMeasures:
+    """DIMSE operations of the acceptor, and the objects among them."""
+
+    def __init__(self) -> None:
+        self.durations: Mapping[Service, Mapping[str, Histogram]] = MappingProxyType(
+            {
+                service: {result: Histogram(DURATION_BOUNDS_SECONDS) for result in RESULTS}
+                for service in Service
+            }
+        )
+        self._by_request = {request: self.durations[service] for request, service in SERVICES.items()}
+        self._other = self.durations[Service.OTHER]
+        self.objects = 0
+        self.object_bytes = 0
+        self.refused: dict[int, int] = {
+            OTHER_STATUS: 0,
+            **{status: 0 for status in Status if status_class(status) is StatusClass.FAILURE},
+        }
+
+    def ended(self, request: Message, status: int | None, seconds: float, dataset_bytes: int) -> None:
+        """An operation is over, `seconds` after its request; `status` None when it was not answered."""
+        by_result = self._by_request.get(type(request), self._other)
+        kind = StatusClass.PENDING if status is None else status_class(status)
+        if status is None or kind is StatusClass.PENDING:
+            by_result[UNANSWERED].observe(seconds)
+            return
+        by_result[kind.value].observe(seconds)
+        if not isinstance(request, CStoreRQ):
+            return
+        if kind in _KEPT:
+            self.objects += 1
+            self.object_bytes += dataset_bytes
+        else:
+            self.refused[status if status in self.refused else OTHER_STATUS] += 1
+
+
+class StageClock:
+    """Divides the time of one reception among its stages: every moment belongs to exactly one."""
+
+    __slots__ = ("_clock", "_last", "index", "parse", "persist", "receive")
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.receive = self.parse = self.persist = self.index = 0.0
+        self._clock = clock
+        self._last = clock()
+
+    def received(self) -> None:
+        """What went by since the last call was waiting for the peer."""
+        now = self._clock()
+        self.receive += now - self._last
+        self._last = now
+
+    def parsed(self) -> None:
+        """What went by since the last call was reading the header."""
+        now = self._clock()
+        self.parse += now - self._last
+        self._last = now
+
+    def persisted(self) -> None:
+        """What went by since the last call was waiting for the storage."""
+        now = self._clock()
+        self.persist += now - self._last
+        self._last = now
+
+    def indexed(self) -> None:
+        """What went by since the last call was waiting for the index."""
+        now = self._clock()
+        self.index += now - self._last
+        self._last = now
+
+
+def _durations() -> Histogram:
+    return Histogram(DURATION_BOUNDS_SECONDS)
+
+
+@dataclass(slots=True)
+class ReceptionMeasures:
+    """The way of objects through storage and index, of those that the index answered for."""
+
+    receive: Histogram = field(default_factory=_durations)
+    parse: Histogram = field(default_factory=_durations)
+    persist: Histogram = field(default_factory=_durations)
+    index: Histogram = field(default_factory=_durations)
+    patient_conflicts: int = 0
+
+    def recorded(self, stages: StageClock) -> None:
+        """An object went through all stages."""
+        self.receive.observe(stages.receive)
+        self.parse.observe(stages.parse)
+        self.persist.observe(stages.persist)
+        self.index.observe(stages.index)
+
+
+@dataclass(slots=True)
+class IndexMeasures:
+    """The index's writer. `batch_entries` and `batch_seconds` are added to in its thread."""
+
+    batch_entries: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS_ENTRIES))
+    batch_seconds: Histogram = field(default_factory=_durations)
+    waiting: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Everything one server counts. Each component gets its own part."""
+
+    associations: AssociationMeasures = field(default_factory=AssociationMeasures)
+    operations: OperationMeasures = field(default_factory=OperationMeasures)
+    reception: ReceptionMeasures = field(default_factory=ReceptionMeasures)
+    index: IndexMeasures = field(default_factory=IndexMeasures)
+    loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What is not counted but asked for at the moment of a reading. The space is None when it is unknown."""
+
+    ready: bool = False
+    connections: int = 0
+    connections_limit: int = 0
+    associations: int = 0
+    associations_limit: int = 0
+    operations: int = 0
+    held_bytes: int = 0
+    held_bytes_limit: int = 0
+    storage_free_bytes: int | None = None
+    storage_size_bytes: int | None = None
+    storage_reserve_bytes: int | None = None

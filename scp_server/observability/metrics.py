@@ -1,0 +1,321 @@
+"""Every metric of the server, declared once: its name, its kind, its labels, and where its number comes from.
+
+The numbers are kept in `measures`; here they are read, when Prometheus asks. A new metric is one line in
+`METRICS` and one row in `docs/operating.md`, which a test compares with what the server says. Labels come
+from closed sets: a peer's text is never one.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from scp_server.observability.measures import OTHER_STATUS, Histogram, Levels, Measures
+from scp_server.protocol.pdu import RejectReason
+
+TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_OPENMETRICS = "application/openmetrics-text"
+
+Kind = Literal["counter", "gauge", "histogram"]
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a reading is made from."""
+
+    measures: Measures
+    levels: Levels
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One metric. `read` yields label values and the number (a Histogram, where that is the kind)."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    labels: Labels
+    read: Callable[[View], Iterable[tuple[Labels, float | Histogram]]]
+
+
+def _single(
+    name: str, kind: Kind, meaning: str, read: Callable[[View], float | Histogram | None]
+) -> Declaration:
+    """A metric without labels; a number of None is left out."""
+
+    def sample(view: View) -> Iterator[tuple[Labels, float | Histogram]]:
+        value = read(view)
+        if value is not None:
+            yield (), value
+
+    return Declaration(name, kind, meaning, (), sample)
+
+
+METRICS: tuple[Declaration, ...] = (
+    Declaration(
+        "scp_build_info",
+        "gauge",
+        "Always 1; its labels say what is running.",
+        ("version", "python"),
+        lambda view: [((view.version, platform.python_version()), 1)],
+    ),
+    _single("scp_ready", "gauge", "1 while associations are accepted.", lambda view: view.levels.ready),
+    # -- connections and associations
+    _single(
+        "scp_connections", "gauge", "Sockets open for DICOM, ending ones too.", lambda v: v.levels.connections
+    ),
+    _single(
+        "scp_connections_limit", "gauge", "limits.max_connections.", lambda v: v.levels.connections_limit
+    ),
+    _single(
+        "scp_connections_opened_total",
+        "counter",
+        "Sockets accepted for DICOM.",
+        lambda v: v.measures.associations.connections,
+    ),
+    _single(
+        "scp_connections_displaced_total",
+        "counter",
+        "Sockets without an association that were reset to make room.",
+        lambda v: v.measures.associations.displaced,
+    ),
+    _single(
+        "scp_associations_active",
+        "gauge",
+        "Associations accepted and not ended.",
+        lambda v: v.levels.associations,
+    ),
+    _single(
+        "scp_associations_limit", "gauge", "limits.max_associations.", lambda v: v.levels.associations_limit
+    ),
+    _single(
+        "scp_associations_accepted_total",
+        "counter",
+        "Associations accepted.",
+        lambda v: v.measures.associations.accepted,
+    ),
+    Declaration(
+        "scp_associations_rejected_total",
+        "counter",
+        "Associations rejected, by the reason of PS3.8 9.3.4.",
+        ("reason",),
+        lambda v: [
+            ((RejectReason(reason).name.lower(),), count)
+            for reason, count in v.measures.associations.rejected.items()
+        ],
+    ),
+    Declaration(
+        "scp_associations_ended_total",
+        "counter",
+        "Accepted associations that ended.",
+        ("outcome",),
+        lambda v: [((str(outcome),), count) for outcome, count in v.measures.associations.ended.items()],
+    ),
+    _single(
+        "scp_received_bytes_total",
+        "counter",
+        "Bytes read from DICOM sockets.",
+        lambda v: v.measures.associations.received_bytes,
+    ),
+    # -- operations and objects
+    _single(
+        "scp_operations_in_flight",
+        "gauge",
+        "DIMSE requests that are performed or wait for their turn.",
+        lambda v: v.levels.operations,
+    ),
+    Declaration(
+        "scp_operation_duration_seconds",
+        "histogram",
+        "From a DIMSE request to its final response sent, its turn waited for.",
+        ("service", "status_class"),
+        lambda v: [
+            ((str(service), result), histogram)
+            for service, by_result in v.measures.operations.durations.items()
+            for result, histogram in by_result.items()
+        ],
+    ),
+    _single(
+        "scp_objects_received_total",
+        "counter",
+        "C-STORE answered with success or a warning.",
+        lambda v: v.measures.operations.objects,
+    ),
+    _single(
+        "scp_objects_received_bytes_total",
+        "counter",
+        "Bytes of the data sets of those objects.",
+        lambda v: v.measures.operations.object_bytes,
+    ),
+    Declaration(
+        "scp_objects_refused_total",
+        "counter",
+        "C-STORE answered with a failure status.",
+        ("status",),
+        lambda v: [
+            (("other" if status == OTHER_STATUS else f"0x{status:04X}",), count)
+            for status, count in v.measures.operations.refused.items()
+        ],
+    ),
+    Declaration(
+        "scp_stage_duration_seconds",
+        "histogram",
+        "Where the time of an object went that the index answered for.",
+        ("stage",),
+        lambda v: [
+            (("receive",), v.measures.reception.receive),
+            (("parse",), v.measures.reception.parse),
+            (("persist",), v.measures.reception.persist),
+            (("index",), v.measures.reception.index),
+        ],
+    ),
+    _single(
+        "scp_patient_conflicts_total",
+        "counter",
+        "Objects kept that name another patient than their study.",
+        lambda v: v.measures.reception.patient_conflicts,
+    ),
+    # -- back-pressure
+    Declaration(
+        "scp_reading_stopped",
+        "gauge",
+        "Connections that nothing is read from at this moment.",
+        ("reason",),
+        lambda v: [((str(why),), stop.count) for why, stop in v.measures.associations.stops.items()],
+    ),
+    Declaration(
+        "scp_reading_stopped_seconds_total",
+        "counter",
+        "Time that connections were not read from, those of this moment included.",
+        ("reason",),
+        lambda v: [((str(why),), stop.seconds) for why, stop in v.measures.associations.stops.items()],
+    ),
+    _single(
+        "scp_held_bytes",
+        "gauge",
+        "Received bytes in memory, between socket and storage.",
+        lambda v: v.levels.held_bytes,
+    ),
+    _single(
+        "scp_held_bytes_limit", "gauge", "limits.process_buffer_bytes.", lambda v: v.levels.held_bytes_limit
+    ),
+    _single(
+        "scp_event_loop_lag_seconds",
+        "histogram",
+        "How late the event loop is, asked twice a second.",
+        lambda v: v.measures.loop_lag,
+    ),
+    # -- index and storage
+    _single(
+        "scp_index_batch_entries",
+        "histogram",
+        "Entries that shared a transaction of the index.",
+        lambda v: v.measures.index.batch_entries,
+    ),
+    _single(
+        "scp_index_batch_duration_seconds",
+        "histogram",
+        "Time that a batch of the index took, its commit included.",
+        lambda v: v.measures.index.batch_seconds,
+    ),
+    _single(
+        "scp_index_waiting_entries",
+        "gauge",
+        "Entries that wait for the index's commit.",
+        lambda v: v.measures.index.waiting,
+    ),
+    _single(
+        "scp_index_failures_total",
+        "counter",
+        "Entries that the index could not record.",
+        lambda v: v.measures.index.failures,
+    ),
+    _single(
+        "scp_storage_free_bytes",
+        "gauge",
+        "Free space of the data folder's filesystem, the reserve included.",
+        lambda v: v.levels.storage_free_bytes,
+    ),
+    _single(
+        "scp_storage_size_bytes",
+        "gauge",
+        "Size of the data folder's filesystem.",
+        lambda v: v.levels.storage_size_bytes,
+    ),
+    _single(
+        "scp_storage_reserve_bytes",
+        "gauge",
+        "Space that objects are never given (storage.reserve_bytes).",
+        lambda v: v.levels.storage_reserve_bytes,
+    ),
+)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of its own, so that a process may have several servers."""
+
+    def __init__(self, measures: Measures, levels: Callable[[], Levels], version: str) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Reader(measures, levels, version))
+        ProcessCollector(namespace="scp", registry=self.registry)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics where `accept` names it, else Prometheus text."""
+        types = {each.partition(";")[0].strip().lower() for each in accept.split(",")}
+        if _OPENMETRICS in types:
+            # Untyped in the library.
+            body: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return body, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), TEXT_CONTENT_TYPE
+
+
+class _Reader(Collector):
+    def __init__(self, measures: Measures, levels: Callable[[], Levels], version: str) -> None:
+        self._measures = measures
+        self._levels = levels
+        self._version = version
+
+    def collect(self) -> Iterator[Metric]:
+        view = View(self._measures, self._levels(), self._version)
+        for declaration in METRICS:
+            yield _family(declaration, view)
+
+
+def _family(declaration: Declaration, view: View) -> Metric:
+    name, meaning, labels = declaration.name, declaration.meaning, declaration.labels
+    if declaration.kind == "histogram":
+        histograms = HistogramMetricFamily(name, meaning, labels=labels)
+        for values, value in declaration.read(view):
+            if isinstance(value, Histogram):
+                histograms.add_metric(values, _buckets(value), value.sum)
+        return histograms
+    family: CounterMetricFamily | GaugeMetricFamily
+    if declaration.kind == "counter":
+        family = CounterMetricFamily(name, meaning, labels=labels)
+    else:
+        family = GaugeMetricFamily(name, meaning, labels=labels)
+    for values, value in declaration.read(view):
+        if not isinstance(value, Histogram):
+            family.add_metric(values, value)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    return list(zip(_names(histogram.bounds), accumulate(histogram.counts), strict=True))
+
+
+@cache
+def _names(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*map(floatToGoString, bounds), "+Inf")
