@@ -20,6 +20,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 
+_REJECTED = "; the last reload was rejected, see the log"
+
 Load = Callable[[], Settings]
 
 
@@ -85,11 +87,7 @@ async def _reload_at(hangup: asyncio.Event, server: Server, load: Load | None, n
         hangup.clear()
         notifier.reloading()
         taken_over = await reload(server, load)
-        notifier.ready(
-            _running(server)
-            if taken_over
-            else f"{_running(server)}; the last reload was rejected, see the log"
-        )
+        notifier.ready(_running(server) + ("" if taken_over else _REJECTED))
 
 
 def _running(server: Server) -> str:

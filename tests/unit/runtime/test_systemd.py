@@ -84,7 +84,7 @@ def _inherited_in_a_child(descriptors: str, names: str, *, listens: bool = True)
         "sys.stdout.flush()\nos._exit(0)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_SECONDS
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
