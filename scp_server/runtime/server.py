@@ -25,6 +25,7 @@ from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
 from scp_server.runtime.systemd import InheritedSockets
 from scp_server.settings import Settings
+from scp_server.storage.base import Storage
 from scp_server.web.health import HealthState, health_app
 from scp_server.web.server import HttpServer
 
@@ -76,6 +77,11 @@ class Server:
     def index(self) -> Index:
         """What is kept, for asking."""
         return self._index
+
+    @property
+    def storage(self) -> Storage:
+        """Where it is kept, for reading."""
+        return self._storage
 
     async def start(self) -> None:
         """Open storage and index, heal what a crash left, listen. Once.
