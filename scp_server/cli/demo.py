@@ -132,6 +132,7 @@ async def _stop_signal() -> AsyncIterator[asyncio.Event]:
 
 def _settings(folder: Path) -> Settings:
     from scp_server.settings import Settings
+    from scp_server.settings.limits import LimitsSettings
     from scp_server.settings.models import HTTPSettings, ListenSettings
 
     return Settings(
@@ -139,6 +140,8 @@ def _settings(folder: Path) -> Settings:
         http=HTTPSettings(host="127.0.0.1", port=0),
         data_dir=folder / "data",
         drain_timeout_seconds=5,
+        # So few that any machine's limit of open files is enough.
+        limits=LimitsSettings(max_associations=64, max_connections=128),
     )
 
 

@@ -9,10 +9,10 @@ from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import ct_image
 from scp_server.testing.phantom import BODY, LUGGAGE, projection, slices
 
-CT_SLICES, CT_SIDE = 8, 96
+CT_SLICES, CT_SIDE = 8, 64
 SECTION_SIDES = (48, 40)
 SECTION_FRAMES = 8
-DX_ROWS, DX_COLUMNS = 72, 96
+DX_ROWS, DX_COLUMNS = 60, 80
 
 
 def medical_objects() -> list[EncodedObject]:
@@ -37,6 +37,8 @@ def security_objects() -> list[EncodedObject]:
         )
         for side in SECTION_SIDES
     ]
-    image = dicos_dx(rows=DX_ROWS, columns=DX_COLUMNS, pixels=projection(LUGGAGE, DX_ROWS, DX_COLUMNS))
+    image = dicos_dx(
+        rows=DX_ROWS, columns=DX_COLUMNS, pixels=projection(LUGGAGE, DX_ROWS, DX_COLUMNS, steps=6)
+    )
     sheet = replace(TWO_THREATS[0], base=(28.0, 12.0, 2.0), extents=(14.0, 6.0, 4.0), bitmap=b"")
     return [image, *sections, dicos_tdr(sections[0], threats=[sheet, TWO_THREATS[1]])]

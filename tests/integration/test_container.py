@@ -24,6 +24,8 @@ DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "deploy" / "compose" / "compose.yaml"
 BUILD_SECONDS = 900.0
 RUN_SECONDS = 120.0
+_OPEN_FILES = "nofile=16384:16384"
+"""As in the compose file; buildah's own limit is lower than any container engine's."""
 RequirePeer = Callable[[str, object], None]
 
 
@@ -114,7 +116,7 @@ class Image:
             *("buildah", "bud", "--format", "docker", "--isolation", "chroot", "--network", "host"),
             *("--build-arg", f"BASE={self._base}", *_certificates(), "-t", self.name, str(ROOT)),
         )
-        self.container = _run("buildah", "from", self.name).strip()
+        self.container = _run("buildah", "from", "--ulimit", _OPEN_FILES, self.name).strip()
 
     def remove(self) -> None:
         """Take everything away again."""

@@ -85,6 +85,14 @@ def test_for_machines_it_is_one_document(environment: dict[str, str], scratch: P
     assert list(scratch.iterdir()) == []
 
 
+def test_it_runs_where_few_files_may_be_open(environment: dict[str, str]) -> None:
+    limited = ["bash", "-c", 'ulimit -n 512 && exec "$@"', "bash", *COMMAND, "--once", "--json"]
+    ended = subprocess.run(
+        limited, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False, env=environment
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_pictures_that_cannot_be_written_are_exit_2(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     ended = _demo(environment, "--once", "--pictures", str(tmp_path / "taken"))
