@@ -136,6 +136,30 @@ def serve(
 
 
 @app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="End by itself, with exit code 1 if anything is not found again.")
+    ] = False,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            "--pictures", metavar="DIR", help="Put the pictures there and leave them.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Run a server on free ports and a temporary folder, send it samples, and show them found again.
+
+    Without --once it stays up until Ctrl-C. The folder is removed at the end.
+
+    Example: scp-server demo --once
+    """
+    from scp_server.cli.demo import run_demo
+
+    _end(lambda: run_demo(once=once, pictures=pictures, as_json=as_json))
+
+
+@app.command()
 def echo(
     host: Host = "127.0.0.1",
     port: Port = 11_112,

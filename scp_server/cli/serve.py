@@ -26,6 +26,6 @@ def run_server(config: Path | None, overrides: Mapping[str, Any]) -> int:
     from scp_server.settings import load_settings
 
     settings = load_settings(config, overrides)
-    from scp_server.runtime.server import run
+    from scp_server.runtime.daemon import run
 
-    return run(settings)
+    return run(settings, lambda: load_settings(config, overrides))

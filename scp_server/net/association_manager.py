@@ -58,12 +58,11 @@ class AssociationManager:
         self.services = services
         self.measures = measures or Measures()
         self.budget = ByteBudget(config.process_buffer_bytes)
+        self._max_request_bytes = _max_request_bytes(config)
         self._connections: dict[Connection, None] = {}
         self._associations: dict[Connection, None] = {}
         self._requests: dict[Connection, int] = {}
         self._request_bytes = 0
-        longest_request_bytes = config.limits.max_associate_pdu_bytes + PDU_HEADER.size
-        self._max_request_bytes = max(config.half_open_buffer_bytes, longest_request_bytes)
         self._per_peer: Counter[str] = Counter()
         self._per_address: Counter[str] = Counter()
         self._ids = itertools.count(1)
@@ -74,6 +73,20 @@ class AssociationManager:
     def new_connection(self) -> Connection:
         """The protocol of a socket that was just accepted."""
         return Connection(self)
+
+    def reconfigure(self, config: AcceptorConfig, services: Services) -> None:
+        """Let `config` and `services` hold for the associations that are asked for from now on.
+
+        Others keep what they began with; what counts all together (the caps, the process's budget) holds at
+        once, and ends none that is over it already. The length of PDUs must stay: a socket that has not
+        asked yet enforces what it was made with. Raises ValueError for another one.
+        """
+        if config.policy.maximum_length != self.config.policy.maximum_length:
+            raise ValueError("the announced maximum length cannot change while sockets are open")
+        self.config = config
+        self.services = services
+        self.budget.set_limit(config.process_buffer_bytes)
+        self._max_request_bytes = _max_request_bytes(config)
 
     @property
     def connection_count(self) -> int:
@@ -233,3 +246,8 @@ class AssociationManager:
         if self._changed is not None:
             self._changed.set_result(None)
             self._changed = None
+
+
+def _max_request_bytes(config: AcceptorConfig) -> int:
+    """What all unfinished A-ASSOCIATE-RQs together may hold: always enough for one of the longest."""
+    return max(config.half_open_buffer_bytes, config.limits.max_associate_pdu_bytes + PDU_HEADER.size)

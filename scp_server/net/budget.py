@@ -36,6 +36,12 @@ class ByteBudget:
         self._holders: dict[BudgetHolder, None] = {}
         self._stopped: dict[BudgetHolder, None] = {}
 
+    def set_limit(self, limit_bytes: int) -> None:
+        """Another limit from now on; who was stopped goes on at once where there is room under it."""
+        self.limit_bytes = limit_bytes
+        self._low_water_bytes = limit_bytes - limit_bytes // 8
+        self.give(0)
+
     def join(self, holder: BudgetHolder) -> None:
         """`holder` may take from now on."""
         self._holders[holder] = None

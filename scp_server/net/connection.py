@@ -51,6 +51,7 @@ class Connection(AssociationTransport):
         super().__init__(Role.ACCEPTOR, config.limits, config.transport)
         self._manager = manager
         self._config = config
+        self._services = manager.services
         self._budget = manager.budget
         self._counts = manager.measures.associations
         self._held_bytes = 0
@@ -194,6 +195,8 @@ class Connection(AssociationTransport):
                 if context.result == ContextResult.ACCEPTANCE
             },
         )
+        # What was changed since the socket came holds for this association, whole, and later changes do not.
+        self._config, self._services = self._manager.config, self._manager.services
         self._manager.association_began(self)
         self.association.accept(answer, now)
         self.info.is_dicos = self.association.is_dicos
@@ -225,7 +228,7 @@ class Connection(AssociationTransport):
         elif message.message_id in self._unanswered:
             service = refusing(Status.DUPLICATE_INVOCATION, f"message id {message.message_id} is in use")
         else:
-            service = self._manager.services.find(message, info.contexts[event.context_id])
+            service = self._services.find(message, info.contexts[event.context_id])
         operation = PerformedOperation(
             info,
             info.contexts[event.context_id],

@@ -12,20 +12,30 @@ _BACKLOG = 1024
 
 
 class Listener:
-    """Accepts connections for an `AssociationManager`."""
+    """Accepts connections for an `AssociationManager`, on host and port or on a socket opened for us.
 
-    def __init__(self, manager: AssociationManager, host: str, port: int) -> None:
+    `inherited` belongs to the listener, which closes it with the rest.
+    """
+
+    def __init__(
+        self, manager: AssociationManager, host: str, port: int, inherited: socket.socket | None = None
+    ) -> None:
         self._manager = manager
         self._host = host
         self._port = port
+        self._inherited = inherited
         self._server: asyncio.Server | None = None
 
     async def start(self) -> tuple[str, int]:
         """Bind and accept; returns the bound host and port. Raises ConfigurationError when it cannot."""
+        loop, accept = asyncio.get_running_loop(), self._manager.new_connection
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._manager.new_connection, self._host, self._port, backlog=_BACKLOG, reuse_address=True
-            )
+            if self._inherited is not None:
+                self._server = await loop.create_server(accept, sock=self._inherited, backlog=_BACKLOG)
+            else:
+                self._server = await loop.create_server(
+                    accept, self._host, self._port, backlog=_BACKLOG, reuse_address=True
+                )
         except (OSError, socket.gaierror) as error:
             raise ConfigurationError(
                 f"listen: cannot listen on {self._host}:{self._port}: {error.strerror or error}"

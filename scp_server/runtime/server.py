@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-import signal
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from scp_server.errors import ConfigurationError, IndexFailure, SCPServerError, StorageError
 from scp_server.index.base import Index
 from scp_server.net.listener import Listener
 from scp_server.objects.dictionary import sequence_tags
-from scp_server.observability.logs import configure_logging, get_logger
+from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.runtime.build import (
     build_index,
@@ -26,17 +23,16 @@ from scp_server.runtime.build import (
 )
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
+from scp_server.runtime.reload import Change, reloadable_changes
 from scp_server.runtime.sight import Sight
+from scp_server.runtime.systemd import InheritedSockets
 from scp_server.settings import Settings
+from scp_server.storage.base import Storage
 from scp_server.web.health import HealthState, health_app
 from scp_server.web.metrics import metrics_route
 from scp_server.web.server import HttpServer
 
 log = get_logger(__name__)
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_CONFIGURATION = 2
 
 
 class Server:
@@ -50,18 +46,20 @@ class Server:
     Leaving the block drains: operations that run may end, within `drain_timeout_seconds`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sockets: InheritedSockets | None = None) -> None:
+        """`sockets` that were opened for us take the place of `listen` and `http`, and are the server's."""
+        sockets = sockets or InheritedSockets()
         self.settings = settings
         self.health = HealthState()
         self._lock = DataFolderLock(settings.data_dir)
         self._storage = build_storage(settings)
-        measures = Measures()
-        self._index = build_index(settings, measures)
-        self._manager = build_manager(settings, self._storage, self._index, measures)
-        self._sight = Sight(measures, self.health, self._manager, self._storage)
-        self._listener = Listener(self._manager, settings.listen.host, settings.listen.port)
+        self._measures = Measures()
+        self._index = build_index(settings, self._measures)
+        self._manager = build_manager(settings, self._storage, self._index, self._measures)
+        self._sight = Sight(self._measures, self.health, self._manager, self._storage)
+        self._listener = Listener(self._manager, settings.listen.host, settings.listen.port, sockets.dicom)
         app = health_app(self.health, metrics_route(self._sight.scrape))
-        self._http = HttpServer(settings.http.host, settings.http.port, app)
+        self._http = HttpServer(settings.http.host, settings.http.port, app, inherited=sockets.http)
         self._address: tuple[str, int] = ("", 0)
         self._http_address: tuple[str, int] = ("", 0)
         self._started = False
@@ -83,6 +81,11 @@ class Server:
     def index(self) -> Index:
         """What is kept, for asking."""
         return self._index
+
+    @property
+    def storage(self) -> Storage:
+        """Where it is kept, for reading."""
+        return self._storage
 
     async def start(self) -> None:
         """Open storage and index, heal what a crash left, listen. Once.
@@ -133,12 +136,27 @@ class Server:
             memory_ceiling_bytes=memory_ceiling_bytes(settings),
             next_step=f"scp-server store --port {self._address[1]} --input FILE_OR_FOLDER",
         )
-        if not _is_loopback(settings.listen.host):
+        if not _is_loopback(self._address[0]):
             log.warning(
                 "server.open_to_network",
                 dicom_host=self._address[0],
                 hint="anyone who reaches this address may store; neither TLS nor access rules exist yet",
             )
+
+    def reload(self, settings: Settings) -> list[Change]:
+        """Take over other settings for the associations that come, all or none; returns what changed.
+
+        Raises SettingsError naming each key that cannot change while the server runs, or ConfigurationError;
+        then everything stays as it was.
+        """
+        changed = reloadable_changes(self.settings, settings)
+        if not changed:
+            return []
+        raise_descriptor_limit(settings.limits.max_connections)
+        fresh = build_manager(settings, self._storage, self._index, self._measures)
+        self._manager.reconfigure(fresh.config, fresh.services)
+        self.settings = settings
+        return changed
 
     async def stop(self) -> bool:
         """Drain and close; returns whether every operation ended by itself. A second time does nothing.
@@ -168,50 +186,6 @@ class Server:
     ) -> None:
         """`stop`."""
         await self.stop()
-
-
-async def serve(settings: Settings) -> int:
-    """Run a server until SIGTERM or SIGINT; a second signal ends the process. Returns the exit code."""
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-
-    def signalled(number: signal.Signals) -> None:
-        if stopping.is_set():
-            log.warning("server.killed", signal=number.name)
-            os._exit(EXIT_FAILED)
-        log.info("server.stopping", signal=number.name)
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled, number)
-    try:
-        server = Server(settings)
-        await server.start()
-    except (ConfigurationError, IndexFailure, StorageError) as error:
-        log.critical("server.not_started", error=str(error))
-        return EXIT_CONFIGURATION
-    await stopping.wait()
-    try:
-        await server.stop()
-    except SCPServerError as error:
-        log.critical("server.stop_failed", error=str(error))
-        return EXIT_FAILED
-    return EXIT_OK
-
-
-def run(settings: Settings) -> int:
-    """`serve` in an event loop of its own, uvloop's where there is one."""
-    configure_logging(settings.log.format, settings.log.level)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(settings))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 def _is_loopback(host: str) -> bool:

@@ -46,6 +46,23 @@ def _line(key: str, value: object) -> str:
     return f"# {key} is not set" if value is None else f"{key} = {toml_value(value)}"
 
 
+def flat(settings: BaseModel) -> dict[str, Any]:
+    """Every setting by its dotted key, as it is: secrets too. Lists are values, tables are not."""
+    values: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            values |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
+        else:
+            values[name] = value
+    return values
+
+
+def shown(value: object) -> Any:
+    """A value of a setting as plain data, secrets masked."""
+    return _plain(value)
+
+
 def _plain(value: object) -> Any:
     if isinstance(value, BaseModel):
         return to_mapping(value)

@@ -75,8 +75,9 @@ def ct_image(
     undefined_length: bool = False,
     fragments: int = 1,
     extra: Iterable[Element] = (),
+    pixels: bytes = b"",
 ) -> EncodedObject:
-    """A CT slice of 16-bit pixels (PS3.3 A.3).
+    """A CT slice of 16-bit pixels (PS3.3 A.3), noise unless `pixels` are given (row by row, little endian).
 
     `private` adds a private block, `sequences` nested ones, `undefined_length` writes those with delimiters.
     In RLE the pixels are truly encoded; in other encapsulated syntaxes they are `fragments` JPEG-like ones.
@@ -101,7 +102,7 @@ def ct_image(
         elements += _private_block()
     if sequences:
         elements += _nested_sequences(undefined_length)
-    pixels = random.Random(f"ct {seed}").randbytes(rows * columns * 2)
+    pixels = pixels or random.Random(f"ct {seed}").randbytes(rows * columns * 2)
     return _encode(CT_IMAGE_STORAGE, identity, transfer_syntax, patient, elements, pixels, fragments)
 
 

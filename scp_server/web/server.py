@@ -38,19 +38,30 @@ class HttpLimits:
 
 
 class HttpServer:
-    """Serves an ASGI application on one address in the running event loop. Signals are left to the daemon."""
+    """Serves an ASGI application on one address in the running event loop. Signals are left to the daemon.
 
-    def __init__(self, host: str, port: int, app: ASGIApp, limits: HttpLimits | None = None) -> None:
+    `inherited` is a listening socket that takes the place of the address; it is closed with the server.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: ASGIApp,
+        limits: HttpLimits | None = None,
+        inherited: socket.socket | None = None,
+    ) -> None:
         self._host = host
         self._port = port
         self._app = app
         self._limits = limits or HttpLimits()
+        self._inherited = inherited
         self._server: _EmbeddedServer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> tuple[str, int]:
         """Bind and serve; returns the bound host and port. Raises ConfigurationError when it cannot."""
-        listener = await self._bind()
+        listener = self._inherited or await self._bind()
         host, port = listener.getsockname()[:2]
         server = _EmbeddedServer(_config(self._app, self._limits))
         self._server = server

@@ -55,7 +55,7 @@ def test_every_command_has_help_with_an_example_and_is_documented(path: str, com
 
 def test_commands_and_options_of_the_contract_are_all_there() -> None:
     found = {path.partition(" ")[2]: command for path, command in commands()}
-    assert set(found) == {"serve", "echo", "store", "config check", "config show"}
+    assert set(found) == {"serve", "demo", "echo", "store", "config check", "config show"}
     serve = {option for parameter in found["serve"].params for option in parameter.opts}
     assert serve >= {
         "--config",
@@ -99,11 +99,11 @@ def test_serve_runs_with_options_over_environment_over_file(
 ) -> None:
     seen: list[Settings] = []
 
-    def run_server(settings: Settings) -> int:
+    def run_server(settings: Settings, _load: object) -> int:
         seen.append(settings)
         return 0
 
-    monkeypatch.setattr("scp_server.runtime.server.run", run_server)
+    monkeypatch.setattr("scp_server.runtime.daemon.run", run_server)
     config = tmp_path / "c.toml"
     config.write_text('[listen]\nport = 1\nhost = "::1"\nae_title = "FILE"\n')
     monkeypatch.setenv("SCP_SERVER_LISTEN__AE_TITLE", "ENV")
@@ -127,17 +127,17 @@ def test_serve_runs_with_options_over_environment_over_file(
 def test_what_a_command_raises_becomes_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
-    def run(_settings: Settings) -> int:
+    def run(_settings: Settings, _load: object) -> int:
         raise error
 
-    monkeypatch.setattr("scp_server.runtime.server.run", run)
+    monkeypatch.setattr("scp_server.runtime.daemon.run", run)
     result = RUNNER.invoke(app, ["serve"])
     assert result.exit_code == code
     assert result.stderr.startswith("scp-server: ")
 
 
 def test_exit_code_of_the_server_is_that_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scp_server.runtime.server.run", lambda _settings: 2)
+    monkeypatch.setattr("scp_server.runtime.daemon.run", lambda _settings, _load: 2)
     assert RUNNER.invoke(app, ["serve"]).exit_code == 2
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from scp_server.errors import ConfigurationError, IndexFailure, IndexUnavailable, SCPServerError, StorageError
 from scp_server.observability.logs import captured_logs
+from scp_server.runtime.daemon import serve
 from scp_server.runtime.process import DataFolderLock
-from scp_server.runtime.server import Server, serve
+from scp_server.runtime.server import Server
 from scp_server.settings import Settings
 from scp_server.testing import wire
 from scp_server.testing.scripted_peer import ScriptedPeer
