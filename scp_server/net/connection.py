@@ -30,7 +30,7 @@ from scp_server.protocol.events import (
 from scp_server.protocol.items import ContextResult
 from scp_server.protocol.message import CCancelRQ, Message, Request, UnrecognizedCommand
 from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateAC, AssociateRQ
-from scp_server.protocol.status import Status
+from scp_server.protocol.status import Status, StatusClass, status_class
 from scp_server.protocol.upper_layer import is_final_response
 
 if TYPE_CHECKING:
@@ -105,6 +105,16 @@ class Connection(AssociationTransport):
         return bool(self._outcome)
 
     @property
+    def operation_count(self) -> int:
+        """Requests received since the association began."""
+        return self._operation_count
+
+    @property
+    def dataset_bytes(self) -> int:
+        """Bytes of data sets received since the association began."""
+        return self._dataset_bytes
+
+    @property
     def operations(self) -> tuple[PerformedOperation, ...]:
         """The operation that runs, and those that wait."""
         return tuple(self._operations)
@@ -149,6 +159,7 @@ class Connection(AssociationTransport):
         answer = self._manager.answer(request, self.host)
         if not isinstance(answer, AssociateAC):
             self._outcome = "rejected"
+            self._manager.activity.associations_rejected += 1
             log.warning(
                 "association.rejected",
                 peer_host=self.host,
@@ -246,6 +257,7 @@ class Connection(AssociationTransport):
             return  # Of a message that ended the association.
         size_bytes = len(event.data)
         self._dataset_bytes += size_bytes
+        self._manager.activity.received(size_bytes)
         self._held_bytes += size_bytes
         operation.dataset.push(event.data, last=event.last)
         # After the push: who is asked to let go must already hold it.
@@ -274,6 +286,9 @@ class Connection(AssociationTransport):
             log.exception("operation.failed", association_id=operation.association.association_id)
             self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
         finally:
+            if operation.status is not None:
+                failed = status_class(operation.status) is StatusClass.FAILURE
+                self._manager.activity.performed(success=not failed)
             self._operation_ended()
 
     def _operation_ended(self) -> None:

@@ -32,6 +32,7 @@ class PerformedOperation:
         "dataset",
         "request",
         "started_at",
+        "status",
         "task",
     )
 
@@ -50,6 +51,8 @@ class PerformedOperation:
         self.dataset = dataset
         self.cancel_requested = False
         self.started_at = time.monotonic()
+        self.status: int | None = None
+        """What the peer was told; None while it was told nothing."""
         self.task: asyncio.Task[None] | None = None
         self._service = service
         self._send = send
@@ -76,6 +79,7 @@ class PerformedOperation:
         response, error = await self._result()
         await self.dataset.drain()
         await self._send(self, response, None)
+        self.status = response.status
         self._log(response, error)
 
     async def _result(self) -> tuple[Response, str]:

@@ -19,12 +19,18 @@ from scp_server.observability.logs import configure_logging, get_logger
 from scp_server.runtime.build import (
     build_index,
     build_manager,
+    build_quarantine,
     build_storage,
+    build_storage_service,
     build_storage_service_config,
     memory_ceiling_bytes,
 )
+from scp_server.runtime.control import ControlConfig, ControlServer
+from scp_server.runtime.control_commands import quarantine_commands
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
+from scp_server.runtime.status import StatusReporter
+from scp_server.services.release import QuarantineRelease
 from scp_server.settings import Settings
 from scp_server.web.health import HealthState, health_app
 from scp_server.web.server import HttpServer
@@ -53,7 +59,23 @@ class Server:
         self._lock = DataFolderLock(settings.data_dir)
         self._storage = build_storage(settings)
         self._index = build_index(settings)
-        self._manager = build_manager(settings, self._storage, self._index)
+        self._quarantine = build_quarantine(settings, self._storage)
+        service = build_storage_service(settings, self._storage, self._index, self._quarantine)
+        self._manager = build_manager(settings, self._storage, self._index, service)
+        status = StatusReporter(settings, self._manager, self._index, self._quarantine)
+        self._control = ControlServer(
+            settings.data_dir,
+            ControlConfig(
+                max_connections=settings.control.max_connections,
+                max_request_bytes=settings.control.max_request_bytes,
+                request_seconds=settings.control.request_seconds,
+                command_seconds=settings.control.command_seconds,
+            ),
+            {
+                "status": status.report,
+                **quarantine_commands(self._quarantine, QuarantineRelease(self._quarantine, service)),
+            },
+        )
         self._listener = Listener(self._manager, settings.listen.host, settings.listen.port)
         self._http = HttpServer(settings.http.host, settings.http.port, health_app(self.health))
         self._address: tuple[str, int] = ("", 0)
@@ -99,11 +121,15 @@ class Server:
         running.callback(self._lock.release)
         await self._storage.open()
         running.push_async_callback(self._storage.close)
+        await self._quarantine.open()
+        running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         await recover(self._storage, self._index, build_storage_service_config(settings))
+        await self._control.start()
+        running.push_async_callback(self._control.stop)
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
         # Last, for whoever is let in now stays: nothing may fail after it.
