@@ -21,7 +21,7 @@ class _Second:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Averages over `seconds`, the running second left out, or over the time since the start where shorter."""
+    """Averages over `seconds`, which are fewer than asked for shortly after the start."""
 
     seconds: float
     operations_per_second: float

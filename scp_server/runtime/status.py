@@ -1,4 +1,4 @@
-"""How the server is, in one answer: who is connected, how much comes in, how much is kept, what went wrong."""
+"""How the server is, in one answer: who is connected, what comes in, what is kept, what went wrong."""
 
 from __future__ import annotations
 

@@ -81,9 +81,7 @@ class RefusedObjects:
 
     def _is_wanted(self, refusal: OperationRefused) -> bool:
         quarantine = self._quarantine
-        return (
-            quarantine is not None and quarantine.enabled and is_refused_for_what_it_is(refusal.status)
-        )
+        return quarantine is not None and quarantine.enabled and is_refused_for_what_it_is(refusal.status)
 
 
 def _kept(reception: Reception, refusal: OperationRefused) -> None:

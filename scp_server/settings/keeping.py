@@ -29,10 +29,14 @@ class ControlSettings(Section):
         default=16, description="Commands that may be connected at once; a further one is closed at once."
     )
     max_request_bytes: int = Field(
-        default=64 * KIB, ge=KIB, le=16 * MIB, description="Longest request; a longer one is answered and closed."
+        default=64 * KIB,
+        ge=KIB,
+        le=16 * MIB,
+        description="Longest request; a longer one ends its connection.",
     )
     request_seconds: Seconds = Field(
-        default=30.0, description="How long a connection may take to send its next request, or to read an answer."
+        default=30.0,
+        description="How long a connection may take for its next request, or to read an answer.",
     )
     command_seconds: Seconds = Field(
         default=600.0, description="How long one command may run before it is given up."

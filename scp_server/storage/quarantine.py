@@ -313,7 +313,7 @@ class Quarantine:
         self._busy.discard(object_id)
 
     async def drop(self, object_id: str) -> None:
-        """Delete an object that the caller holds, bytes first. Raises StorageError; it is then still there."""
+        """Delete an object that the caller holds, bytes first. Raises StorageError."""
         self._known(object_id)
         await self._hop("drop", self._drop, object_id)
 
@@ -329,9 +329,7 @@ class Quarantine:
 
     async def note_failed_release(self, record: QuarantineRecord, status: int, reason: str) -> None:
         """Write down why a release failed, in the place of the reason before. Raises StorageError."""
-        again = replace(
-            record, status=status, reason=reason, release_attempts=record.release_attempts + 1
-        )
+        again = replace(record, status=status, reason=reason, release_attempts=record.release_attempts + 1)
         await self._hop("write the record", self._write_record, again)
 
 
