@@ -23,7 +23,12 @@ _LEAST_PROBLEMS = 4
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _LEVEL_STYLES = {"warning": "yellow", "error": "red", "critical": "bold red"}
 _LABEL = "bold cyan"
-_NOT_SHOWN_KEYS = frozenset({"timestamp", "level", "event"})
+_NAME_CHARACTERS = 12
+"""What is always seen of an AE title."""
+_LABEL_CHARACTERS = len("since start")
+_FIRST_KEYS = ("status", "error", "reason", "text", "message", "calling_ae_title", "peer_host")
+"""What says most, before a narrow line ends."""
+_NOT_SHOWN_KEYS = frozenset({"timestamp", "level", "event", *_FIRST_KEYS})
 
 
 def size(value: float) -> str:
@@ -49,7 +54,9 @@ def page(report: dict[str, Any], columns: int, lines: int | None) -> RenderableT
     associations, problems = report["associations"]["list"], report["problems"]
     rows = problem_rows = None
     if lines is not None:
-        rows, problem_rows = _shares(lines, len(associations), len(problems))
+        rows, problem_rows = _shares(
+            lines, len(associations) + bool(report["associations"]["left_out"]), len(problems)
+        )
     return Group(
         _title(report),
         _facts(report),
@@ -64,7 +71,7 @@ def _shares(lines: int, associations: int, problems: int) -> tuple[int, int]:
     """How many rows associations and problems get: the latter at least a few, what is left over freely."""
     # Title, facts, two blank lines, the associations' headings, the problems' title.
     room = max(2, lines - 1 - _FACT_LINES - 2 - _HEADINGS - 1)
-    least = min(problems, _LEAST_PROBLEMS, room - 1)
+    least = min(problems, _LEAST_PROBLEMS, room // 2)
     rows = min(max(1, associations), room - max(1, least))
     return rows, room - rows
 
@@ -80,14 +87,14 @@ def _title(report: dict[str, Any]) -> Text:
 
 def _facts(report: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
-    table.add_column(style=_LABEL, no_wrap=True)
+    table.add_column(style=_LABEL, no_wrap=True, min_width=_LABEL_CHARACTERS)
     table.add_column(no_wrap=True, overflow="ellipsis")
     now, totals = report["associations"], report["totals"]
     table.add_row(
         "now", _plain(f"{now['now']} of {now['max']} associations, {now['connections']} connections")
     )
     rates = [
-        f"{rate['operations_per_second']:.1f} operations/s {size(rate['bytes_per_second'])}/s ({seconds} s)"
+        f"{rate['operations_per_second']:.1f}/s {size(rate['bytes_per_second'])}/s (last {seconds} s)"
         for seconds, rate in report["rates"].items()
     ]
     table.add_row("rates", _plain("   ".join(rates)))
@@ -135,11 +142,13 @@ def _associations(associations: dict[str, Any], columns: int, rows: int | None) 
     listed = associations["list"]
     if not listed:
         return [_heading("associations"), Text("none", style="dim")]
-    shown = listed if rows is None or len(listed) <= rows else listed[: max(0, rows - 1)]
+    fits = rows is None or len(listed) + bool(associations["left_out"]) <= rows
+    shown = listed if rows is None or fits else listed[: max(0, rows - 1)]
     wide = columns >= _WIDE_COLUMNS
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     for name in ("calling", *(("called",) if wide else ()), "peer"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
+        least = _NAME_CHARACTERS if name == "calling" else None
+        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=least)
     for name in ("since", "operations", "received"):
         table.add_column(name, no_wrap=True, justify="right")
     if wide:
@@ -177,10 +186,10 @@ def _problem(problem: dict[str, Any]) -> Text:
     text.append(f"{str(problem.get('timestamp', ''))[11:19]} ", style="dim")
     level = str(problem.get("level", ""))
     text.append(printable(str(problem.get("event", ""))), style=_LEVEL_STYLES.get(level, ""))
-    for key, value in problem.items():
-        if key not in _NOT_SHOWN_KEYS:
-            text.append(f" {printable(key)}=", style="dim")
-            text.append(printable(str(value)))
+    first = [key for key in _FIRST_KEYS if key in problem]
+    for key in (*first, *(key for key in problem if key not in _NOT_SHOWN_KEYS)):
+        text.append(f" {printable(key)}=", style="dim")
+        text.append(printable(str(problem[key])))
     return text
 
 
