@@ -26,5 +26,5 @@ def recent_problems() -> list[dict[str, Any]]:
 
 
 def forget_problems() -> None:
-    """Begin anew, as a server does when it starts."""
+    """Begin anew; for tests, which share a process."""
     _recent.clear()

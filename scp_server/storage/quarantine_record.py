@@ -61,8 +61,8 @@ def record_from_json(data: bytes) -> QuarantineRecord:
     """Read a record. Raises ValueError when it is none of this version's, or damaged."""
     try:
         document = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("the record is nested too deep") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the record is no JSON that we write") from error
     if not isinstance(document, dict) or document.pop("version", None) != RECORD_VERSION:
         raise ValueError("the record has another version")
     return record_from_mapping(document)
