@@ -31,6 +31,12 @@ config_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(config_app, name="config")
+quarantine_app = typer.Typer(
+    help="Look after refused data sets.\n\nExample: scp-server quarantine list --data-dir /data",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(quarantine_app, name="quarantine")
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,6 +70,19 @@ Timeout = Annotated[
 AsJSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for machines.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default=False)
+]
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Data folder of the server; default SCP_SERVER_DATA_DIR, else ./scp-data.",
+        show_default=False,
+    ),
+]
+QuarantineIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids that quarantine list shows.", show_default=False)
 ]
 
 
@@ -233,6 +252,71 @@ def config_show(config: ConfigFile = None, as_json: AsJSON = False) -> None:
     from scp_server.cli.config import run_show
 
     _end(lambda: run_show(config, as_json=as_json))
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Again every second, until Ctrl-C.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show how the running server is: associations, rates, totals, quarantine, space, last errors.
+
+    Example: scp-server status --watch --data-dir /data
+    """
+    from scp_server.cli.status import run_status
+
+    _end(lambda: run_status(data_dir, watch=watch, as_json=as_json))
+
+
+@quarantine_app.command("list")
+def quarantine_list(data_dir: DataDir = None, as_json: AsJSON = False) -> None:
+    """List refused data sets, the oldest first.
+
+    Example: scp-server quarantine list --data-dir /data
+    """
+    from scp_server.cli.quarantine import run_list
+
+    _end(lambda: run_list(data_dir, as_json=as_json))
+
+
+@quarantine_app.command("show")
+def quarantine_show(
+    object_id: Annotated[str, typer.Argument(metavar="ID", help="As in the list.", show_default=False)],
+    data_dir: DataDir = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show all that is known of one refused data set, and where its bytes lie.
+
+    Example: scp-server quarantine show 18790e5c1a2b3c4d0a1b2c --data-dir /data
+    """
+    from scp_server.cli.quarantine import run_show
+
+    _end(lambda: run_show(object_id, data_dir, as_json=as_json))
+
+
+@quarantine_app.command("release")
+def quarantine_release(ids: QuarantineIds, data_dir: DataDir = None, as_json: AsJSON = False) -> None:
+    """Store refused data sets again, as if their sender had sent them now. Needs the running server.
+
+    What is stored leaves the quarantine; what is refused again stays, with the new reason.
+
+    Example: scp-server quarantine release 18790e5c1a2b3c4d0a1b2c --data-dir /data
+    """
+    from scp_server.cli.quarantine import run_release
+
+    _end(lambda: run_release(ids, data_dir, as_json=as_json))
+
+
+@quarantine_app.command("drop")
+def quarantine_drop(ids: QuarantineIds, data_dir: DataDir = None, as_json: AsJSON = False) -> None:
+    """Delete refused data sets for ever.
+
+    Example: scp-server quarantine drop 18790e5c1a2b3c4d0a1b2c --data-dir /data
+    """
+    from scp_server.cli.quarantine import run_drop
+
+    _end(lambda: run_drop(ids, data_dir, as_json=as_json))
 
 
 def _end(command: Callable[[], int]) -> None:

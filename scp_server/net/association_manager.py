@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +14,7 @@ from scp_server.interfaces import AcceptedContext, Service
 from scp_server.net.association_transport import TransportConfig
 from scp_server.net.budget import ByteBudget
 from scp_server.net.connection import Connection
+from scp_server.observability.activity import Activity
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.protocol.framing import PDU_HEADER
@@ -59,6 +61,7 @@ class AssociationManager:
         self.measures = measures or Measures()
         self.budget = ByteBudget(config.process_buffer_bytes)
         self._max_request_bytes = _max_request_bytes(config)
+        self.activity = Activity(time.monotonic)
         self._connections: dict[Connection, None] = {}
         self._associations: dict[Connection, None] = {}
         self._requests: dict[Connection, int] = {}
@@ -102,6 +105,10 @@ class AssociationManager:
     def operation_count(self) -> int:
         """Requests that are performed or wait for their turn."""
         return sum(connection.operation_count for connection in self._connections)
+
+    def associations(self) -> list[Connection]:
+        """Those connections whose association was accepted and has not ended, in order of their start."""
+        return list(self._associations)
 
     def next_association_id(self) -> str:
         """A name for an association, unique over restarts, for logs."""
@@ -164,6 +171,7 @@ class AssociationManager:
         if connection.info is not None:
             self._associations[connection] = None
             self.measures.associations.accepted += 1
+            self.activity.associations_accepted += 1
             self._per_peer[connection.info.calling_ae_title] += 1
             self._per_address[connection.host] += 1
 

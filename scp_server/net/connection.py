@@ -31,7 +31,7 @@ from scp_server.protocol.events import (
 from scp_server.protocol.items import ContextResult
 from scp_server.protocol.message import CCancelRQ, Message, Request, UnrecognizedCommand
 from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateAC, AssociateRQ
-from scp_server.protocol.status import Status
+from scp_server.protocol.status import Status, StatusClass, status_class
 from scp_server.protocol.upper_layer import is_final_response
 
 if TYPE_CHECKING:
@@ -113,6 +113,16 @@ class Connection(AssociationTransport):
         return bool(self._outcome)
 
     @property
+    def requests_received(self) -> int:
+        """Requests received since the association began."""
+        return self._operation_count
+
+    @property
+    def dataset_bytes(self) -> int:
+        """Bytes of data sets received since the association began."""
+        return self._dataset_bytes
+
+    @property
     def operations(self) -> tuple[PerformedOperation, ...]:
         """The operation that runs, and those that wait."""
         return tuple(self._operations)
@@ -165,6 +175,7 @@ class Connection(AssociationTransport):
         if not isinstance(answer, AssociateAC):
             self._outcome = "rejected"
             self._counts.rejected[answer] += 1
+            self._manager.activity.associations_rejected += 1
             log.warning(
                 "association.rejected",
                 peer_host=self.host,
@@ -262,6 +273,7 @@ class Connection(AssociationTransport):
             raise LocalProtocolError("a data set fragment arrived without a command")
         size_bytes = len(event.data)
         self._dataset_bytes += size_bytes
+        self._manager.activity.received(size_bytes)
         self._held_bytes += size_bytes
         operation.dataset.push(event.data, last=event.last)
         # After the push: who is asked to let go must already hold it.
@@ -292,10 +304,13 @@ class Connection(AssociationTransport):
         finally:
             self._manager.measures.operations.ended(
                 operation.request,
-                operation.answered_status,
+                operation.status,
                 time.monotonic() - operation.started_at,
                 operation.dataset.received_bytes,
             )
+            if operation.status is not None:
+                failed = status_class(operation.status) is StatusClass.FAILURE
+                self._manager.activity.performed(success=not failed)
             self._operation_ended()
 
     def _operation_ended(self) -> None:

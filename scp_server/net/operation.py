@@ -26,13 +26,13 @@ class PerformedOperation:
         "_end",
         "_send",
         "_service",
-        "answered_status",
         "association",
         "cancel_requested",
         "context",
         "dataset",
         "request",
         "started_at",
+        "status",
         "task",
     )
 
@@ -51,9 +51,9 @@ class PerformedOperation:
         self.dataset = dataset
         self.cancel_requested = False
         self.started_at = time.monotonic()
+        self.status: int | None = None
+        """What the peer was told; None while it was told nothing."""
         self.task: asyncio.Task[None] | None = None
-        self.answered_status: int | None = None
-        """The status of the final response, once it was sent."""
         self._service = service
         self._send = send
         self._end: AssociationError | None = None
@@ -79,7 +79,7 @@ class PerformedOperation:
         response, error = await self._result()
         await self.dataset.drain()
         await self._send(self, response, None)
-        self.answered_status = response.status
+        self.status = response.status
         self._log(response, error)
 
     async def _result(self) -> tuple[Response, str]:

@@ -117,6 +117,7 @@ def configure_logging(format: Format | None, level: Level, stream: TextIO | None
     `format` None means console at a terminal and JSON otherwise. A broken or full stream loses lines and
     nothing else.
     """
+    from scp_server.observability.recent import remember
     from scp_server.observability.render import console_renderer, prepare, render_json
     from scp_server.observability.sink import LineSink
 
@@ -129,7 +130,7 @@ def configure_logging(format: Format | None, level: Level, stream: TextIO | None
     def dropped_line(count: int) -> str:
         return renderer(None, "warning", prepare(None, "warning", {"event": "log.dropped", "lines": count}))
 
-    _install([prepare, renderer], LineSink(stream, dropped_line), level)
+    _install([prepare, remember, renderer], LineSink(stream, dropped_line), level)
 
 
 def _install(processors: list[Any], sink: object, level: Level) -> None:

@@ -19,8 +19,9 @@ from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.verification import VERIFICATION_SOP_CLASS, VerificationService
 from scp_server.settings import Settings
-from scp_server.storage.base import Storage
+from scp_server.storage.base import SettingAside, Storage
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
+from scp_server.storage.quarantine import Quarantine, QuarantineConfig
 
 
 def build_storage(settings: Settings) -> FilesystemStorage:
@@ -47,6 +48,36 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
         ),
         measures.index if measures else None,
+    )
+
+
+def build_quarantine(settings: Settings, storage: SettingAside | None) -> Quarantine:
+    """The quarantine of the data folder; without a storage it only looks and drops."""
+    return Quarantine(
+        QuarantineConfig(
+            root=settings.data_dir,
+            durable=settings.storage.durability == "full",
+            max_bytes=settings.quarantine.max_bytes,
+            max_objects=settings.quarantine.max_objects,
+        ),
+        storage,
+    )
+
+
+def build_storage_service(
+    settings: Settings,
+    storage: Storage,
+    index: SqlIndex,
+    measures: Measures | None = None,
+    quarantine: Quarantine | None = None,
+) -> StorageService:
+    """What performs C-STORE, and stores again what is released."""
+    return StorageService(
+        storage,
+        index,
+        build_storage_service_config(settings),
+        (measures or Measures()).reception,
+        quarantine,
     )
 
 
@@ -104,16 +135,21 @@ def build_policy(settings: Settings) -> NegotiationPolicy:
 
 
 def build_manager(
-    settings: Settings, storage: Storage, index: SqlIndex, measures: Measures | None = None
+    settings: Settings,
+    storage: Storage,
+    index: SqlIndex,
+    measures: Measures | None = None,
+    storage_service: StorageService | None = None,
 ) -> AssociationManager:
-    """Everything between the listening socket and the storage."""
+    """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
+    where something else uses it too; without one there is no quarantine."""
     limits = settings.limits
     measures = measures or Measures()
     policy = build_policy(settings)
     services = ServiceRegistry()
     services.register(VerificationService(), {VERIFICATION_SOP_CLASS})
     services.register(
-        StorageService(storage, index, build_storage_service_config(settings), measures.reception),
+        storage_service or build_storage_service(settings, storage, index, measures),
         StorageSOPClasses(policy),
     )
     return AssociationManager(

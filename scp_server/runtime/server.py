@@ -17,15 +17,22 @@ from scp_server.observability.measures import Measures
 from scp_server.runtime.build import (
     build_index,
     build_manager,
+    build_quarantine,
     build_storage,
+    build_storage_service,
     build_storage_service_config,
     memory_ceiling_bytes,
 )
+from scp_server.runtime.control import ControlConfig, ControlServer
+from scp_server.runtime.control_commands import quarantine_commands
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
 from scp_server.runtime.sight import Sight
+from scp_server.runtime.status import StatusReporter
 from scp_server.runtime.systemd import InheritedSockets
+from scp_server.services.release import QuarantineRelease
+from scp_server.services.storage import StorageService
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
 from scp_server.web.health import HealthState, health_app
@@ -55,8 +62,22 @@ class Server:
         self._storage = build_storage(settings)
         self._measures = Measures()
         self._index = build_index(settings, self._measures)
-        self._manager = build_manager(settings, self._storage, self._index, self._measures)
+        self._quarantine = build_quarantine(settings, self._storage)
+        service = self._build_storage_service(settings)
+        self._release = QuarantineRelease(self._quarantine, service)
+        self._manager = build_manager(settings, self._storage, self._index, self._measures, service)
         self._sight = Sight(self._measures, self.health, self._manager, self._storage)
+        status = StatusReporter(settings, self._manager, self._index, self._quarantine)
+        self._control = ControlServer(
+            settings.data_dir,
+            ControlConfig(
+                max_connections=settings.control.max_connections,
+                max_request_bytes=settings.control.max_request_bytes,
+                request_seconds=settings.control.request_seconds,
+                command_seconds=settings.control.command_seconds,
+            ),
+            {"status": status.report, **quarantine_commands(self._quarantine, self._release)},
+        )
         self._listener = Listener(self._manager, settings.listen.host, settings.listen.port, sockets.dicom)
         app = health_app(self.health, metrics_route(self._sight.scrape))
         self._http = HttpServer(settings.http.host, settings.http.port, app, inherited=sockets.http)
@@ -108,6 +129,8 @@ class Server:
         running.callback(self._lock.release)
         await self._storage.open()
         running.push_async_callback(self._storage.close)
+        await self._quarantine.open()
+        running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
@@ -115,6 +138,8 @@ class Server:
         await recover(self._storage, self._index, build_storage_service_config(settings))
         self._sight.start()
         running.push_async_callback(self._sight.stop)
+        await self._control.start()
+        running.push_async_callback(self._control.stop)
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
         # Last, for whoever is let in now stays: nothing may fail after it.
@@ -153,10 +178,15 @@ class Server:
         if not changed:
             return []
         raise_descriptor_limit(settings.limits.max_connections)
-        fresh = build_manager(settings, self._storage, self._index, self._measures)
+        service = self._build_storage_service(settings)
+        fresh = build_manager(settings, self._storage, self._index, self._measures, service)
         self._manager.reconfigure(fresh.config, fresh.services)
+        self._release.service = service
         self.settings = settings
         return changed
+
+    def _build_storage_service(self, settings: Settings) -> StorageService:
+        return build_storage_service(settings, self._storage, self._index, self._measures, self._quarantine)
 
     async def stop(self) -> bool:
         """Drain and close; returns whether every operation ended by itself. A second time does nothing.

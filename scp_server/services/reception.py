@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
-from scp_server.errors import OperationRefused
+from scp_server.errors import OperationRefused, StorageFull
 from scp_server.index.base import IndexEntry
 from scp_server.interfaces import Operation
 from scp_server.objects.header_tap import HeaderTap
 from scp_server.objects.part10 import FileMetaBytes, dicos_version_value, file_meta
 from scp_server.objects.summary import InstanceSummary, summarize
-from scp_server.objects.uids import clean_uid, is_dicos_sop_class
+from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.measures import StageClock
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
+from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
 if TYPE_CHECKING:
     from scp_server.services.storage import StorageServiceConfig
@@ -48,6 +50,7 @@ class Reception:
         self._storage = storage
         self._config = config
         self._operation = operation
+        self._chunks = operation.dataset.chunks()
         self._arrival = arrival
         self._tap = HeaderTap(operation.context.transfer_syntax, config.tap_limits)
         self._digest = blake3()
@@ -70,9 +73,29 @@ class Reception:
             raise RuntimeError("the header has not ended")
         return self._summary
 
+    @property
+    def arrival_id(self) -> str:
+        """Ours, unique and in the order of arrival."""
+        return self._arrival.arrival_id
+
+    @property
+    def association_id(self) -> str:
+        """Whose it is, for logs."""
+        return self._operation.association.association_id
+
+    @property
+    def received_bytes(self) -> int:
+        """How much of the data set was taken."""
+        return self._received_bytes
+
+    @property
+    def has_dataset(self) -> bool:
+        """Whether the command announced a data set."""
+        return self._operation.request.has_dataset
+
     async def receive(self) -> None:
         """Take the whole data set. Raises OperationRefused, StorageError or AssociationError."""
-        async for chunks in self._operation.dataset.chunks():
+        async for chunks in self._chunks:
             self.stages.received()
             await self._take(chunks)
         self.stages.received()
@@ -100,6 +123,54 @@ class Reception:
         self.stages.persisted()
         self._release()
         return stored
+
+    async def take_rest(self, admit: Callable[[int], None]) -> ObjectWriter:
+        """After a refusal: take what is left of the data set without looking at it; returns its writer.
+
+        `admit(size_bytes)` is asked before anything more is written, and raises StorageFull. Raises
+        StorageError or AssociationError; `end` then leaves nothing.
+        """
+        if self._file_meta is None:
+            self._make_file_meta()
+        admit(self._file_meta_bytes + self._received_bytes)
+        await self._write_waiting()
+        self._release()
+        async for chunks in self._chunks:
+            size_bytes = self._receive(chunks)
+            admit(size_bytes)
+            limit = self._config.max_object_bytes
+            if limit and self._received_bytes > limit:
+                raise StorageFull(f"the data set is larger than {limit} bytes")
+            await self._write_waiting()
+            if not chunks and self._writer is not None:
+                await self._writer.flush()
+            self._release()
+        if self._writer is None:
+            raise RuntimeError("nothing was received")
+        return self._writer
+
+    def quarantine_record(self, status: int, reason: str) -> QuarantineRecord:
+        """Who sent it, and why it was refused. True once the whole data set has been written."""
+        association, request = self._operation.association, self._store_request
+        return QuarantineRecord(
+            id=self._arrival.arrival_id,
+            reason=reason,
+            status=status,
+            received_at_ns=self._arrival.received_at_ns,
+            calling_ae_title=cut_text(association.calling_ae_title),
+            called_ae_title=cut_text(association.called_ae_title),
+            peer_host=cut_text(association.peer_host),
+            peer_port=association.peer_port,
+            application_context_name=cut_text(association.application_context_name),
+            sop_class_uid=cut_text(clean_uid(request.affected_sop_class_uid)),
+            sop_instance_uid=cut_text(clean_uid(request.affected_sop_instance_uid)),
+            abstract_syntax_uid=cut_text(self._operation.context.abstract_syntax),
+            transfer_syntax_uid=cut_text(self._operation.context.transfer_syntax),
+            dataset_offset_bytes=self._file_meta_bytes,
+            dataset_bytes=self._received_bytes,
+            digest_algorithm=DIGEST_ALGORITHM,
+            digest=self._digest.hexdigest(),
+        )
 
     async def end(self) -> None:
         """Leave nothing behind unless `commit` succeeded."""
@@ -129,14 +200,13 @@ class Reception:
     async def _take(self, chunks: list[memoryview]) -> None:
         """Take what arrived; an empty list asks to hold nothing back."""
         pressed = not chunks
-        for chunk in chunks:
-            await self._look_through(chunk)
-            self._waiting_bytes += len(chunk)
-        self._waiting += chunks
+        # Before they are looked at: what is refused has been received all the same.
+        self._receive(chunks)
         limit = self._config.max_object_bytes
-        self._received_bytes += sum(map(len, chunks))
         if limit and self._received_bytes > limit:
             raise OperationRefused(Status.OUT_OF_RESOURCES, f"the data set is larger than {limit} bytes")
+        for chunk in chunks:
+            await self._look_through(chunk)
         if self._tap.header_complete:
             self._look_at_header()
             may_wait = False
@@ -150,6 +220,13 @@ class Reception:
             await self._writer.flush()
         self.stages.persisted()
         self._release()
+
+    def _receive(self, chunks: list[memoryview]) -> int:
+        size_bytes = sum(map(len, chunks))
+        self._waiting += chunks
+        self._waiting_bytes += size_bytes
+        self._received_bytes += size_bytes
+        return size_bytes
 
     async def _look_through(self, chunk: memoryview) -> None:
         """Feed the tap; where that inflates, a little at a time, so that nobody else waits for a bomb."""
@@ -165,9 +242,7 @@ class Reception:
         if self._summary is not None:
             return
         summary = summarize(self._tap.header)
-        request = self._operation.request
-        if not isinstance(request, CStoreRQ):
-            raise TypeError("only a C-STORE is received")
+        request = self._store_request
         for tag, said, found in (
             (_SOP_CLASS_UID, request.affected_sop_class_uid, summary.sop_class_uid),
             (_SOP_INSTANCE_UID, request.affected_sop_instance_uid, summary.sop_instance_uid),
@@ -183,24 +258,33 @@ class Reception:
 
     async def _write_waiting(self) -> None:
         if self._writer is None:
-            self._writer = await self._storage.begin(
-                self._arrival.arrival_id, self._make_file_meta().data, self._digest
-            )
+            # A refused object has its File Meta before it has a writer, for its size to be admitted.
+            prefix = self._file_meta or self._make_file_meta()
+            self._writer = await self._storage.begin(self._arrival.arrival_id, prefix.data, self._digest)
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             self._waiting_bytes = 0
             await self._writer.write(waiting)
 
-    def _make_file_meta(self) -> FileMetaBytes:
+    @property
+    def _store_request(self) -> CStoreRQ:
         request = self._operation.request
         if not isinstance(request, CStoreRQ):
             raise TypeError("only a C-STORE is received")
+        return request
+
+    @property
+    def _file_meta_bytes(self) -> int:
+        return len(self._file_meta.data) if self._file_meta is not None else 0
+
+    def _make_file_meta(self) -> FileMetaBytes:
+        request = self._store_request
         association = self._operation.association
         summary = self._summary
         self._begun_without_header = summary is None
         self._file_meta = file_meta(
-            sop_class_uid=clean_uid(request.affected_sop_class_uid),
-            sop_instance_uid=clean_uid(request.affected_sop_instance_uid),
+            sop_class_uid=_writable(request.affected_sop_class_uid),
+            sop_instance_uid=_writable(request.affected_sop_instance_uid),
             transfer_syntax_uid=self._operation.context.transfer_syntax,
             dicos_version=summary.dicos_version if summary else None,
             reserve_dicos_version=summary is None and is_dicos_sop_class(request.affected_sop_class_uid),
@@ -219,3 +303,9 @@ class Reception:
         if size_bytes > 0:
             self._released_bytes += size_bytes
             self._operation.dataset.release(size_bytes)
+
+
+def _writable(uid: str) -> str:
+    """A UID for the File Meta; none where the command's is none, and only the quarantine keeps the object."""
+    cleaned = clean_uid(uid)
+    return cleaned if is_valid_uid(cleaned) else ""

@@ -1,7 +1,7 @@
 """Storage: C-STORE (PS3.4 Annex B, PS3.7 9.1.1), from the first byte to a Success that is true.
 
 The order is the promise: the object is durable, then indexed, and only then does the peer hear 0x0000.
-Whatever fails before that leaves nothing behind.
+Whatever fails before that leaves nothing behind, but for what the quarantine keeps (`refusals`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from scp_server.observability.measures import ReceptionMeasures
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
 from scp_server.services.reception import Arrival, Reception
+from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.quarantine import Quarantine
 
 log = get_logger(__name__)
 
@@ -71,22 +73,35 @@ class StorageService:
         index: Index,
         config: StorageServiceConfig,
         measures: ReceptionMeasures | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self._storage = storage
         self._index = index
         self._config = config
         self._measures = measures or ReceptionMeasures()
         self._arrivals = ArrivalClock()
+        self._refused = RefusedObjects(quarantine)
+        self._nothing_refused = RefusedObjects(None)
 
     @handles(CStoreRQ)
     async def store(self, operation: Operation) -> Message:
         """C-STORE. Refuses with the statuses of PS3.4 B.2.3; see `docs/design.md` for the whole path."""
+        return await self._store(operation, self._refused)
+
+    async def store_again(self, operation: Operation) -> Message:
+        """The same for what lies in quarantine: refused once more, it is not put there a second time."""
+        return await self._store(operation, self._nothing_refused)
+
+    async def _store(self, operation: Operation, refused: RefusedObjects) -> Message:
         request = cast(CStoreRQ, operation.request)
-        _check_command(request, operation)
         reception = Reception(self._storage, self._config, operation, self._arrivals.next())
         try:
+            _check_command(request, operation)
             await reception.receive()
             stored = await reception.commit()
+        except OperationRefused as refusal:
+            await refused.keep_received(reception, refusal)
+            raise
         except StorageError as failure:
             log.error(
                 "storage.failed", error=str(failure), association_id=operation.association.association_id
@@ -96,10 +111,12 @@ class StorageService:
             raise OperationRefused(Status.OUT_OF_RESOURCES, comment) from failure
         finally:
             await reception.end()
-        await self._record(reception, stored, operation.association.association_id)
+        await self._record(reception, stored, operation.association.association_id, refused)
         return response_to(request, Status.SUCCESS)
 
-    async def _record(self, reception: Reception, stored: StoredObject, association_id: str) -> None:
+    async def _record(
+        self, reception: Reception, stored: StoredObject, association_id: str, refused: RefusedObjects
+    ) -> None:
         """Bring the durable object into the index, or take it back.
 
         Cancelled, or failing in another way than an index may, it leaves the object in flight: start-up
@@ -123,16 +140,19 @@ class StorageService:
                 study_instance_uid=peer_text(reception.summary.study_instance_uid),
                 sop_instance_uid=peer_text(reception.summary.sop_instance_uid),
             )
-        if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT):
-            await self._take_back(stored)
-        else:
-            await self._storage.indexed(stored)
         if result.outcome is AddOutcome.CONFLICT:
-            raise OperationRefused(
+            refusal = OperationRefused(
                 Status.DUPLICATE_SOP_INSTANCE_KEPT,
                 "other data is kept under this SOP Instance UID",
                 (_AFFECTED_SOP_INSTANCE_UID,),
             )
+            if not await refused.keep_stored(reception, stored, refusal):
+                await self._take_back(stored)
+            raise refusal
+        if result.outcome is AddOutcome.SAME:
+            await self._take_back(stored)
+        else:
+            await self._storage.indexed(stored)
 
     async def _take_back(self, stored: StoredObject) -> None:
         """Delete what the index does not know. If that fails, start-up finds it among what was in flight."""

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
+from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
 from scp_server.settings.names import (
     ANY_OTHER,
@@ -218,6 +219,8 @@ class SettingsTree(BaseModel):
     timeouts: TimeoutsSettings = Field(default_factory=TimeoutsSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
+    quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
+    control: ControlSettings = Field(default_factory=ControlSettings)
 
     @field_validator("data_dir")
     @classmethod

@@ -7,7 +7,7 @@ is the suite that decides whether a backend fulfils this.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -133,4 +133,27 @@ class Storage(Protocol):
 
     async def indexed(self, stored: StoredObject) -> None:
         """The index knows this object (or it was deleted): it is no longer in flight. Cheap; never raises."""
+        ...
+
+
+TakeAway = Callable[[str, int], None]
+"""Called in a thread with the path and the size in bytes of an object whose bytes are durable as configured;
+renames it away. Raises OSError or StorageError, and then the object is still at that path."""
+
+
+class SettingAside(Protocol):
+    """What a storage offers beside `Storage` so that refused objects can be kept elsewhere without a copy.
+
+    Both return when `take_away` has, raise StorageError when it could not be done, and never leave the
+    object in two places. A cancelled caller finds the object here or there, never half.
+    """
+
+    async def set_aside_written(self, writer: ObjectWriter, take_away: TakeAway) -> None:
+        """End `writer` in the place of `commit`: everything it has goes with the object, prefix included.
+        When it raises nothing is left of the object."""
+        ...
+
+    async def set_aside_stored(self, stored: StoredObject, take_away: TakeAway) -> None:
+        """Take a committed object, which the index does not know, out of the storage. Implies `indexed`.
+        When it raises the object is still there, and still in flight."""
         ...

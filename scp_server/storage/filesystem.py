@@ -40,13 +40,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from scp_server.errors import ObjectNotFound, StorageError
-from scp_server.storage.base import Digest, ObjectWriter, StoredObject
+from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import (
     INCOMING,
@@ -250,6 +251,27 @@ class FilesystemStorage:
             # Also when the file was gone: an earlier attempt may have ended before its sync.
             workshop.directories.sync_nearest(directory)
         workshop.ledger.release(location)
+
+    # --- setting aside
+
+    async def set_aside_written(self, writer: ObjectWriter, take_away: TakeAway) -> None:
+        """See `SettingAside.set_aside_written`."""
+        if not isinstance(writer, FilesystemWriter):
+            raise StorageError("cannot set aside: no writer of this storage")
+        await writer.hand_over(take_away)
+
+    async def set_aside_stored(self, stored: StoredObject, take_away: TakeAway) -> None:
+        """See `SettingAside.set_aside_stored`. Directories that become empty go too."""
+        if not is_location(stored.location):
+            raise StorageError("cannot set aside: no location of this storage")
+        await self._hop("set aside", self._set_aside, self._opened(), stored, take_away)
+
+    def _set_aside(self, workshop: Workshop, stored: StoredObject, take_away: TakeAway) -> None:
+        take_away(f"{self._root}/{stored.location}", stored.size_bytes)
+        # Gone from here; what is left to do is what follows a deletion. Where that fails the ledger keeps
+        # its line, and start-up looks into a directory too many.
+        with suppress(OSError):
+            self._delete(workshop, stored.location)
 
     # --- in flight
 

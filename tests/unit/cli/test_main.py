@@ -55,7 +55,19 @@ def test_every_command_has_help_with_an_example_and_is_documented(path: str, com
 
 def test_commands_and_options_of_the_contract_are_all_there() -> None:
     found = {path.partition(" ")[2]: command for path, command in commands()}
-    assert set(found) == {"serve", "demo", "echo", "store", "config check", "config show"}
+    assert set(found) == {
+        "serve",
+        "demo",
+        "echo",
+        "store",
+        "status",
+        "config check",
+        "config show",
+        "quarantine list",
+        "quarantine show",
+        "quarantine release",
+        "quarantine drop",
+    }
     serve = {option for parameter in found["serve"].params for option in parameter.opts}
     assert serve >= {
         "--config",
