@@ -7,8 +7,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from scp_server.interfaces import DuplicatePolicy as DuplicatePolicy
+from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
+
+__all__ = [
+    "AddOutcome",
+    "AddResult",
+    "DuplicatePolicy",
+    "Index",
+    "IndexEntry",
+    "IndexTotals",
+    "PackableHeader",
+    "PartRecord",
+]
 
 
 class AddOutcome(StrEnum):

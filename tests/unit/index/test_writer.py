@@ -135,7 +135,7 @@ def test_what_one_batch_replaces_may_be_of_the_same_batch(connection: Connection
         for content, policy in [
             (b"a", replace),
             (b"b", replace),
-            (b"c", parts),
+            (b"c", both),
             (b"a", replace),
             (b"d", keep),
         ]
