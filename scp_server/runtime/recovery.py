@@ -38,7 +38,7 @@ _OWN_FILE_META_BYTES = 65_536
 _ASKED_TOGETHER = 500
 """Locations that the index is asked about at once."""
 _ADDED_TOGETHER = 16
-"""Entries, each with its packed header, that may share a transaction."""
+"""Entries, each with its header, that may share a transaction."""
 
 
 @dataclass(slots=True)
@@ -180,7 +180,10 @@ class _Recovery:
             return False
 
     async def _settle(self, entry: IndexEntry, result: AddResult) -> None:
-        if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT) and result.location != entry.location:
+        if result.location == entry.location and result.outcome is AddOutcome.SAME:
+            # The storage named it twice: this is the one that was just adopted.
+            return
+        if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT):
             # It lost against a kept object and was about to be taken back when the process ended.
             if not await self._is_there(result.location):
                 self._leave(entry.location, ObjectNotFound("the file that the index has is gone"))

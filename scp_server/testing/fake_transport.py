@@ -59,6 +59,11 @@ class FakeTransport(asyncio.Transport):
         return self._closing
 
     @property
+    def fate(self) -> str:
+        """What the protocol has done with it: `open`, `closed` or `aborted`."""
+        return "aborted" if self.aborted else "closed" if self._closing else "open"
+
+    @property
     def lost(self) -> bool:
         """`connection_lost` has been called."""
         return self._lost

@@ -73,8 +73,8 @@ class StorageBench:
             await successor.close()
 
     async def nothing_is_left(self) -> None:
-        """Neither an object, nor a row, nor anything in flight. Raises AssertionError."""
+        """No object, no row, nothing in flight and no open writer. Raises AssertionError."""
         totals = await self.index.totals()
         found = (sorted(self.place.objects), await self.left_in_flight(), totals.parts)
-        if found != ([], set(), 0):
-            raise AssertionError(f"left over: {found}")
+        if found != ([], set(), 0) or self.storage.writing:
+            raise AssertionError(f"left over: {found}, {len(self.storage.writing)} open writers")

@@ -48,9 +48,11 @@ class Steps:
 class WatchedWriter:
     """An `ObjectWriter` over another."""
 
-    def __init__(self, writer: ObjectWriter, steps: Steps) -> None:
+    def __init__(self, writer: ObjectWriter, steps: Steps, writing: set[WatchedWriter]) -> None:
         self._writer = writer
         self._steps = steps
+        self._writing = writing
+        writing.add(self)
 
     @property
     def held_bytes(self) -> int:
@@ -71,10 +73,12 @@ class WatchedWriter:
     async def commit(self, key: ObjectKey) -> StoredObject:
         await self._steps.enter("commit")
         stored = await self._writer.commit(key)
+        self._writing.discard(self)
         self._steps.log.append("commit.done")
         return stored
 
     async def abort(self) -> None:
+        self._writing.discard(self)
         self._steps.log.append("abort")
         await self._writer.abort()
 
@@ -85,6 +89,8 @@ class WatchedStorage:
     def __init__(self, storage: Storage, steps: Steps) -> None:
         self._storage = storage
         self._steps = steps
+        self.writing: set[WatchedWriter] = set()
+        """Writers that were neither committed nor aborted."""
 
     async def open(self) -> None:
         await self._storage.open()
@@ -94,7 +100,8 @@ class WatchedStorage:
 
     async def begin(self, arrival_id: str, prefix: bytes, digest: Digest | None = None) -> ObjectWriter:
         await self._steps.enter("begin")
-        return WatchedWriter(await self._storage.begin(arrival_id, prefix, digest), self._steps)
+        writer = await self._storage.begin(arrival_id, prefix, digest)
+        return WatchedWriter(writer, self._steps, self.writing)
 
     def read(
         self, location: str, offset_bytes: int = 0, length_bytes: int | None = None

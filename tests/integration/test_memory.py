@@ -69,7 +69,6 @@ def _kept_bytes(data_dir: Path) -> list[int]:
 
 def _expect_flat(daemon: DaemonProcess, idle_bytes: int, growth_bytes: int) -> None:
     grown_bytes = _status_bytes(daemon.process.pid, "VmHWM") - idle_bytes
-    print(f"grew by {grown_bytes / MIB:.1f} of {growth_bytes / MIB:.1f} MiB")
     assert grown_bytes <= growth_bytes, f"grew by {grown_bytes / MIB:.1f} MiB"
 
 

@@ -311,20 +311,25 @@ async def test_a_duplicate_that_cannot_be_deleted_does_not_stop_the_start(tmp_pa
     assert [record["event"] for record in logs].count("object.left_over") == 1
 
 
-async def test_a_storage_that_names_an_object_twice_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("between", [0, 600])
+async def test_a_storage_that_names_an_object_twice_loses_nothing(tmp_path: Path, between: int) -> None:
     place = await _crashed(tmp_path, ct_image())
+    (location,) = place.objects
 
     class Stuttering(MemoryStorage):
         async def in_flight(self) -> AsyncIterator[StoredObject]:
-            for _ in range(2):
-                async for stored in super().in_flight():
-                    yield stored
+            stored = StoredObject(location, len(place.objects[location]))
+            yield stored
+            for number in range(between):
+                yield StoredObject(f"objects/gone/{number}", 1)
+            yield stored
 
     async with Restarted(place, tmp_path) as process:
         process.storage = WatchedStorage(Stuttering(place), process.steps)
         await process.storage.open()
-        assert (await process.recover()).adopted == 1
-    assert len(place.objects) == 1
+        report = await process.recover()
+        assert (report.adopted, report.removed, report.unreadable) == (1, 0, between)
+    assert list(place.objects) == [location]
 
 
 def _no_part_10(_data: bytes) -> bytes:
