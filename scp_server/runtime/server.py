@@ -35,6 +35,16 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 
+KNOWN_PEERS_LINES = (
+    "[access]",
+    "known_peers_only = true",
+    "[[peers]]",
+    "ae_title = 'CT1'",
+    "address = '192.0.2.10'",
+    "allow = ['echo', 'store']",
+)
+"""TOML, in quotes that a log needs not escape: what a server that is open to a network is told to be given."""
+
 
 class Server:
     """A DICOM and DICOS server in the current event loop.
@@ -125,11 +135,13 @@ class Server:
             memory_ceiling_bytes=memory_ceiling_bytes(settings),
             next_step=f"scp-server store --port {self._address[1]} --input FILE_OR_FOLDER",
         )
-        if not _is_loopback(settings.listen.host):
+        if not _is_loopback(settings.listen.host) and not settings.access.known_peers_only:
             log.warning(
                 "server.open_to_network",
                 dicom_host=self._address[0],
-                hint="anyone who reaches this address may store; neither TLS nor access rules exist yet",
+                hint="whoever reaches this address and is none of the peers may do everything; to let in known "
+                "peers only, write to the settings file what write_lines says, with their names and addresses",
+                write_lines=KNOWN_PEERS_LINES,
             )
 
     async def stop(self) -> bool:
