@@ -43,7 +43,7 @@ KNOWN_PEERS_LINES = (
     "address = '192.0.2.10'",
     "allow = ['echo', 'store']",
 )
-"""TOML, in quotes that a log needs not escape: what a server that is open to a network is told to be given."""
+"""TOML, in quotes that a log does not escape: what is told to whom opened the server to a network."""
 
 
 class Server:
@@ -139,8 +139,8 @@ class Server:
             log.warning(
                 "server.open_to_network",
                 dicom_host=self._address[0],
-                hint="whoever reaches this address and is none of the peers may do everything; to let in known "
-                "peers only, write to the settings file what write_lines says, with their names and addresses",
+                hint="whoever reaches this address and is none of the peers may do everything; to let in "
+                "known peers only, write write_lines to the settings file, with their titles and addresses",
                 write_lines=KNOWN_PEERS_LINES,
             )
 
