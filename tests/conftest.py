@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 
-from scp_server.testing.clock import ManualClock
+# The test kit's assertions explain themselves, too; before anything of it is imported.
+pytest.register_assert_rewrite("scp_server.testing")
+
+from scp_server.testing.clock import ManualClock  # noqa: E402
 
 settings.register_profile("bounded", max_examples=60, deadline=None)
 settings.register_profile("long", max_examples=5_000, deadline=None)

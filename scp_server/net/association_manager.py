@@ -46,7 +46,7 @@ class AcceptorConfig:
     max_associations_per_peer: int = 1_000
     max_associations_per_address: int = 1_000
     max_connections: int = 4_096
-    half_open_buffer_bytes: int = 32 * 1024 * 1024
+    half_open_buffer_bytes: int = 16 * 1024 * 1024
     max_pending_operations: int = 16
     association_buffer_bytes: int = 2 * 1024 * 1024
     process_buffer_bytes: int = 256 * 1024 * 1024

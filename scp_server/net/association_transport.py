@@ -176,12 +176,14 @@ class AssociationTransport(asyncio.Protocol, ABC):
             self._transport.close()
 
     def reset(self) -> None:
-        """Close at once with a TCP reset: for peers that hold what others need."""
+        """Close at once with a TCP reset, and hold nothing any more: for peers that have what others need."""
         if self._transport is not None:
             sock = self._transport.get_extra_info("socket")
             if sock is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             self._transport.abort()
+            self._unfed = _NOTHING
+            self.association.receive_eof(self._loop.time())
 
     # -- inside -------------------------------------------------------------------------------------------
 

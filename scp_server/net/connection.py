@@ -42,7 +42,6 @@ _ASSOCIATION_BUFFER = "the association holds too much"
 _PROCESS_BUDGET = "the process holds too much"
 _OPERATIONS = "too many operations wait"
 _CAN_ANSWER = frozenset({State.STA6, State.STA8})
-_CAN_RECEIVE = frozenset({State.STA6, State.STA7})
 
 
 class Connection(AssociationTransport):
@@ -230,9 +229,7 @@ class Connection(AssociationTransport):
     def _dataset_fragment(self, event: DatasetFragment) -> None:
         operation = self._receiving
         if operation is None:
-            if self.association.state in _CAN_RECEIVE:
-                raise LocalProtocolError("a data set fragment arrived without a command")
-            return  # Of a message that ended the association.
+            raise LocalProtocolError("a data set fragment arrived without a command")
         size_bytes = len(event.data)
         self._dataset_bytes += size_bytes
         self._held_bytes += size_bytes
@@ -282,6 +279,10 @@ class Connection(AssociationTransport):
     def _forget(self, operation: PerformedOperation) -> None:
         operation.dataset.discard()
         self._answered(operation)
+        if self._error is not None:
+            # Raised in the service, it holds the service's frames and whatever lies in them: a cycle with
+            # the operation, of a size that the peer chose, which only a full garbage collection would find.
+            self._error.__traceback__ = None
 
     def _answered(self, operation: PerformedOperation) -> None:
         """Its message id may be used again."""

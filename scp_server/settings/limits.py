@@ -71,7 +71,7 @@ class LimitsSettings(Section):
         description="The same for all associations together: the bound of the server's memory.",
     )
     half_open_buffer_bytes: int = Field(
-        default=32 * MIB,
+        default=16 * MIB,
         ge=8 * KIB,
         description="Bytes of A-ASSOCIATE-RQs that are not whole yet, of all connections together; above "
         "it, or above one of the longest, the oldest such connection is reset.",

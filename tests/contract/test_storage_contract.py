@@ -6,15 +6,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite(
-    "scp_server.testing.storage_contract",
-    "scp_server.testing.object_writer_contract",
-    "scp_server.testing.stored_objects",
-)
-
-from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig  # noqa: E402
-from scp_server.storage.memory import MemoryPlace, MemoryStorage  # noqa: E402
-from scp_server.testing.storage_contract import MakeStorage, StorageContract  # noqa: E402
+from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
+from scp_server.storage.memory import MemoryPlace, MemoryStorage
+from scp_server.testing.storage_contract import MakeStorage, StorageContract
 
 
 class TestMemoryStorage(StorageContract):

@@ -182,6 +182,7 @@ async def test_above_the_bound_on_half_sent_requests_the_oldest_goes(small: Acce
     first.send(whole[500:501])
     third.send(whole[:10])
     assert first.transport.fate == "aborted"
+    assert first.connection.association.closed, "what it held is free before its socket is gone"
     assert not second.transport.aborted
     await settle()
     third.send(whole[10:400])

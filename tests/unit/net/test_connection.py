@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -419,6 +421,43 @@ async def test_an_end_while_a_service_runs_asks_it_to_stop_but_does_not_cancel_i
     assert gate.ended == ["cancel requested"]
 
 
+class Held(bytearray):
+    """Something large in a service's hands, which a weak reference can watch."""
+
+
+@pytest.mark.parametrize("end", ["abort", "eof", "reset", "garbage", "refusal", "failure"])
+async def test_what_a_service_held_goes_with_it_and_needs_no_garbage_collection(
+    scene: AcceptorScene, logs: Logs, end: str
+) -> None:
+    held: list[weakref.ref[Held]] = []
+
+    async def hold(operation: Operation) -> Message:
+        large = Held(1000)
+        held.append(weakref.ref(large))
+        async for _ in operation.dataset.chunks():
+            large += b"more"
+            if end == "refusal":
+                raise OperationRefused(0xA700, "full")
+            if end == "failure":
+                raise ValueError("a bug")
+        return await succeed(operation)
+
+    scene.services.service = hold
+    peer = scene.associated()
+    gc.collect()
+    gc.disable()
+    try:
+        peer.send(store_rq() + dataset(bytes(5000)))
+        await settle()
+        if end not in ("refusal", "failure"):
+            _end(peer, end)
+        await settle()
+        assert [reference() for reference in held] == [None]
+    finally:
+        gc.enable()
+    logs.clear()
+
+
 async def test_operations_that_wait_are_not_begun_after_the_end(scene: AcceptorScene, gate: Gate) -> None:
     peer = scene.associated()
     peer.send(echo_rq(1))
@@ -647,7 +686,9 @@ async def test_the_peers_text_is_escaped_in_the_log(scene: AcceptorScene, logs: 
 async def test_a_cancelled_task_that_never_ran_gives_back_what_it_held(scene: AcceptorScene) -> None:
     peer = scene.associated()
     peer.send(store_rq() + dataset(bytes(5000), last=True))
-    await scene.manager.drain(0)
+    ending = scene.manager._end_now()
+    peer.transport.vanish()
+    await ending
     assert scene.manager.budget.held_bytes == 0
     assert peer.connection.operations == ()
 

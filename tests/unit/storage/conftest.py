@@ -12,9 +12,6 @@ import pytest
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.testing.system_calls import SystemCalls
 
-# Before any test module imports it: its assertions explain themselves.
-pytest.register_assert_rewrite("scp_server.testing.stored_objects")
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
