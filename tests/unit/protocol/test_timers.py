@@ -279,6 +279,7 @@ def test_an_idle_time_of_the_owners_holds_instead_of_both(state: State, applicat
     association.accept(answer(request(), 16384), 100)
     if state is State.STA6:
         association.set_idle_seconds(7)
+    assert sent(association)
     expect_abort_at(association, 107, "idle")
 
 
