@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from scp_server.protocol.events import Buffer
@@ -17,6 +18,40 @@ class AcceptedContext:
     context_id: int
     abstract_syntax: str
     transfer_syntax: str
+
+
+class DuplicatePolicy(StrEnum):
+    """What happens to other bytes under a SOP Instance UID that is already kept."""
+
+    KEEP_FIRST = "keep_first"
+    """The first bytes stay; the newcomer is refused."""
+    PARTS = "parts"
+    """Both are kept, as parts of one instance."""
+    REPLACE = "replace"
+    """The newcomer becomes the instance; what was kept before is deleted."""
+    REJECT = "reject"
+    """As `KEEP_FIRST`, but the newcomer is of no interest to anybody."""
+
+
+class DicosMode(StrEnum):
+    """Whether a peer's associations are treated as DICOS associations."""
+
+    AUTO = "auto"
+    """Those that are, by application context name or framing."""
+    ALWAYS = "always"
+    """All of them."""
+    NEVER = "never"
+    """None: only DICOM's application context name is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRules:
+    """How a configured peer is treated. `name` is ours, made from the settings: fit for logs and labels."""
+
+    name: str
+    duplicates: DuplicatePolicy | None = None
+    """None: as for everybody."""
+    dicos: DicosMode = DicosMode.AUTO
 
 
 @dataclass(slots=True)
@@ -36,7 +71,10 @@ class AssociationInfo:
     implementation_version_name: str = ""
     contexts: dict[int, AcceptedContext] = field(default_factory=dict)
     is_dicos: bool = False
-    """True with one of the DICOS application context names, or once the glued framing was used."""
+    """True with one of the DICOS application context names, or once the glued framing was used, unless
+    `peer` says otherwise."""
+    peer: PeerRules | None = None
+    """The entry of the settings that the association matched."""
 
 
 class DatasetSource(Protocol):

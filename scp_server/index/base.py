@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
 
-
-class DuplicatePolicy(StrEnum):
-    """What happens to other bytes under a SOP Instance UID that is already kept."""
-
-    KEEP_FIRST = "keep_first"
-    PARTS = "parts"
+__all__ = [
+    "AddOutcome",
+    "AddResult",
+    "DuplicatePolicy",
+    "Index",
+    "IndexEntry",
+    "IndexTotals",
+    "PackableHeader",
+    "PartRecord",
+]
 
 
 class AddOutcome(StrEnum):
@@ -24,6 +29,8 @@ class AddOutcome(StrEnum):
     """A new instance."""
     ADDED_PART = "added_part"
     """Another part of a known instance."""
+    REPLACED = "replaced"
+    """The instance now, in place of what was kept under its UID."""
     SAME = "same"
     """The same bytes are already kept: the newcomer is not needed."""
     CONFLICT = "conflict"
@@ -64,12 +71,14 @@ class AddResult:
     """`location` is where the kept bytes lie: the entry's own, or those of the same or conflicting part.
 
     `patient_conflict`: the entry was recorded but names another patient than its study, which keeps its own.
+    `discarded` are the locations that no part has any more; their files are the caller's to delete.
     """
 
     outcome: AddOutcome
     location: str
     part_number: int
     patient_conflict: bool = False
+    discarded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,18 @@ class Index(Protocol):
         not undo its entry. Waits while the queue is full. Raises IndexUnavailable, or IndexFailure when it
         is this entry that cannot be recorded: then nothing of it is in the index.
         """
+        ...
+
+    async def discarded(self) -> list[str]:
+        """Locations that no part has any more, and whose files may not be deleted yet.
+
+        They are recorded by the transaction that took their rows away, so that no crash forgets them.
+        """
+        ...
+
+    def forget_discarded(self, locations: Sequence[str]) -> None:
+        """The files at these locations are gone. Cheap and never raises: the next transaction records it,
+        and until then `discarded` may still name them."""
         ...
 
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:

@@ -4,6 +4,7 @@
 
     patients 1──n studies 1──n series 1──n instances 1──n parts 1──1 headers
                                            instances 1──n instance_references
+    discarded_objects
 
 A column that holds an attribute is called by its keyword (PS3.6), so `study_id` is Study ID (0020,0010);
 the tables' own primary keys end in `_key` and mean nothing outside the index. They are given out from
@@ -12,6 +13,8 @@ the tables' own primary keys end in `_key` and mean nothing outside the index. T
 An Object of Inspection (DICOS) is a patient here, a scan a study. An object without a Patient ID belongs to
 a patient of its own study, named by `unidentified_study_instance_uid`, so that unknown patients of different
 studies never become one. Absent text is the empty string in a key, NULL elsewhere.
+
+`discarded_objects` names files whose rows are gone and that are still to be deleted.
 
 Every index costs time on the way in: there are those that a query of the hierarchy needs, and partial ones
 for attributes that few objects have.
@@ -187,3 +190,9 @@ instance_references = Table(
     Column("referenced_sop_instance_uid", Text, primary_key=True),
 )
 Index(None, instance_references.c.referenced_sop_instance_uid)
+
+discarded_objects = Table(
+    "discarded_objects",
+    metadata,
+    Column("location", Text, primary_key=True),
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ from scp_server.index import migrations
 from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry, IndexTotals, PartRecord
 from scp_server.index.batching import BatchQueue
 from scp_server.index.hierarchy import padded
-from scp_server.index.schema import headers, instances, parts, patients, series, studies
+from scp_server.index.replacing import forget_discarded
+from scp_server.index.schema import discarded_objects, headers, instances, parts, patients, series, studies
 from scp_server.index.sqlite import check_file, keep_copy, reader_engine, writer_engine
 from scp_server.index.writer import AddRequest, EntryWriter
 from scp_server.observability.measures import IndexMeasures
@@ -98,6 +100,9 @@ _header_at = (
 _known_locations = select(parts.c.location).where(
     parts.c.location.in_(bindparam("locations", expanding=True))
 )
+_discarded = select(discarded_objects.c.location).where(
+    ~select(parts.c.location).where(parts.c.location == discarded_objects.c.location).exists()
+)
 _totals = select(
     *[
         select(func.count()).select_from(table).scalar_subquery().label(table.name)
@@ -162,6 +167,18 @@ class SqlIndex:
             raise IndexUnavailable("the index is not open")
         return await self._queue.submit(AddRequest(entry, policy))
 
+    async def discarded(self) -> list[str]:
+        """See `Index.discarded`."""
+
+        def read(connection: Connection) -> list[str]:
+            return list(connection.execute(_discarded).scalars())
+
+        return await self._read(read)
+
+    def forget_discarded(self, locations: Sequence[str]) -> None:
+        """See `Index.forget_discarded`."""
+        self._writer.gone.extend(locations)
+
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
         """Every part of an instance, in order of arrival; empty when it is unknown."""
 
@@ -221,6 +238,8 @@ class _Writer:
         self._entries = EntryWriter()
         self._engine: Engine | None = None
         self._connection: Connection | None = None
+        self.gone: deque[str] = deque()
+        """Discarded files that were deleted since the last transaction; other threads append to it."""
 
     def open(self) -> None:
         """Create or migrate the database. Raises IndexSchemaUnknown or IndexUnavailable."""
@@ -290,8 +309,13 @@ class _Writer:
         """Raises IndexUnavailable where trying again may help, anything else where an entry is to blame."""
         try:
             connection = self._connect()
+            gone = list(self.gone)
             with connection.begin():
-                return self._entries.write_batch(connection, batch)
+                forget_discarded(connection, gone)
+                results = self._entries.write_batch(connection, batch)
+            for _ in gone:
+                self.gone.popleft()
+            return results
         except BaseException as error:
             self._entries.forget()
             if isinstance(error, (SQLAlchemyError, sqlite3.Error)) and not _is_entrys_fault(error):

@@ -8,7 +8,7 @@ unique constraints: the second fails with an IntegrityError; its caller rolls ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, IndexE
 from scp_server.index.bulk import BulkInsert
 from scp_server.index.hierarchy import Hierarchy, Patient, padded
 from scp_server.index.keys import KeyAllocator
+from scp_server.index.replacing import remove_instances
 from scp_server.index.schema import headers, instance_references, instances, parts, patients, series, studies
 
 
@@ -58,6 +59,8 @@ class _NewPart(NamedTuple):
     part_number: int
     entry: IndexEntry
 
+
+_FIRST_STAYS = frozenset({DuplicatePolicy.KEEP_FIRST, DuplicatePolicy.REJECT})
 
 _first_part = parts.alias("first_part")
 _part_numbers = select(func.min(parts.c.part_number)).where(parts.c.instance_key == instances.c.instance_key)
@@ -127,10 +130,15 @@ class EntryWriter:
 
         Neither begins nor commits. Raises SQLAlchemy's errors; then the transaction must be rolled back.
         """
+        return [result for run in _runs(requests) for result in self._write_run(connection, run)]
+
+    def _write_run(self, connection: Connection, requests: Sequence[AddRequest]) -> list[AddResult]:
+        """Record requests of which those that replace something replace only what the database holds."""
         known = _find_instances(connection, requests)
         outcomes: list[tuple[AddOutcome, _Kept, _Instance | None]] = []
         new_instances: list[tuple[_Instance, IndexEntry]] = []
         new_parts: list[_NewPart] = []
+        replaced: dict[str, int] = {}
         for entry, policy in requests:
             uid = entry.summary.sop_instance_uid
             instance = known.get(uid)
@@ -142,15 +150,22 @@ class EntryWriter:
             if same is not None:
                 outcomes.append((AddOutcome.SAME, same, None))
                 continue
-            if instance.first is not None and policy is DuplicatePolicy.KEEP_FIRST:
+            if instance.first is not None and policy in _FIRST_STAYS:
                 outcomes.append((AddOutcome.CONFLICT, instance.first, None))
                 continue
+            if instance.first is not None and policy is DuplicatePolicy.REPLACE:
+                replaced[entry.location] = instance.key
+                instance = known[uid] = _Instance(key=0, patient=None, first=None, last_part_number=0)
+                new_instances.append((instance, entry))
             instance.last_part_number += 1
             kept = instance.kept[identity] = _Kept(entry.location, instance.last_part_number)
             outcome = AddOutcome.ADDED if instance.first is None else AddOutcome.ADDED_PART
+            if entry.location in replaced:
+                outcome = AddOutcome.REPLACED
             instance.first = instance.first or kept
             new_parts.append(_NewPart(instance, kept.part_number, entry))
             outcomes.append((outcome, kept, instance))
+        discarded = self._remove_instances(connection, list(replaced.values()))
         self._insert_instances(connection, new_instances)
         self._insert_parts(connection, new_parts)
         return [
@@ -159,9 +174,18 @@ class EntryWriter:
                 kept.location,
                 kept.part_number,
                 patient_conflict=instance is not None and _conflicts(entry, instance.patient),
+                discarded=discarded[replaced[entry.location]] if outcome is AddOutcome.REPLACED else (),
             )
             for (entry, _), (outcome, kept, instance) in zip(requests, outcomes, strict=True)
         ]
+
+    def _remove_instances(
+        self, connection: Connection, instance_keys: Sequence[int]
+    ) -> dict[int, tuple[str, ...]]:
+        discarded = remove_instances(connection, instance_keys)
+        if discarded:
+            self._hierarchy.forget()
+        return discarded
 
     def _insert_instances(self, connection: Connection, new: list[tuple[_Instance, IndexEntry]]) -> None:
         if not new:
@@ -205,6 +229,20 @@ class EntryWriter:
             for key, uid in connection.execute(_known_references, {"keys": padded(later)}):
                 wanted.pop((key, uid), None)
         _insert_references.execute(connection, list(wanted))
+
+
+def _runs(requests: Sequence[AddRequest]) -> Iterator[Sequence[AddRequest]]:
+    """The requests in order, cut before each that may replace what one of the same piece has added."""
+    begin = 0
+    seen: set[str] = set()
+    for position, (entry, policy) in enumerate(requests):
+        uid = entry.summary.sop_instance_uid
+        if policy is DuplicatePolicy.REPLACE and uid in seen:
+            yield requests[begin:position]
+            begin = position
+            seen.clear()
+        seen.add(uid)
+    yield requests[begin:]
 
 
 def _find_instances(connection: Connection, requests: Sequence[AddRequest]) -> dict[str, _Instance]:

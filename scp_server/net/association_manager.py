@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from scp_server.interfaces import AcceptedContext, Service
+from scp_server.net.access import AccessRules
+from scp_server.net.admission import Admission
 from scp_server.net.association_transport import TransportConfig
 from scp_server.net.budget import ByteBudget
 from scp_server.net.connection import Connection
@@ -21,7 +23,7 @@ from scp_server.protocol.framing import PDU_HEADER
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import Request
 from scp_server.protocol.negotiation import NegotiationPolicy, negotiate, rejection
-from scp_server.protocol.pdu import AssociateAC, AssociateRQ, RejectReason
+from scp_server.protocol.pdu import AssociateRQ, RejectReason
 
 log = get_logger(__name__)
 
@@ -40,6 +42,7 @@ class AcceptorConfig:
     """What the acceptor allows. Sizes in bytes; the caps count associations, `max_connections` sockets."""
 
     policy: NegotiationPolicy
+    access: AccessRules = field(default_factory=AccessRules)
     limits: Limits = field(default_factory=Limits)
     transport: TransportConfig = field(default_factory=TransportConfig)
     max_associations: int = 2_000
@@ -66,6 +69,8 @@ class AssociationManager:
         self._associations: dict[Connection, None] = {}
         self._requests: dict[Connection, int] = {}
         self._request_bytes = 0
+        self.refused_contexts = 0
+        """Presentation contexts that were refused because their service is not allowed to the peer."""
         self._per_peer: Counter[str] = Counter()
         self._per_address: Counter[str] = Counter()
         self._ids = itertools.count(1)
@@ -106,6 +111,11 @@ class AssociationManager:
         """Requests that are performed or wait for their turn."""
         return sum(connection.operation_count for connection in self._connections)
 
+    @property
+    def rejections(self) -> Counter[RejectReason]:
+        """Rejected associations by reason."""
+        return Counter({RejectReason(r): n for r, n in self.measures.associations.rejected.items() if n})
+
     def associations(self) -> list[Connection]:
         """Those connections whose association was accepted and has not ended, in order of their start."""
         return list(self._associations)
@@ -116,20 +126,31 @@ class AssociationManager:
 
     # -- who is let in ------------------------------------------------------------------------------------
 
-    def answer(self, request: AssociateRQ, host: str) -> AssociateAC | RejectReason:
-        """Accept or reject a request from `host` (PS3.8 7.1)."""
-        reason = rejection(request, self.config.policy)
+    def admit(self, request: AssociateRQ, host: str) -> Admission | RejectReason:
+        """Accept or reject a request from `host` (PS3.8 7.1), and count what is refused."""
+        access = self.config.access
+        peer = access.find(request.calling_ae_title, host)
+        policy = self.config.policy if peer is None else peer.policy(self.config.policy)
+        reason = rejection(request, policy)
+        if reason is None and peer is None and access.known_peers_only:
+            reason = RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED
+        if reason is None and self._is_full_for(request, host):
+            reason = RejectReason.LOCAL_LIMIT_EXCEEDED
         if reason is not None:
+            self.measures.associations.rejected[reason] += 1
             return reason
+        admission = Admission(negotiate(request, policy).answer, peer)
+        self.refused_contexts += admission.refused_contexts
+        return admission
+
+    def _is_full_for(self, request: AssociateRQ, host: str) -> bool:
         config = self.config
-        if (
+        return (
             self._draining
             or len(self._associations) >= config.max_associations
             or self._per_peer[request.calling_ae_title] >= config.max_associations_per_peer
             or self._per_address[host] >= config.max_associations_per_address
-        ):
-            return RejectReason.LOCAL_LIMIT_EXCEEDED
-        return negotiate(request, config.policy).answer
+        )
 
     def connection_opened(self, connection: Connection) -> None:
         """Count a socket; above the cap the oldest draining one goes, else the oldest half-open one."""

@@ -8,7 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING, assert_never
 
 from scp_server.errors import AssociationAborted, AssociationError, AssociationLost, LocalProtocolError
-from scp_server.interfaces import AcceptedContext, AssociationInfo
+from scp_server.interfaces import AssociationInfo
+from scp_server.net.admission import learn_is_dicos
 from scp_server.net.association_transport import AssociationTransport
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.net.operation import PerformedOperation, refusing
@@ -28,9 +29,8 @@ from scp_server.protocol.events import (
     ReleaseRequested,
     TransportClosed,
 )
-from scp_server.protocol.items import ContextResult
 from scp_server.protocol.message import CCancelRQ, Message, Request, UnrecognizedCommand
-from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateAC, AssociateRQ
+from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateRQ, RejectReason
 from scp_server.protocol.status import Status, StatusClass, status_class
 from scp_server.protocol.upper_layer import is_final_response
 
@@ -171,10 +171,9 @@ class Connection(AssociationTransport):
         if self.association.state is not State.STA3:
             return  # What came right behind the request has ended it; the events that say so follow.
         now = self._loop.time()
-        answer = self._manager.answer(request, self.host)
-        if not isinstance(answer, AssociateAC):
+        admission = self._manager.admit(request, self.host)
+        if isinstance(admission, RejectReason):
             self._outcome = "rejected"
-            self._counts.rejected[answer] += 1
             self._manager.activity.associations_rejected += 1
             log.warning(
                 "association.rejected",
@@ -182,42 +181,31 @@ class Connection(AssociationTransport):
                 calling_ae_title=peer_text(request.calling_ae_title),
                 called_ae_title=peer_text(request.called_ae_title),
                 application_context_name=peer_text(request.application_context_name),
-                reason=answer.name,
+                reason=admission.name,
             )
-            self.association.reject(answer, now)
+            self.association.reject(admission, now)
             return
-        proposed = {context.context_id: context for context in request.presentation_contexts}
-        self.info = AssociationInfo(
-            association_id=self._manager.next_association_id(),
-            calling_ae_title=request.calling_ae_title,
-            called_ae_title=request.called_ae_title,
-            peer_host=self.host,
-            peer_port=self.peer_address[1],
-            application_context_name=request.application_context_name,
-            implementation_class_uid=request.user_information.implementation_class_uid,
-            implementation_version_name=request.user_information.implementation_version_name,
-            contexts={
-                context.context_id: AcceptedContext(
-                    context.context_id,
-                    proposed[context.context_id].abstract_syntax,
-                    context.transfer_syntax,
-                )
-                for context in answer.presentation_contexts
-                if context.result == ContextResult.ACCEPTANCE
-            },
+        self.info = info = admission.association_info(
+            request, self._manager.next_association_id(), self.peer_address
         )
         # What was changed since the socket came holds for this association, whole, and later changes do not.
         self._config, self._services = self._manager.config, self._manager.services
+        limits, peer = self._config.limits, admission.peer
+        if peer is not None:
+            idle_seconds = peer.idle_override(limits.idle_seconds, limits.dicos_idle_seconds)
+            if idle_seconds is not None:
+                self.association.set_idle_seconds(idle_seconds)
         self._manager.association_began(self)
-        self.association.accept(answer, now)
-        self.info.is_dicos = self.association.is_dicos
+        self.association.accept(admission.answer, now)
+        learn_is_dicos(info, self.association.is_dicos)
+        admission.log_refused_contexts(info)
         log.debug(
             "association.accepted",
-            association_id=self.info.association_id,
+            association_id=info.association_id,
             peer_host=self.host,
             calling_ae_title=peer_text(request.calling_ae_title),
-            contexts_proposed=len(proposed),
-            contexts_accepted=len(self.info.contexts),
+            contexts_proposed=len(request.presentation_contexts),
+            contexts_accepted=len(info.contexts),
         )
 
     def _command_received(self, event: CommandReceived) -> None:
@@ -225,7 +213,7 @@ class Connection(AssociationTransport):
         if info is None:
             raise LocalProtocolError("a command arrived before the association was accepted")
         if event.glued:
-            info.is_dicos = True
+            learn_is_dicos(info, True)
         if isinstance(message, CCancelRQ):
             self._cancel_requested(message)
             return

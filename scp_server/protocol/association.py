@@ -172,6 +172,10 @@ class Association(UpperLayer):
         """Our side reads again."""
         self._timers.resume(now)
 
+    def set_idle_seconds(self, seconds: float) -> None:
+        """Take this idle time instead of both of the limits, for this peer; 0 is never."""
+        self._timers.set_idle_seconds(seconds)
+
     # --- the service user's primitives (PS3.8 7) ----------------------------------------------------------
 
     def request(self, request: AssociateRQ, now: float) -> None:

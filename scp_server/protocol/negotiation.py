@@ -78,6 +78,8 @@ class NegotiationPolicy:
     service_sop_classes: frozenset[str] = frozenset({VERIFICATION_SOP_CLASS_UID})
     refused_sop_classes: frozenset[str] = frozenset()
     """Not allowed to this peer: answered with result 1, user rejection."""
+    refuses_storage: bool = False
+    """The same for every class that would be stored."""
     transfer_syntaxes: tuple[str, ...] = (
         EXPLICIT_VR_LITTLE_ENDIAN,
         ANY_OTHER_TRANSFER_SYNTAX,
@@ -182,6 +184,8 @@ def _answer_context(
     is_service = uid in policy.service_sop_classes
     if not is_service and not is_storage(uid, policy):
         return _rejected(context, ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED)
+    if policy.refuses_storage and not is_service:
+        return _rejected(context, ContextResult.USER_REJECTION)
     key = (is_service, proposed)
     if key not in chosen:
         preference = policy.service_transfer_syntaxes if is_service else policy.transfer_syntaxes

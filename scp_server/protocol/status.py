@@ -62,6 +62,8 @@ class Status(IntEnum):
     CANNOT_UNDERSTAND = 0xC000
     DUPLICATE_SOP_INSTANCE_KEPT = 0xC111
     """Ours, of family Cxxx: other bytes are kept under this SOP Instance UID, and these are not."""
+    DUPLICATE_SOP_INSTANCE_REJECTED = 0xC112
+    """Ours, of family Cxxx: the same where the policy is to reject, so that no one looks at them later."""
 
     # PS3.4 C.4: C-FIND, C-MOVE and C-GET. A700 and C000 mean what they mean above.
     UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES = 0xA701

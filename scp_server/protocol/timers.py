@@ -13,6 +13,7 @@ Times are seconds of one monotonic clock, given by the caller. A deadline that d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from scp_server.protocol.limits import Limits
@@ -49,6 +50,10 @@ class Timers:
         self._received_bytes = 0
         self._message_seen = 0
         self._paused_at = NEVER
+
+    def set_idle_seconds(self, seconds: float) -> None:
+        """From now on the idle time of either kind of association; 0 is never."""
+        self._limits = replace(self._limits, idle_seconds=seconds, dicos_idle_seconds=seconds)
 
     def start_artim(self, now: float) -> None:
         """Start ARTIM, or start it again (PS3.8 9.1.5)."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from scp_server.index.base import DuplicatePolicy
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import TransportConfig
 from scp_server.objects.header_tap import TapLimits
@@ -134,6 +136,27 @@ def build_policy(settings: Settings) -> NegotiationPolicy:
     )
 
 
+def build_access(settings: Settings) -> AccessRules:
+    """Who may associate, and what for."""
+    return AccessRules(
+        entries=tuple(
+            PeerEntry(
+                rules=PeerRules(
+                    name=peer.name,
+                    duplicates=None if peer.duplicates is None else DuplicatePolicy(peer.duplicates),
+                    dicos=DicosMode(peer.dicos),
+                ),
+                ae_title=peer.ae_title,
+                network=None if peer.address is None else parse_network(peer.address),
+                allow=frozenset(map(PeerService, peer.allow)),
+                idle_seconds=peer.idle_seconds,
+            )
+            for peer in settings.peers
+        ),
+        known_peers_only=settings.access.known_peers_only,
+    )
+
+
 def build_manager(
     settings: Settings,
     storage: Storage,
@@ -155,6 +178,7 @@ def build_manager(
     return AssociationManager(
         AcceptorConfig(
             policy=policy,
+            access=build_access(settings),
             limits=build_limits(settings),
             transport=TransportConfig(
                 send_buffer_bytes=limits.send_buffer_bytes, write_seconds=settings.timeouts.write_seconds

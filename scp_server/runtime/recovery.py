@@ -4,6 +4,10 @@ Only what may have been in flight is looked at, so it takes as long with a milli
 What is adopted was never acknowledged, or was acknowledged and is in the index already: adopting it does no
 harm, and forgetting it would leave a file that nobody finds.
 
+First go the files that the index has discarded, because a newcomer replaced them and the process ended
+before they were deleted. Nothing is replaced here, whatever the policy says: the newcomer was never
+acknowledged, and what is kept may have been. And nothing is deleted for the sake of a file that is gone.
+
 Objects are adopted in order of arrival, since it numbers an instance's parts and decides whose bytes are
 kept. They are found in any order, so all that are unknown are listed before the first is read whole; of each
 the list holds a location and an arrival id, and the entries of a few at a time wait to share a transaction.
@@ -17,12 +21,11 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from scp_server.errors import IndexFailure, IndexUnavailable, OperationRefused, StorageError
-from scp_server.index.base import AddOutcome, AddResult, Index, IndexEntry
+from scp_server.errors import IndexFailure, IndexUnavailable, ObjectNotFound, OperationRefused, StorageError
+from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
 from scp_server.objects.summary import summarize
-from scp_server.objects.uids import is_dicos_sop_class
 from scp_server.observability.logs import get_logger
 from scp_server.services.reception import DIGEST_ALGORITHM
 from scp_server.services.storage import StorageServiceConfig
@@ -42,13 +45,15 @@ _ADDED_TOGETHER = 16
 class RecoveryReport:
     """What start-up found among the objects that may have been in flight.
 
-    `unreadable` ones, and those that the index refuses, stay where they are and are logged.
+    `unreadable` ones, and those that the index refuses, stay where they are and are logged. `discarded` are
+    replaced files that were still to be deleted.
     """
 
     examined: int = 0
     adopted: int = 0
     removed: int = 0
     unreadable: int = 0
+    discarded: int = 0
 
 
 async def recover(storage: Storage, index: Index, config: StorageServiceConfig) -> RecoveryReport:
@@ -59,13 +64,14 @@ async def recover(storage: Storage, index: Index, config: StorageServiceConfig) 
     recovery = _Recovery(storage, index, config)
     await recovery.run()
     report = recovery.report
-    if report.examined:
+    if report.examined or report.discarded:
         log.info(
             "recovery.ended",
             examined=report.examined,
             adopted=report.adopted,
             removed=report.removed,
             unreadable=report.unreadable,
+            discarded=report.discarded,
         )
     return report
 
@@ -80,6 +86,7 @@ class _Recovery:
         self.report = RecoveryReport()
 
     async def run(self) -> None:
+        await self._delete_discarded()
         for stored in await self._in_order_of_arrival(await self._unknown()):
             try:
                 entry = await read_entry(self._storage, stored, self._config.tap_limits)
@@ -92,6 +99,23 @@ class _Recovery:
             self._waiting[uid] = entry
         await self._add_waiting()
         await self._storage.settled()
+
+    async def _delete_discarded(self) -> None:
+        deleted = []
+        for location in await self._index.discarded():
+            if await self._delete(location):
+                deleted.append(location)
+        if deleted:
+            self._index.forget_discarded(deleted)
+        self.report.discarded += len(deleted)
+
+    async def _delete(self, location: str) -> bool:
+        try:
+            await self._storage.delete(location)
+        except StorageError as failure:
+            log.error("object.left_over", location=location, error=str(failure))
+            return False
+        return True
 
     async def _unknown(self) -> list[StoredObject]:
         """The objects that may have been in flight and are not in the index, in any order."""
@@ -139,10 +163,21 @@ class _Recovery:
                 await self._settle(entry, result)
 
     async def _add(self, entry: IndexEntry) -> AddResult:
-        dicos = is_dicos_sop_class(entry.summary.sop_class_uid)
-        return await self._index.add(
-            entry, self._config.dicos_duplicates if dicos else self._config.duplicates
-        )
+        policy = self._config.duplicate_policy(entry.summary.sop_class_uid)
+        if policy is DuplicatePolicy.REPLACE:
+            policy = DuplicatePolicy.KEEP_FIRST
+        result = await self._index.add(entry, policy)
+        if result.outcome is AddOutcome.CONFLICT and not await self._is_there(result.location):
+            # With durability `process` a power cut may undo the index's replacement, but not the deletion.
+            result = await self._index.add(entry, DuplicatePolicy.REPLACE)
+            await self._delete_discarded()
+        return result
+
+    async def _is_there(self, location: str) -> bool:
+        try:
+            return bool([piece async for piece in self._storage.read(location, 0, 1)])
+        except ObjectNotFound:
+            return False
 
     async def _settle(self, entry: IndexEntry, result: AddResult) -> None:
         if result.location == entry.location and result.outcome is AddOutcome.SAME:
@@ -150,12 +185,10 @@ class _Recovery:
             return
         if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT):
             # It lost against a kept object and was about to be taken back when the process ended.
-            try:
-                await self._storage.delete(entry.location)
-            except StorageError as failure:
-                log.error("object.left_over", location=entry.location, error=str(failure))
-            else:
-                self.report.removed += 1
+            if not await self._is_there(result.location):
+                self._leave(entry.location, ObjectNotFound("the file that the index has is gone"))
+                return
+            self.report.removed += await self._delete(entry.location)
         else:
             self.report.adopted += 1
         log.info("object.recovered", location=entry.location, outcome=result.outcome.value)

@@ -41,6 +41,16 @@ from scp_server.web.server import HttpServer
 
 log = get_logger(__name__)
 
+KNOWN_PEERS_LINES = (
+    "[access]",
+    "known_peers_only = true",
+    "[[peers]]",
+    "ae_title = 'CT1'",
+    "address = '192.0.2.10'",
+    "allow = ['echo', 'store']",
+)
+"""TOML, in quotes that a log does not escape: what is told to whom opened the server to a network."""
+
 
 class Server:
     """A DICOM and DICOS server in the current event loop.
@@ -161,11 +171,13 @@ class Server:
             memory_ceiling_bytes=memory_ceiling_bytes(settings),
             next_step=f"scp-server store --port {self._address[1]} --input FILE_OR_FOLDER",
         )
-        if not _is_loopback(self._address[0]):
+        if not _is_loopback(self._address[0]) and not settings.access.known_peers_only:
             log.warning(
                 "server.open_to_network",
                 dicom_host=self._address[0],
-                hint="anyone who reaches this address may store; neither TLS nor access rules exist yet",
+                hint="whoever reaches this address and is none of the peers may do everything; to let in "
+                "known peers only, write write_lines to the settings file, with their titles and addresses",
+                write_lines=KNOWN_PEERS_LINES,
             )
 
     def reload(self, settings: Settings) -> list[Change]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NoReturn, cast
 
 from scp_server.errors import (
     IndexFailure,
@@ -18,7 +19,7 @@ from scp_server.errors import (
     StorageFull,
 )
 from scp_server.index.base import AddOutcome, DuplicatePolicy, Index
-from scp_server.interfaces import Operation
+from scp_server.interfaces import AssociationInfo, DicosMode, Operation, PeerRules
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.logs import get_logger, peer_text
@@ -49,6 +50,13 @@ class StorageServiceConfig:
     """Other bytes under a SOP Instance UID already kept, for all but DICOS objects."""
     dicos_duplicates: DuplicatePolicy = DuplicatePolicy.PARTS
     """The same for DICOS objects: every section of a CT arrives under one SOP Instance UID."""
+
+    def duplicate_policy(self, sop_class_uid: str, peer: PeerRules | None = None) -> DuplicatePolicy:
+        """What holds for an object of this class from this peer."""
+        if peer is not None and peer.duplicates is not None:
+            return peer.duplicates
+        always = peer is not None and peer.dicos is DicosMode.ALWAYS
+        return self.dicos_duplicates if always or is_dicos_sop_class(sop_class_uid) else self.duplicates
 
 
 class ArrivalClock:
@@ -111,19 +119,23 @@ class StorageService:
             raise OperationRefused(Status.OUT_OF_RESOURCES, comment) from failure
         finally:
             await reception.end()
-        await self._record(reception, stored, operation.association.association_id, refused)
+        await self._record(reception, stored, operation.association, refused)
         return response_to(request, Status.SUCCESS)
 
     async def _record(
-        self, reception: Reception, stored: StoredObject, association_id: str, refused: RefusedObjects
+        self,
+        reception: Reception,
+        stored: StoredObject,
+        association: AssociationInfo,
+        refused: RefusedObjects,
     ) -> None:
         """Bring the durable object into the index, or take it back.
 
         Cancelled, or failing in another way than an index may, it leaves the object in flight: start-up
         finds it, and either the index has it or adopts it.
         """
-        dicos = is_dicos_sop_class(reception.summary.sop_class_uid)
-        policy = self._config.dicos_duplicates if dicos else self._config.duplicates
+        association_id = association.association_id
+        policy = self._config.duplicate_policy(reception.summary.sop_class_uid, association.peer)
         try:
             result = await self._index.add(reception.index_entry(stored), policy)
         except IndexFailure as failure:
@@ -141,18 +153,43 @@ class StorageService:
                 sop_instance_uid=peer_text(reception.summary.sop_instance_uid),
             )
         if result.outcome is AddOutcome.CONFLICT:
-            refusal = OperationRefused(
-                Status.DUPLICATE_SOP_INSTANCE_KEPT,
-                "other data is kept under this SOP Instance UID",
-                (_AFFECTED_SOP_INSTANCE_UID,),
-            )
-            if not await refused.keep_stored(reception, stored, refusal):
-                await self._take_back(stored)
-            raise refusal
+            await self._refuse_newcomer(reception, stored, policy, refused)
         if result.outcome is AddOutcome.SAME:
             await self._take_back(stored)
-        else:
-            await self._storage.indexed(stored)
+            return
+        await self._discard(result.discarded)
+        await self._storage.indexed(stored)
+
+    async def _refuse_newcomer(
+        self,
+        reception: Reception,
+        stored: StoredObject,
+        policy: DuplicatePolicy,
+        refused: RefusedObjects,
+    ) -> NoReturn:
+        """Other bytes are kept: the newcomer, whole and durable, goes into quarantine or is taken back."""
+        rejects = policy is DuplicatePolicy.REJECT
+        refusal = OperationRefused(
+            Status.DUPLICATE_SOP_INSTANCE_REJECTED if rejects else Status.DUPLICATE_SOP_INSTANCE_KEPT,
+            "other data is kept under this SOP Instance UID",
+            (_AFFECTED_SOP_INSTANCE_UID,),
+        )
+        if not await refused.keep_stored(reception, stored, refusal):
+            await self._take_back(stored)
+        raise refusal
+
+    async def _discard(self, locations: Sequence[str]) -> None:
+        """Delete what was replaced. The index remembers until it is gone; start-up does what fails here."""
+        deleted = []
+        for location in locations:
+            try:
+                await self._storage.delete(location)
+            except StorageError as failure:
+                log.error("object.left_over", location=location, error=str(failure))
+            else:
+                deleted.append(location)
+        if deleted:
+            self._index.forget_discarded(deleted)
 
     async def _take_back(self, stored: StoredObject) -> None:
         """Delete what the index does not know. If that fails, start-up finds it among what was in flight."""

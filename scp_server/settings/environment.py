@@ -101,7 +101,7 @@ class EnvironmentSource(PydanticBaseSettingsSource):
 def parse_text(text: str, kind: Kind) -> object:
     """A value from its text; what does not look like its kind stays text, and the model says what is wrong.
 
-    A list is JSON (`["a", "b"]`) or its items between commas.
+    A list is JSON (`["a", "b"]`) or its items between commas; tables are a JSON list of objects.
     """
     stripped = text.strip()
     if kind is Kind.BOOLEAN:
@@ -112,6 +112,8 @@ def parse_text(text: str, kind: Kind) -> object:
         return float(stripped)
     if kind is Kind.LIST:
         return _list_of(stripped)
+    if kind is Kind.TABLES:
+        return _list_of(stripped) if stripped.startswith("[") else text
     return text
 
 

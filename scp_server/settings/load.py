@@ -19,7 +19,7 @@ from scp_server.observability.text import safe_text
 from scp_server.settings.environment import Layer, read_environment
 from scp_server.settings.locate import key_lines, line_of
 from scp_server.settings.models import Settings, SettingsTree
-from scp_server.settings.schema import Kind, keys_of, sections_of
+from scp_server.settings.schema import Kind, all_keys_of, keys_of, sections_of, tables_of
 
 MAX_CONFIG_BYTES = 1 << 20
 """Longest settings file."""
@@ -151,13 +151,23 @@ def _problem(details: ErrorDetails, file: _File, environment: Layer, overrides: 
             path = candidate
             text = text.removeprefix(f"{first} ")
             break
+    named_table = _NAMED_TABLE.fullmatch(first)
+    if named_table is not None and details["type"] == "value_error":
+        path = (named_table["table"], int(named_table["position"]), *filter(None, [named_table["key"]]))
+        text = text.removeprefix(f"{first} ")
     key = ".".join(str(part) for part in path if not isinstance(part, int))
+    if path and path[0] in tables_of(Settings):
+        key = str(path[0])
     shown_key = safe_text(".".join(map(str, path)), 200)
     if _contains(overrides, path):
         return Problem("command line", None, shown_key, text)
     if key in environment.sources:
         return Problem(environment.sources[key], None, shown_key, text)
     return Problem(file.name or "settings", line_of(file.lines, path), shown_key, text)
+
+
+_NAMED_TABLE = re.compile(r"(?P<table>[a-z_]+)\.(?P<position>[0-9]+)(?:\.(?P<key>[a-z_]+))?")
+"""One table of an array of them, in a complaint about all: `peers.3` or `peers.3.dicos`."""
 
 
 def _contains(tables: Mapping[str, Any], path: tuple[str | int, ...]) -> bool:
@@ -210,7 +220,8 @@ def _number(value: object) -> object:
 
 
 def _but_not(details: ErrorDetails) -> str:
-    key = keys_of(Settings).get(".".join(str(part) for part in details["loc"] if not isinstance(part, int)))
+    names = [str(part) for part in details["loc"] if not isinstance(part, int)]
+    key = all_keys_of(Settings).get(".".join(names))
     value = details.get("input")
     if key is None or key.kind is Kind.SECRET or not isinstance(value, str | int | float):
         return ""
@@ -220,6 +231,8 @@ def _but_not(details: ErrorDetails) -> str:
 
 def _unknown_key(path: tuple[str | int, ...]) -> str:
     known = [*keys_of(Settings), *sections_of(Settings)]
+    if path[0] in tables_of(Settings):
+        known = [name for name in all_keys_of(Settings) if name.startswith(f"{path[0]}.")]
     close = [name for name in known if name.rpartition(".")[2] == str(path[-1])]
     close = close or difflib.get_close_matches(".".join(map(str, path)), known, n=1, cutoff=0.6)
     return f"is no setting; did you mean {close[0]}?" if close else "is no setting"

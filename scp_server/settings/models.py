@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
+from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
 from scp_server.settings.names import (
@@ -22,21 +23,8 @@ from scp_server.settings.names import (
     sop_class_uid,
     transfer_syntax_uid,
 )
-from scp_server.settings.section import Section, Texts
-
-MAX_AE_TITLE_CHARACTERS = 16
-
-
-def ae_title(text: str) -> str:
-    """Check an AE title of ours (PS3.5 6.2, VR AE). Raises ValueError."""
-    title = text.strip(" ")
-    if not title:
-        raise ValueError("must not be blank")
-    if len(title) > MAX_AE_TITLE_CHARACTERS:
-        raise ValueError(f"must have at most {MAX_AE_TITLE_CHARACTERS} characters, not {len(title)}")
-    if not (title.isascii() and title.isprintable()) or "\\" in title:
-        raise ValueError("must be printable ASCII without a backslash")
-    return title
+from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
+from scp_server.settings.section import AETitle, Section, Texts
 
 
 def _host(text: str) -> str:
@@ -45,7 +33,6 @@ def _host(text: str) -> str:
     return text
 
 
-AETitle = Annotated[str, AfterValidator(ae_title)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -90,6 +77,11 @@ class AccessSettings(Section):
     require_called_ae_title: bool = Field(
         default=False,
         description="Reject associations that call another AE title than ours (A-ASSOCIATE-RJ 1/1/7).",
+    )
+    known_peers_only: bool = Field(
+        default=False,
+        description="Reject callers that match none of the [[peers]] (A-ASSOCIATE-RJ 1/1/3). When false they "
+        "may do everything.",
     )
 
 
@@ -167,12 +159,13 @@ class StorageSettings(Section):
     threads: int = Field(
         default=4, ge=1, le=256, description="Threads that write to disk, so that a slow one stops no one."
     )
-    duplicates: Literal["keep_first", "parts"] = Field(
+    duplicates: Duplicates = Field(
         default="keep_first",
         description="Other bytes under a SOP Instance UID that is already kept: keep_first refuses them "
-        "with 0xC111, parts keeps both. The same bytes again are always a success.",
+        "with 0xC111, reject with 0xC112, parts keeps both, replace deletes what was kept. The same bytes "
+        "again are always a success.",
     )
-    dicos_duplicates: Literal["keep_first", "parts"] = Field(
+    dicos_duplicates: Duplicates = Field(
         default="parts",
         description="The same for DICOS objects: the sections of a DICOS CT arrive under one SOP Instance "
         "UID.",
@@ -221,6 +214,15 @@ class SettingsTree(BaseModel):
     index: IndexSettings = Field(default_factory=IndexSettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
+    peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
+        default=(), description="Single peers, or networks of them: what they may do, how they are treated."
+    )
+
+    @field_validator("peers")
+    @classmethod
+    def _peers(cls, peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
+        check_each_once(peers)
+        return peers
 
     @field_validator("data_dir")
     @classmethod
@@ -231,6 +233,16 @@ class SettingsTree(BaseModel):
             return path.expanduser()
         except RuntimeError as error:
             raise ValueError("names the home folder of an unknown user") from error
+
+    @model_validator(mode="after")
+    def _some_context_is_left(self) -> Self:
+        names = self.negotiation.application_context_names
+        for position, peer in enumerate(self.peers):
+            if peer.dicos == "never" and DICOM_APPLICATION_CONTEXT not in names:
+                raise ValueError(
+                    f"peers.{position}.dicos is never, but negotiation.application_contexts lacks dicom"
+                )
+        return self
 
     @model_validator(mode="after")
     def _listeners_differ(self) -> Self:

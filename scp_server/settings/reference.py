@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from scp_server.settings.models import Settings
-from scp_server.settings.schema import Key, Kind, keys_of, sections_of
+from scp_server.settings.schema import Key, Kind, all_keys_of, keys_of, sections_of, tables_of
 from scp_server.settings.show import toml_value
 
 _INTRODUCTION = """\
@@ -47,7 +47,21 @@ def markdown() -> str:
             for key in keys
         ]
         parts.append("\n".join(rows) + "\n")
+    for name, keys in _by_table():
+        parts.append(f"## `[[{name}]]`\n")
+        whole = keys_of(Settings)[name]
+        parts.append(_TABLES.format(meaning=whole.description, name=name, variable=whole.variable) + "\n")
+        rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+        rows += [
+            f"| `{key.name}` | {_values_of(key)} | {_default_of(key)} | {key.description} |" for key in keys
+        ]
+        parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+_TABLES = """\
+{meaning} As many of these tables as needed; the first that matches holds. In the environment
+they are `{variable}`, a JSON list of objects."""
 
 
 def example() -> str:
@@ -63,12 +77,31 @@ def example() -> str:
                 f"# {name} is not set" if key.default is None else f"#{name} = {toml_value(key.default)}",
                 "",
             ]
+    for name, keys in _by_table():
+        lines += textwrap.wrap(
+            f"{keys_of(Settings)[name].description} As many of these tables as "
+            "needed; the first that matches holds. This one shows the defaults.",
+            108,
+            initial_indent="# ",
+            subsequent_indent="# ",
+        )
+        lines += [f"# [[{name}]]", "#"]
+        for key in keys:
+            lines += textwrap.wrap(key.description, 106, initial_indent="#   # ", subsequent_indent="#   # ")
+            short = key.name.rpartition(".")[2]
+            is_set = key.default is not None
+            lines += [f"#   {short} = {toml_value(key.default)}" if is_set else f"#   # {short} is not set"]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _by_section() -> list[tuple[str, list[Key]]]:
-    keys = keys_of(Settings).values()
+    keys = [key for key in keys_of(Settings).values() if key.kind is not Kind.TABLES]
     return [(section, list(members)) for section, members in groupby(keys, key=_section_of)]
+
+
+def _by_table() -> list[tuple[str, list[Key]]]:
+    keys = all_keys_of(Settings).values()
+    return [(name, [key for key in keys if key.section == name]) for name in tables_of(Settings)]
 
 
 def _section_of(key: Key) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ class Kind(Enum):
     SECRET = "secret"
     LIST = "list of texts"
     CHOICE = "one of"
+    TABLES = "list of tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,24 @@ def sections_of(model: type[BaseModel]) -> dict[str, str]:
     }
 
 
+@cache
+def tables_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The model of one table, by the name of each array of tables (`[[peers]]`)."""
+    found = {name: _table_model(field.annotation) for name, field in model.model_fields.items()}
+    return {name: table for name, table in found.items() if table is not None}
+
+
+@cache
+def all_keys_of(model: type[BaseModel]) -> dict[str, Key]:
+    """`keys_of`, and after them the keys of arrays of tables, such as `peers.address`, without positions."""
+    keys = dict(keys_of(model))
+    for name, table in tables_of(model).items():
+        keys |= {
+            f"{name}.{key}": replace(known, name=f"{name}.{key}") for key, known in keys_of(table).items()
+        }
+    return keys
+
+
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         section = _section_model(field)
@@ -77,6 +96,14 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
 def _section_model(field: FieldInfo) -> type[BaseModel] | None:
     annotation = field.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _table_model(annotation: Any) -> type[BaseModel] | None:
+    """The model of the tables, where the annotation is a tuple of such."""
+    if get_origin(annotation) is not tuple:
+        return None
+    item = get_args(annotation)[0]
+    return item if isinstance(item, type) and issubclass(item, BaseModel) else None
 
 
 _KINDS: dict[object, Kind] = {
@@ -97,6 +124,8 @@ def _kind_of(annotation: Any) -> tuple[Kind, tuple[str, ...]]:
     if origin in (Union, types.UnionType):
         inner = [argument for argument in get_args(annotation) if argument is not types.NoneType]
         return _kind_of(inner[0])
+    if _table_model(annotation) is not None:
+        return Kind.TABLES, ()
     if origin is Literal:
         return Kind.CHOICE, tuple(str(choice) for choice in get_args(annotation))
     return _KINDS[origin or annotation], ()

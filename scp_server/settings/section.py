@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -15,3 +15,20 @@ class Section(BaseModel):
 
 Texts = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(strict=False)]
 """A list of strings."""
+
+MAX_AE_TITLE_CHARACTERS = 16
+
+
+def ae_title(text: str) -> str:
+    """Check an AE title of ours (PS3.5 6.2, VR AE). Raises ValueError."""
+    title = text.strip(" ")
+    if not title:
+        raise ValueError("must not be blank")
+    if len(title) > MAX_AE_TITLE_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_AE_TITLE_CHARACTERS} characters, not {len(title)}")
+    if not (title.isascii() and title.isprintable()) or "\\" in title:
+        raise ValueError("must be printable ASCII without a backslash")
+    return title
+
+
+AETitle = Annotated[str, AfterValidator(ae_title)]

@@ -23,6 +23,11 @@ def to_toml(settings: BaseModel) -> str:
     for name, value in to_mapping(settings).items():
         if isinstance(value, dict):
             sections.append("\n".join([f"[{name}]", *(_line(key, item) for key, item in value.items())]))
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            sections += [
+                "\n".join([f"[[{name}]]", *(_line(key, item) for key, item in table.items())])
+                for table in value
+            ]
         else:
             top.append(_line(name, value))
     return "\n\n".join(["\n".join(top), *sections]) + "\n"

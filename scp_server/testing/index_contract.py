@@ -38,6 +38,7 @@ MakeUnavailable = Callable[[], AbstractContextManager[object]]
 
 KEEP_FIRST = DuplicatePolicy.KEEP_FIRST
 PARTS = DuplicatePolicy.PARTS
+REPLACE = DuplicatePolicy.REPLACE
 
 _ROOT = "1.2.840.99"
 _CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -134,10 +135,13 @@ class IndexContract:
         assert (result.location, result.part_number) == (first.location, 1)
         assert len(await index.parts(_uid(first))) == 1
 
-    async def test_other_bytes_conflict_when_the_first_are_kept(self, index: Index) -> None:
+    @pytest.mark.parametrize("policy", [KEEP_FIRST, DuplicatePolicy.REJECT])
+    async def test_other_bytes_conflict_when_the_first_are_kept(
+        self, index: Index, policy: DuplicatePolicy
+    ) -> None:
         first, other = index_entry(content=b"first"), index_entry(content=b"other")
-        await index.add(first, KEEP_FIRST)
-        result = await index.add(other, KEEP_FIRST)
+        await index.add(first, policy)
+        result = await index.add(other, policy)
         assert result.outcome is AddOutcome.CONFLICT
         assert (result.location, result.part_number) == (first.location, 1)
         assert [part.location for part in await index.parts(_uid(first))] == [first.location]
@@ -148,6 +152,50 @@ class IndexContract:
         await index.add(index_entry(content=b"other", study="77", series="77"), KEEP_FIRST)
         totals = await index.totals()
         assert (totals.studies, totals.series) == (1, 1)
+
+    async def test_other_bytes_replace_every_part_and_their_files_are_named(self, index: Index) -> None:
+        old = [index_entry(content=b"section %d" % number) for number in range(3)]
+        for entry in old:
+            await index.add(entry, PARTS)
+        assert await index.discarded() == []
+        newcomer = index_entry(content=b"new")
+        result = await index.add(newcomer, REPLACE)
+        assert result.outcome is AddOutcome.REPLACED
+        assert (result.location, result.part_number) == (newcomer.location, 1)
+        assert result.discarded == tuple(entry.location for entry in old)
+        assert [part.location for part in await index.parts(_uid(newcomer))] == [newcomer.location]
+        assert await index.header(old[0].location) is None
+        assert set(await index.discarded()) == set(result.discarded)
+        again = await index.add(index_entry(content=b"new"), REPLACE)
+        assert (again.outcome, again.location, again.discarded) == (AddOutcome.SAME, newcomer.location, ())
+        back = await index.add(index_entry(content=b"section 1"), REPLACE)
+        assert back.outcome is AddOutcome.REPLACED, "what was replaced is no longer known"
+
+    async def test_discarded_files_are_remembered_until_they_are_gone(self, make_index: MakeIndex) -> None:
+        index = make_index()
+        await index.open()
+        first = index_entry(content=b"first")
+        await index.add(first, REPLACE)
+        await index.add(index_entry(content=b"other"), REPLACE)
+        await index.close()
+        index = make_index()
+        await index.open()
+        assert await index.discarded() == [first.location]
+        index.forget_discarded([first.location])
+        await index.add(index_entry("2"), REPLACE)
+        assert await index.discarded() == []
+        await index.close()
+
+    async def test_of_many_tasks_that_replace_one_is_kept_and_all_others_are_discarded(
+        self, index: Index
+    ) -> None:
+        entries = [index_entry(content=b"%d" % number) for number in range(40)]
+        results = await asyncio.gather(*(index.add(entry, REPLACE) for entry in entries))
+        (part,) = await index.parts(_uid(entries[0]))
+        discarded = [location for result in results for location in result.discarded]
+        assert sorted([*discarded, part.location]) == sorted(entry.location for entry in entries)
+        totals = await index.totals()
+        assert (totals.patients, totals.studies, totals.series, totals.instances) == (1, 1, 1, 1)
 
     async def test_other_bytes_are_another_part_when_parts_are_kept(self, index: Index) -> None:
         entries = [index_entry(content=b"section %d" % number) for number in range(4)]

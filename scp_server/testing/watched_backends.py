@@ -146,6 +146,13 @@ class WatchedIndex:
         self._steps.log.append("add.done")
         return result
 
+    async def discarded(self) -> list[str]:
+        return await self._index.discarded()
+
+    def forget_discarded(self, locations: Sequence[str]) -> None:
+        self._steps.log.append("forget_discarded")
+        self._index.forget_discarded(locations)
+
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
         return await self._index.parts(sop_instance_uid)
 

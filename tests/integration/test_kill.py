@@ -79,3 +79,64 @@ async def test_nothing_acknowledged_is_lost_and_nothing_half_done_is_seen(
     assert indexed == set(stored), "index and files differ"
     assert not list((tmp_path / "incoming").glob("*.part"))
     assert not list((tmp_path / "objects").rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["full", "process"])
+async def test_what_is_replaced_again_and_again_is_whole_and_once_whenever_the_daemon_is_killed(
+    tmp_path: Path, durability: str
+) -> None:
+    """Each version has a series, and so a directory, of its own; one sender each, so the last is known."""
+    daemon = DaemonProcess(
+        tmp_path,
+        environment={
+            "SCP_SERVER_STORAGE__DURABILITY": durability,
+            "SCP_SERVER_STORAGE__DUPLICATES": "replace",
+        },
+    )
+    sent: list[list[bytes]] = [[] for _ in range(SENDERS)]
+    acknowledged = [0] * SENDERS
+    moment = random.Random(21)
+    for _ in range(ROUNDS):
+        port = (await asyncio.to_thread(daemon.start)).dicom_port
+        async with asyncio.TaskGroup() as senders:
+            for sender in range(SENDERS):
+                senders.create_task(_replace_until_killed(port, sender, sent[sender], acknowledged))
+            await asyncio.sleep(moment.uniform(0.05, 0.6))
+            await asyncio.to_thread(daemon.kill)
+
+    await asyncio.to_thread(daemon.start)
+    await asyncio.to_thread(daemon.terminate)
+    stored = _stored(tmp_path)
+    assert min(acknowledged) > ROUNDS, "the daemon was killed before it did any work"
+    for sender in range(SENDERS):
+        (kept,) = stored[_version(sender, 0).sop_instance_uid]
+        assert kept in sent[sender][acknowledged[sender] - 1 :], "older than what was acknowledged"
+    assert _indexed(tmp_path) == set(stored)
+    with contextlib.closing(sqlite3.connect(tmp_path / "index" / "index.sqlite")) as database:
+        (series,) = database.execute("SELECT count(*) FROM series").fetchone()
+        locations = {location for (location,) in database.execute("SELECT location FROM parts")}
+    assert series == SENDERS
+    assert locations == {str(path.relative_to(tmp_path)) for path in (tmp_path / "objects").rglob("*.dcm")}
+
+
+def _version(sender: int, number: int) -> EncodedObject:
+    return ct_image(
+        rows=16,
+        columns=16,
+        seed=number,
+        sop_instance_uid=f"1.2.826.0.99.{sender}",
+        series_instance_uid=f"1.2.826.0.98.{sender}.{number}",
+    )
+
+
+async def _replace_until_killed(port: int, sender: int, sent: list[bytes], acknowledged: list[int]) -> None:
+    """Send one version after another; `acknowledged` is how many of `sent` go up to the last Success."""
+    with contextlib.suppress(OSError, EOFError, UnexpectedAnswer, TimeoutError):
+        async with await ScriptedPeer.connect("127.0.0.1", port) as peer:
+            await peer.associate(storage_contexts(_version(sender, 0)))
+            while True:
+                stored = _version(sender, len(sent))
+                sent.append(stored.dataset)
+                assert await peer.store(stored) == 0x0000
+                acknowledged[sender] = len(sent)

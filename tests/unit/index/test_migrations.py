@@ -104,9 +104,9 @@ async def test_an_older_schema_is_copied_before_it_is_migrated(
     def upgrade(connection: Connection) -> None:
         seen.append(copy.exists())
         connection.exec_driver_sql("CREATE TABLE later (n INTEGER)")
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
-    monkeypatch.setattr(migrations, "HEAD", "0002")
+    monkeypatch.setattr(migrations, "HEAD", "9999")
     monkeypatch.setattr(migrations, "upgrade", upgrade)
     await _opens(path)
     await _opens(path)
@@ -157,7 +157,7 @@ async def test_a_database_without_one_revision_is_refused(path: Path) -> None:
     await _opens(path)
     database = sqlite3.connect(path)
     with database:
-        database.execute("INSERT INTO alembic_version VALUES ('0002')")
+        database.execute("INSERT INTO alembic_version VALUES ('9999')")
     database.close()
     with pytest.raises(IndexSchemaUnknown, match="2 schema revisions"):
         await _opens(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from sqlalchemy import Connection, Constraint, Dialect, Index, Table, create_engine, insert, select
+from sqlalchemy import Connection, Constraint, Dialect, Index, Table, create_engine, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -15,7 +15,18 @@ from scp_server.index.base import AddOutcome, DuplicatePolicy
 from scp_server.index.bulk import MAX_ROWS, BulkInsert
 from scp_server.index.hierarchy import RecentlyUsed, padded
 from scp_server.index.keys import BLOCK_KEYS, KeyAllocator
-from scp_server.index.schema import instances, metadata, patients
+from scp_server.index.replacing import forget_discarded
+from scp_server.index.schema import (
+    discarded_objects,
+    headers,
+    instance_references,
+    instances,
+    metadata,
+    parts,
+    patients,
+    series,
+    studies,
+)
 from scp_server.index.writer import AddRequest, EntryWriter
 from scp_server.testing.index_contract import index_entry
 
@@ -115,6 +126,63 @@ def test_entries_of_one_batch_are_recorded_one_after_the_other(connection: Conne
     ] == expected
 
 
+def test_what_one_batch_replaces_may_be_of_the_same_batch(connection: Connection) -> None:
+    """Rows that are not written yet are replaced like those of the database."""
+    writer = EntryWriter()
+    replace, keep, both = DuplicatePolicy.REPLACE, DuplicatePolicy.KEEP_FIRST, DuplicatePolicy.PARTS
+    requests = [
+        AddRequest(index_entry("1", content), policy)
+        for content, policy in [
+            (b"a", replace),
+            (b"b", replace),
+            (b"c", both),
+            (b"a", replace),
+            (b"d", keep),
+        ]
+    ]
+    with connection.begin():
+        first = writer.write_batch(connection, requests)
+    with connection.begin():
+        second = writer.write_batch(connection, [AddRequest(index_entry("1", b"e"), replace), *requests[3:4]])
+    locations = [request.entry.location for request in requests]
+    assert [result.outcome.value for result in first] == [
+        "added", "replaced", "added_part", "replaced", "conflict",
+    ]  # fmt: skip
+    assert [result.discarded for result in first] == [
+        (), (locations[0],), (), (locations[1], locations[2]), (),
+    ]  # fmt: skip
+    assert [result.discarded for result in second] == [(locations[3],), (second[0].location,)]
+
+
+def test_a_series_study_or_patient_without_its_last_instance_is_gone(connection: Connection) -> None:
+    """And what takes its place has the newcomer's attributes."""
+    writer = EntryWriter()
+    for wrong in (
+        index_entry("1", b"wrong", patient_id="WRONG"),
+        index_entry("2", b"stays", study="2", series="2", patient_id="P2"),
+        index_entry("3", b"leaves", study="2", series="3", patient_id="P2"),
+    ):
+        with connection.begin():
+            writer.write_batch(connection, [AddRequest(wrong, DuplicatePolicy.REPLACE)])
+    for right in (
+        index_entry("1", b"right", patient_id="RIGHT", referenced_sop_instance_uids=("1.2",)),
+        index_entry("3", b"moved", study="1", series="4", patient_id="RIGHT"),
+    ):
+        with connection.begin():
+            (result,) = writer.write_batch(connection, [AddRequest(right, DuplicatePolicy.REPLACE)])
+        assert (result.outcome, result.part_number) == (AddOutcome.REPLACED, 1)
+        assert not result.patient_conflict
+    assert set(connection.execute(select(patients.c.patient_id)).scalars()) == {"RIGHT", "P2"}
+    assert len(set(connection.execute(select(studies.c.study_instance_uid)).scalars())) == 2
+    found = set(connection.execute(select(series.c.series_instance_uid)).scalars())
+    assert {uid.rpartition(".")[2] for uid in found} == {"1", "2", "4"}
+    counted = [
+        connection.execute(select(func.count()).select_from(table)).scalar_one()
+        for table in (instances, parts, headers, instance_references, discarded_objects)
+    ]
+    assert counted == [3, 3, 3, 1, 2]
+
+
 def test_a_batch_of_known_series_is_five_statements_whatever_its_size(connection: Connection) -> None:
     writer = EntryWriter()
     with connection.begin():
@@ -147,8 +215,11 @@ def test_every_lookup_uses_an_index(connection: Connection) -> None:
                 index_entry(f"9{study}", study.encode(), study=study),
             ]
             writer.write_batch(connection, [AddRequest(entry, DuplicatePolicy.PARTS) for entry in entries])
+        replacing = AddRequest(index_entry("91", b"other", study="3"), DuplicatePolicy.REPLACE)
+        (result,) = writer.write_batch(connection, [replacing])
+        forget_discarded(connection, result.discarded)
     raw.set_trace_callback(None)
-    lookups = [statement for statement in statements if statement.startswith("SELECT")]
+    lookups = [statement for statement in statements if statement.startswith(("SELECT", "DELETE"))]
     looked_in = {table for text in lookups for table in re.findall(r"\s(?:FROM|JOIN) (\w+)", text)}
     assert looked_in >= {"patients", "studies", "series", "instances", "parts", "instance_references"}
     for statement in lookups:

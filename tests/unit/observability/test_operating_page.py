@@ -14,7 +14,7 @@ from scp_server.observability.metrics import METRICS, Metrics
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "operating.md"
 METHODS = frozenset({"debug", "info", "warning", "error", "critical", "exception"})
-ALWAYS = frozenset({"timestamp", "level", "event", "exception"})
+ALWAYS = frozenset({"timestamp", "level", "event", "exception", "exc_info"})
 """Fields that any line has or may have: the page tells of them above the table."""
 
 

@@ -177,6 +177,14 @@ def test_a_refused_class_gets_user_rejection() -> None:
     assert answer_to(VERIFICATION, ELE, policy=policy) == (1, ELE)
 
 
+def test_where_storage_is_refused_what_is_no_storage_is_answered_as_ever() -> None:
+    policy = replace(POLICY, refuses_storage=True)
+    assert answer_to(CT, ELE, policy=policy) == (1, ELE)
+    assert answer_to("1.2.840.10008.5.1.4.1.1.501.1", "1.2.3", policy=policy) == (1, "1.2.3")
+    assert answer_to(VERIFICATION, ELE, policy=policy) == (0, ELE)
+    assert answer_to("1.2.840.10008.5.1.4.1.2.2.1", ELE, policy=policy) == (3, ELE)
+
+
 @pytest.mark.parametrize("bad", ["*", "", "1..2", "1.2.", "abc", "1" * 65, "1.2\n", "\u0661.2"])
 def test_a_transfer_syntax_that_is_no_uid_is_never_accepted_or_echoed(bad: str) -> None:
     assert answer_to(CT, bad) == (4, ILE)

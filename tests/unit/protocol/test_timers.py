@@ -268,6 +268,21 @@ def test_bytes_that_arrive_during_a_pause_do_not_earn_extra_time() -> None:
     assert association.next_timer() == 110 + LIMITS.dimse_seconds
 
 
+@pytest.mark.parametrize("state", [State.STA3, State.STA6])
+@pytest.mark.parametrize("application_context", ["", "1.2.840.10008.3.1.1.1.3"])
+def test_an_idle_time_of_the_owners_holds_instead_of_both(state: State, application_context: str) -> None:
+    association = Association(Role.ACCEPTOR, replace(LIMITS, dicos_idle_seconds=50), now=0)
+    context = application_context or wire.DICOM_APPLICATION_CONTEXT
+    association.receive_data(request_bytes(application_context=context), 0)
+    if state is State.STA3:
+        association.set_idle_seconds(7)
+    association.accept(answer(request(), 16384), 100)
+    if state is State.STA6:
+        association.set_idle_seconds(7)
+    assert sent(association)
+    expect_abort_at(association, 107, "idle")
+
+
 def test_idleness_does_not_count_while_we_do_not_read() -> None:
     association = acceptor_in(State.STA6, limits=LIMITS)
     association.pause_timers(100)

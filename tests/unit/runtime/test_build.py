@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from scp_server.index.base import DuplicatePolicy
+from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.runtime.build import (
+    build_access,
     build_limits,
     build_manager,
     build_policy,
@@ -50,6 +53,30 @@ def test_the_bounds_of_an_association_reach_the_protocol(make_settings: MakeSett
     timeouts = {"artim_seconds": 1.5, "idle_seconds": 2.5, "dicos_idle_seconds": 3.5, "dimse_seconds": 4.5}
     built = build_limits(make_settings(limits=limits, timeouts=timeouts))
     assert {name: getattr(built, name) for name in limits | timeouts} == limits | timeouts
+
+
+def test_each_peer_becomes_an_entry_with_all_that_is_said_of_it(make_settings: MakeSettings) -> None:
+    said = {
+        "ae_title": "CT1",
+        "address": "10.1.0.0/16",
+        "allow": ["echo", "find"],
+        "duplicates": "replace",
+        "idle_seconds": 7,
+        "dicos": "never",
+    }
+    access = build_access(make_settings(peers=[said, {"address": "::1"}], access={"known_peers_only": True}))
+    assert access.known_peers_only
+    assert access.entries == (
+        PeerEntry(
+            PeerRules("CT1@10.1.0.0/16", DuplicatePolicy.REPLACE, DicosMode.NEVER),
+            "CT1",
+            parse_network("10.1.0.0/16"),
+            frozenset({PeerService.ECHO, PeerService.FIND}),
+            7.0,
+        ),
+        PeerEntry(PeerRules("::1"), None, parse_network("::1")),
+    )
+    assert build_access(make_settings()) == AccessRules()
 
 
 def test_a_required_called_ae_title_is_ours_and_no_other(make_settings: MakeSettings) -> None:

@@ -172,6 +172,68 @@ async def test_the_policy_for_duplicates_holds_in_recovery_too(tmp_path: Path) -
     assert len(place.objects) == 2
 
 
+REPLACING = StorageServiceConfig(duplicates=DuplicatePolicy.REPLACE)
+
+
+@pytest.mark.parametrize("config", [REPLACING, StorageServiceConfig(duplicates=DuplicatePolicy.PARTS)])
+async def test_what_was_replaced_and_not_yet_deleted_is_deleted_and_does_not_come_back(
+    tmp_path: Path, config: StorageServiceConfig
+) -> None:
+    """Whatever the policy is now, and in whichever directory the old file lies."""
+    first = ct_image(seed=1)
+    second = ct_image(seed=2, sop_instance_uid=first.sop_instance_uid)
+    async with StorageBench(tmp_path, duplicates=DuplicatePolicy.REPLACE) as bench:
+        assert await bench.status(store_operation(first)) == 0x0000
+        bench.place.in_flight = dict.fromkeys(bench.place.objects)
+        bench.steps.fail_at("delete", RuntimeError("killed here"))
+        with pytest.raises(RuntimeError):
+            await bench.service.store(store_operation(second))
+        place = bench.place
+    async with Restarted(place, tmp_path) as process:
+        assert await process.recover(config) == RecoveryReport(examined=1, discarded=1)
+        (part,) = await process.index.parts(first.sop_instance_uid)
+    assert list(place.objects) == [part.location]
+    assert place.objects[part.location].endswith(second.dataset)
+
+
+async def test_a_newcomer_that_was_never_acknowledged_replaces_nothing(tmp_path: Path) -> None:
+    first = ct_image(seed=1)
+    second = ct_image(seed=2, sop_instance_uid=first.sop_instance_uid)
+    async with StorageBench(tmp_path, duplicates=DuplicatePolicy.REPLACE) as bench:
+        assert await bench.status(store_operation(first)) == 0x0000
+        bench.steps.fail_at("add", RuntimeError("killed here"))
+        with pytest.raises(RuntimeError):
+            await bench.service.store(store_operation(second))
+        place = bench.place
+    async with Restarted(place, tmp_path) as process:
+        assert await process.recover(REPLACING) == RecoveryReport(examined=1, removed=1)
+    (kept,) = place.objects.values()
+    assert kept.endswith(first.dataset)
+
+
+@pytest.mark.parametrize("policy", [*DuplicatePolicy])
+async def test_nothing_is_deleted_for_the_sake_of_a_file_that_is_gone(
+    tmp_path: Path, policy: DuplicatePolicy
+) -> None:
+    """A power cut may undo what the index recorded last, and not the deletion that followed it."""
+    first = ct_image(seed=1)
+    second = ct_image(seed=2, sop_instance_uid=first.sop_instance_uid)
+    async with StorageBench(tmp_path) as bench:
+        assert await bench.status(store_operation(first)) == 0x0000
+        bench.place.objects.clear()
+        bench.steps.fail_at("add", RuntimeError("killed here"))
+        for newcomer in (second, first):
+            with pytest.raises(RuntimeError):
+                await bench.service.store(store_operation(newcomer))
+        place = bench.place
+        before = dict(place.objects)
+    async with Restarted(place, tmp_path) as process:
+        await process.recover(StorageServiceConfig(duplicates=policy))
+        parts = await process.index.parts(first.sop_instance_uid)
+        assert {part.location for part in parts} & set(before)
+    assert any(kept.endswith(second.dataset) for kept in place.objects.values())
+
+
 async def test_a_duplicate_that_was_about_to_be_taken_back_is(tmp_path: Path) -> None:
     async with StorageBench(tmp_path) as bench:
         assert await bench.status(store_operation(ct_image())) == 0x0000

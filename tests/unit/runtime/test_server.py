@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import sqlite3
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,14 +151,40 @@ async def test_everything_is_closed_though_one_part_fails_to(
         await server._storage.begin("00", b"")
 
 
-@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", 0), ("localhost", 0), ("0.0.0.0", 1)])
-async def test_listening_beyond_loopback_is_warned_of(
-    make_settings: MakeSettings, host: str, warned: int
+KNOWN = {"access": {"known_peers_only": True}, "peers": [{"ae_title": "CT1"}]}
+
+
+@pytest.mark.parametrize(
+    ("host", "rules", "warned"),
+    [
+        ("127.0.0.1", {}, 0),
+        ("localhost", {}, 0),
+        ("0.0.0.0", {}, 1),
+        ("0.0.0.0", {"peers": KNOWN["peers"]}, 1),
+        ("0.0.0.0", KNOWN, 0),
+    ],
+)
+async def test_listening_beyond_loopback_without_rules_is_warned_of(
+    make_settings: MakeSettings, host: str, rules: dict[str, Any], warned: int
 ) -> None:
     with captured_logs() as logs:
-        async with Server(make_settings(listen={"host": host})):
+        async with Server(make_settings(listen={"host": host}, **rules)):
             pass
     assert len([record for record in logs if record["event"] == "server.open_to_network"]) == warned
+
+
+async def test_the_warning_says_what_to_write_and_with_it_there_is_none(
+    make_settings: MakeSettings,
+) -> None:
+    with captured_logs() as logs:
+        async with Server(make_settings(listen={"host": "0.0.0.0"})):
+            pass
+    (warning,) = [record for record in logs if record["event"] == "server.open_to_network"]
+    written = tomllib.loads("\n".join(warning["write_lines"]))
+    with captured_logs() as logs:
+        async with Server(make_settings(listen={"host": "0.0.0.0"}, **written)):
+            pass
+    assert not [record for record in logs if record["level"] == "warning"]
 
 
 # --- failing to start

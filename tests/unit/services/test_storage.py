@@ -18,6 +18,7 @@ from scp_server.errors import (
     StorageFull,
 )
 from scp_server.index.base import DuplicatePolicy
+from scp_server.interfaces import DicosMode, PeerRules
 from scp_server.observability.logs import captured_logs
 from scp_server.protocol.message import CStoreRSP
 from scp_server.services.storage import ArrivalClock
@@ -218,16 +219,70 @@ async def test_each_kind_of_object_has_its_own_policy_for_duplicates(
     first, second = _pair(kind)
     async with StorageBench(tmp_path, **policies) as bench:
         assert await bench.status(store_operation(first)) == 0x0000
-        if policy is DuplicatePolicy.PARTS:
-            assert await bench.status(store_operation(second)) == 0x0000
-        else:
+        if policy in REFUSALS:
             refusal = await bench.refusal(store_operation(second))
-            assert (refusal.status, refusal.offending_elements) == (0xC111, (0x00001000,))
+            assert (refusal.status, refusal.offending_elements) == (REFUSALS[policy], (0x00001000,))
             assert "is kept under this SOP Instance UID" in refusal.comment
+        else:
+            assert await bench.status(store_operation(second)) == 0x0000
         parts = await bench.index.parts(first.sop_instance_uid)
         assert [part.part_number for part in parts] == [1, 2][: 1 + (policy is DuplicatePolicy.PARTS)]
         assert {part.location for part in parts} == set(bench.place.objects)
+        kept = [bench.place.objects[part.location][part.dataset_offset_bytes :] for part in parts]
+        expected = {DuplicatePolicy.PARTS: [first, second], DuplicatePolicy.REPLACE: [second]}
+        assert kept == [stored.dataset for stored in expected.get(policy, [first])]
         assert await bench.left_in_flight() == set()
+        assert await bench.status(store_operation(second if policy not in REFUSALS else first)) == 0x0000
+
+
+REFUSALS = {DuplicatePolicy.KEEP_FIRST: 0xC111, DuplicatePolicy.REJECT: 0xC112}
+
+
+@pytest.mark.parametrize(
+    ("rules", "kind", "status"),
+    [
+        (PeerRules("A", duplicates=DuplicatePolicy.PARTS), "dicom", 0x0000),
+        (PeerRules("A", duplicates=DuplicatePolicy.REJECT), "dicos", 0xC112),
+        (PeerRules("A", dicos=DicosMode.ALWAYS), "dicom", 0x0000),
+        (PeerRules("A", DuplicatePolicy.KEEP_FIRST, DicosMode.ALWAYS), "dicom", 0xC111),
+        (PeerRules("A", dicos=DicosMode.NEVER), "dicos", 0x0000),
+        (PeerRules("A"), "dicom", 0xC111),
+    ],
+)
+async def test_a_peers_own_policy_goes_before_that_of_all(
+    bench: StorageBench, rules: PeerRules, kind: str, status: int
+) -> None:
+    first, second = _pair(kind)
+    assert await bench.status(store_operation(first)) == 0x0000
+    operation = store_operation(second)
+    operation.association.peer = rules
+    assert await bench.status(operation) == status
+
+
+async def test_what_is_replaced_is_deleted_after_the_index_and_before_the_answer(tmp_path: Path) -> None:
+    first, second = _pair("dicom")
+    async with StorageBench(tmp_path, duplicates=DuplicatePolicy.REPLACE) as bench:
+        await bench.service.store(store_operation(first))
+        bench.steps.log.clear()
+        await bench.service.store(store_operation(second))
+        assert bench.steps.log == [
+            *("begin", "write", "commit", "commit.done", "add", "add.done"),
+            *("delete", "delete.done", "forget_discarded", "indexed"),
+        ]
+
+
+async def test_what_is_replaced_and_cannot_be_deleted_is_remembered(tmp_path: Path) -> None:
+    first, second = _pair("dicom")
+    async with StorageBench(tmp_path, duplicates=DuplicatePolicy.REPLACE) as bench:
+        await bench.service.store(store_operation(first))
+        (old,) = bench.place.objects
+        bench.steps.fail_at("delete", StorageError("busy"))
+        with captured_logs() as logs:
+            assert await bench.status(store_operation(second)) == 0x0000
+        assert [record["event"] for record in logs] == ["object.left_over"]
+        assert await bench.index.discarded() == [old]
+        (part,) = await bench.index.parts(first.sop_instance_uid)
+        assert part.location != old
 
 
 def _pair(kind: str) -> tuple[EncodedObject, EncodedObject]:

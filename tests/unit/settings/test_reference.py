@@ -7,7 +7,7 @@ import pytest
 
 from scp_server.settings import Settings, load_settings
 from scp_server.settings.reference import example, main, markdown
-from scp_server.settings.schema import keys_of
+from scp_server.settings.schema import Kind, all_keys_of, keys_of, tables_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,8 +22,12 @@ def test_documents_are_up_to_date(path: str, text: str) -> None:
 def test_every_setting_is_documented_with_a_description() -> None:
     text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
     for key in keys_of(Settings).values():
-        assert f"| `{key.name}`<br>`{key.variable}` |" in text
-        assert len(key.description) > 15, key.name
+        described = f"| `{key.name}`<br>`{key.variable}` |"
+        assert (f"## `[[{key.name}]]`" if key.kind is Kind.TABLES else described) in text
+        assert key.variable in text
+    for name, key in all_keys_of(Settings).items():
+        assert f"| `{name}`" in text or key.kind is Kind.TABLES, name
+        assert len(key.description) > 15, name
 
 
 def test_example_with_its_keys_uncommented_is_the_defaults(tmp_path: Path) -> None:
@@ -34,11 +38,30 @@ def test_example_with_its_keys_uncommented_is_the_defaults(tmp_path: Path) -> No
     assert load_settings(path) == Settings()
     written = tomllib.loads(path.read_text())
     for key in keys_of(Settings).values():
+        if key.kind is Kind.TABLES:
+            continue
         table = written
         *sections, name = key.name.split(".")
         for section in sections:
             table = table[section]
         assert (name in table) is (key.default is not None), key.name
+
+
+def test_example_shows_a_table_of_each_array_with_the_defaults() -> None:
+    text = (ROOT / "config/example.toml").read_text(encoding="utf-8")
+    for name, model in tables_of(Settings).items():
+        _, _, shown = text.partition(f"# [[{name}]]\n")
+        lines = [line.removeprefix("#").strip() for line in shown.splitlines()]
+        written = tomllib.loads("\n".join(lines))
+        keys = keys_of(model)
+        for key in keys.values():
+            assert (key.name in written) is (key.default is not None), key.name
+            assert f"# {key.name} is not set" in lines or key.default is not None
+        assert written == {
+            key.name: list(key.default) if isinstance(key.default, tuple) else key.default
+            for key in keys.values()
+            if key.default is not None
+        }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.toml")), ids=lambda path: path.name)

@@ -1,0 +1,74 @@
+"""What becomes of an A-ASSOCIATE-RQ that is let in: what is known of the association, and its treatment."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scp_server.interfaces import AcceptedContext, AssociationInfo, DicosMode
+from scp_server.net.access import PeerEntry
+from scp_server.observability.logs import get_logger, peer_text
+from scp_server.protocol.items import ContextResult
+from scp_server.protocol.pdu import AssociateAC, AssociateRQ
+
+log = get_logger(__name__)
+
+
+class Admission(NamedTuple):
+    """An association is accepted with `answer`; `peer` is the entry of the access rules that it matched."""
+
+    answer: AssociateAC
+    peer: PeerEntry | None
+
+    def association_info(
+        self, request: AssociateRQ, association_id: str, peer_address: tuple[str, int]
+    ) -> AssociationInfo:
+        """What services are told of the association."""
+        proposed = {context.context_id: context for context in request.presentation_contexts}
+        return AssociationInfo(
+            association_id=association_id,
+            calling_ae_title=request.calling_ae_title,
+            called_ae_title=request.called_ae_title,
+            peer_host=peer_address[0],
+            peer_port=peer_address[1],
+            application_context_name=request.application_context_name,
+            implementation_class_uid=request.user_information.implementation_class_uid,
+            implementation_version_name=request.user_information.implementation_version_name,
+            contexts={
+                context.context_id: AcceptedContext(
+                    context.context_id, proposed[context.context_id].abstract_syntax, context.transfer_syntax
+                )
+                for context in self.answer.presentation_contexts
+                if context.result == ContextResult.ACCEPTANCE
+            },
+            peer=None if self.peer is None else self.peer.rules,
+        )
+
+    @property
+    def refused_contexts(self) -> int:
+        """Contexts whose service is not allowed to the peer."""
+        results = [context.result for context in self.answer.presentation_contexts]
+        return results.count(ContextResult.USER_REJECTION)
+
+    def log_refused_contexts(self, info: AssociationInfo) -> None:
+        """One line where there are any."""
+        if self.refused_contexts:
+            log.warning(
+                "association.restricted",
+                association_id=info.association_id,
+                peer_host=info.peer_host,
+                calling_ae_title=peer_text(info.calling_ae_title),
+                peer=None if info.peer is None else info.peer.name,
+                reason=ContextResult.USER_REJECTION.name,
+                contexts_refused=self.refused_contexts,
+                contexts_accepted=len(info.contexts),
+            )
+
+
+def learn_is_dicos(info: AssociationInfo, is_dicos: bool) -> None:
+    """Take note of a name or framing of DICOS: what was a DICOS association once stays one.
+
+    Unless the peer's rules say what its associations are.
+    """
+    mode = DicosMode.AUTO if info.peer is None else info.peer.dicos
+    seen = info.is_dicos or is_dicos
+    info.is_dicos = mode is DicosMode.ALWAYS or (seen and mode is DicosMode.AUTO)
