@@ -66,8 +66,8 @@ class IndexConfig:
             raise ValueError(f"max_queue must be at least 1, not {self.max_queue}")
 
 
-_parts_of_instance = (
-    columns_of_parts.where(instances.c.sop_instance_uid == bindparam("uid")).order_by(parts.c.part_number)
+_parts_of_instance = columns_of_parts.where(instances.c.sop_instance_uid == bindparam("uid")).order_by(
+    parts.c.part_number
 )
 _header_at = (
     select(headers.c.header)

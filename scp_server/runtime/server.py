@@ -23,6 +23,7 @@ from scp_server.runtime.build import (
     build_storage_service_config,
     memory_ceiling_bytes,
 )
+from scp_server.runtime.maintenance.deletion import finish_deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.settings import Settings
@@ -103,6 +104,8 @@ class Server:
         running.push_async_callback(self._index.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
+        # Before anything is adopted: what was to be deleted is no orphan.
+        await finish_deletions(settings.data_dir, self._storage, self._index)
         await recover(self._storage, self._index, build_storage_service_config(settings))
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from scp_server.index.base import AddResult, DuplicatePolicy, Index, IndexEntry, IndexTotals, PartRecord, Scope
+from scp_server.index.base import (
+    AddResult,
+    DuplicatePolicy,
+    Index,
+    IndexEntry,
+    IndexTotals,
+    PartRecord,
+    Scope,
+)
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
 

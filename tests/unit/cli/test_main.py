@@ -55,7 +55,10 @@ def test_every_command_has_help_with_an_example_and_is_documented(path: str, com
 
 def test_commands_and_options_of_the_contract_are_all_there() -> None:
     found = {path.partition(" ")[2]: command for path, command in commands()}
-    assert set(found) == {"serve", "echo", "store", "config check", "config show"}
+    assert set(found) == {
+        *("serve", "echo", "store", "config check", "config show"),
+        *("index rebuild", "index verify", "delete"),
+    }
     serve = {option for parameter in found["serve"].params for option in parameter.opts}
     assert serve >= {
         "--config",
