@@ -311,6 +311,45 @@ def delete(
     )
 
 
+@app.command("backup")
+def backup(
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Where to; a new folder or an empty one.")
+    ],
+    copy_objects: Annotated[
+        bool, typer.Option("--copy", help="Copy objects, even where hard links are possible.")
+    ] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Back up index and objects, also while the server runs; every object is compared with its digest.
+
+    Hard links are made where that is possible: they cost no space, and save nothing from a lost disk.
+
+    Example: scp-server backup --data-dir /data --output /backup/today --copy
+    """
+    from scp_server.cli.backup import run_backup
+
+    _end(lambda: run_backup(config, data_dir, output, copy_objects=copy_objects, as_json=as_json))
+
+
+@app.command("restore")
+def restore(
+    source: Annotated[Path, typer.Option("--input", metavar="DIR", help="A folder that `backup` made.")],
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Put a backup into a new or empty data folder, comparing every file with its digest.
+
+    Example: scp-server restore --input /backup/today --data-dir /data
+    """
+    from scp_server.cli.backup import run_restore
+
+    _end(lambda: run_restore(config, data_dir, source, as_json=as_json))
+
+
 def _end(command: Callable[[], int]) -> None:
     """Run a command and end with its exit code; what it raises on purpose becomes one."""
     from scp_server.cli.output import ExitCode, complain

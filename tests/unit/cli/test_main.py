@@ -57,7 +57,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
     found = {path.partition(" ")[2]: command for path, command in commands()}
     assert set(found) == {
         *("serve", "echo", "store", "config check", "config show"),
-        *("index rebuild", "index verify", "delete"),
+        *("index rebuild", "index verify", "delete", "backup", "restore"),
     }
     serve = {option for parameter in found["serve"].params for option in parameter.opts}
     assert serve >= {

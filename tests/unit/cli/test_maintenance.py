@@ -182,3 +182,25 @@ def test_a_document_holds_the_first_findings_and_says_that_there_are_more() -> N
 def test_what_comes_from_outside_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     Listing(as_json=False).take(Finding(Kind.UNREADABLE, "a\x1b[2J", "b\nc"))
     assert capsys.readouterr().out == "unreadable: a\\x1b[2J: b\\x0ac\n"
+
+
+def test_backup_and_restore_tell_what_they_did(archive: Archive, tmp_path: Path) -> None:
+    output, back = tmp_path / "backup", Archive.at(tmp_path / "back")
+    code, document, _ = _run(archive, "backup", "--output", str(output))
+    assert (code, document["objects"], document["parts"], document["linked"]) == (0, 3, 3, 3)
+    assert _run(archive, "backup", "--output", str(output))[0] == 2
+    assert _run(archive, "restore", "--input", str(output))[0] == 2
+    plain = RUNNER.invoke(app, ["restore", "--input", str(output), "--data-dir", str(back.data_dir)])
+    assert plain.exit_code == 0
+    assert plain.stdout.startswith("restored: 3 objects (")
+    assert back.files() == archive.files()
+
+
+def test_a_backup_or_restore_that_lacks_something_is_exit_1(archive: Archive, tmp_path: Path) -> None:
+    output = tmp_path / "backup"
+    (archive.data_dir / archive.location_of(ct_image(seed=3))).unlink()
+    code, document, _ = _run(archive, "backup", "--output", str(output), "--copy")
+    assert (code, document["failed"], document["objects"], document["linked"]) == (1, 1, 2, 0)
+    (output / archive.location_of(ct_image(seed=1, study_instance_uid=STUDY))).unlink()
+    code, document, _ = _run(Archive.at(tmp_path / "back"), "restore", "--input", str(output))
+    assert (code, document["failed"]) == (1, 1)
