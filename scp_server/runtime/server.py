@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -23,6 +24,7 @@ from scp_server.runtime.build import (
     build_storage_service_config,
     memory_ceiling_bytes,
 )
+from scp_server.runtime.maintenance.comparison import Comparison
 from scp_server.runtime.maintenance.deletion import finish_deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
@@ -109,10 +111,13 @@ class Server:
         await recover(self._storage, self._index, build_storage_service_config(settings))
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
+        started_at_ns = time.time_ns()
         # Last, for whoever is let in now stays: nothing may fail after it.
         self._address = await self._listener.start()
         running.push_async_callback(self._listener.stop)
         self._serving = True
+        if settings.index.compare_at_start:
+            self._compare(started_at_ns)
         self.health.ready()
         log.info(
             "server.ready",
@@ -134,6 +139,25 @@ class Server:
                 dicom_host=self._address[0],
                 hint="anyone who reaches this address may store; neither TLS nor access rules exist yet",
             )
+
+    def _compare(self, started_at_ns: int) -> None:
+        """Compare storage and index in a task of its own, until it has ended or the server stops."""
+        comparison = Comparison(
+            self._storage,
+            self._index,
+            build_storage_service_config(self.settings).tap_limits,
+            objects_per_second=self.settings.index.compare_objects_per_second,
+            started_at_ns=started_at_ns,
+        )
+        task = asyncio.create_task(comparison.run(), name="runtime.compare")
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("archive.not_compared", error=str(error))
+
+        self._running.push_async_callback(end)
 
     async def stop(self) -> bool:
         """Drain and close; returns whether every operation ended by itself. A second time does nothing.

@@ -112,7 +112,7 @@ class StorageService:
                 study_instance_uid=peer_text(reception.summary.study_instance_uid),
                 sop_instance_uid=peer_text(reception.summary.sop_instance_uid),
             )
-        if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT):
+        if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT) and result.location != stored.location:
             await self._take_back(stored)
         else:
             await self._storage.indexed(stored)
