@@ -37,6 +37,12 @@ quarantine_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(quarantine_app, name="quarantine")
+index_app = typer.Typer(
+    help="Look after the index, while no server runs.\n\nExample: scp-server index verify --data-dir /data",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(index_app, name="index")
 
 
 def _print_version(wanted: bool) -> None:
@@ -317,6 +323,129 @@ def quarantine_drop(ids: QuarantineIds, data_dir: DataDir = None, as_json: AsJSO
     from scp_server.cli.quarantine import run_drop
 
     _end(lambda: run_drop(ids, data_dir, as_json=as_json))
+
+
+@index_app.command("rebuild")
+def index_rebuild(config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJSON = False) -> None:
+    """Restore the index from the objects alone. Works while no server uses the folder.
+
+    A new index grows beside the old one; killed, the next rebuild goes on. At the end it takes the old one's
+    place, which is kept under another name. Files that cannot be read are listed and left where they are;
+    the exit code is then 1.
+
+    Example: scp-server index rebuild --data-dir /data
+    """
+    from scp_server.cli.index import run_rebuild
+
+    _end(lambda: run_rebuild(config, data_dir, as_json=as_json))
+
+
+@index_app.command("verify")
+def index_verify(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    digest: Annotated[
+        bool,
+        typer.Option(
+            "--digest/--no-digest", help="Read every object and compare its digest, or only look at sizes."
+        ),
+    ] = True,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Adopt files that the index does not know.")
+    ] = False,
+    drop_danglers: Annotated[
+        bool,
+        typer.Option("--drop-danglers", help="With --repair: forget rows whose file is not there."),
+    ] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """Compare objects and index, both ways. Works while no server uses the folder.
+
+    The exit code is 0 when all is well or was made well, and 1 when something is left that is not.
+
+    Example: scp-server index verify --data-dir /data --no-digest
+    """
+    from scp_server.cli.index import run_verify
+
+    _end(
+        lambda: run_verify(
+            config, data_dir, digest=digest, repair=repair, drop_danglers=drop_danglers, as_json=as_json
+        )
+    )
+
+
+@app.command("delete")
+def delete(
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="UID", help="Delete a study, by its Study Instance UID.")
+    ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            "--series", metavar="UID", help="Delete a series, by its UID, in every study that has it."
+        ),
+    ] = None,
+    instance: Annotated[
+        str | None,
+        typer.Option("--instance", metavar="UID", help="Delete an instance with all its parts, by its UID."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can answer.")] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Delete a study, a series or an instance: rows and files. Works while no server uses the folder.
+
+    Killed in between, the next start finishes it.
+
+    Example: scp-server delete --study 1.2.840.99.1 --data-dir /data --yes
+    """
+    from scp_server.cli.delete import run_delete
+
+    _end(
+        lambda: run_delete(
+            config, data_dir, study=study, series=series, instance=instance, yes=yes, as_json=as_json
+        )
+    )
+
+
+@app.command("backup")
+def backup(
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Where to; a new folder or an empty one.")
+    ],
+    copy_objects: Annotated[
+        bool, typer.Option("--copy", help="Copy objects, even where hard links are possible.")
+    ] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Back up index and objects, also while the server runs; every object is compared with its digest.
+
+    Hard links are made where that is possible: they cost no space, and save nothing from a lost disk.
+
+    Example: scp-server backup --data-dir /data --output /backup/today --copy
+    """
+    from scp_server.cli.backup import run_backup
+
+    _end(lambda: run_backup(config, data_dir, output, copy_objects=copy_objects, as_json=as_json))
+
+
+@app.command("restore")
+def restore(
+    source: Annotated[Path, typer.Option("--input", metavar="DIR", help="A folder that `backup` made.")],
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Put a backup into a new or empty data folder, comparing every file with its digest.
+
+    Example: scp-server restore --input /backup/today --data-dir /data
+    """
+    from scp_server.cli.backup import run_restore
+
+    _end(lambda: run_restore(config, data_dir, source, as_json=as_json))
 
 
 def _end(command: Callable[[], int]) -> None:

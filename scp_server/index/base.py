@@ -114,6 +114,22 @@ class IndexTotals:
     bytes: int
 
 
+class Level(StrEnum):
+    """What a scope's UID names."""
+
+    STUDY = "study"
+    SERIES = "series"
+    INSTANCE = "instance"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """All parts below one UID. A Series Instance UID that two studies use means the series of both."""
+
+    level: Level
+    uid: str
+
+
 class Index(Protocol):
     """Methods may be called from any task of one event loop."""
 
@@ -160,4 +176,18 @@ class Index(Protocol):
 
     async def totals(self) -> IndexTotals:
         """Count what is kept."""
+        ...
+
+    async def list_parts(
+        self, *, after: str = "", limit: int = 500, scope: Scope | None = None
+    ) -> list[PartRecord]:
+        """Up to `limit` parts, of `scope` or of everything, in the order of their locations, from the first
+        location greater than `after` on: the last one's location is where the next page begins."""
+        ...
+
+    async def remove(self, locations: Sequence[str]) -> int:
+        """Forget the parts at `locations`, all in one transaction, with every instance, series, study and
+        patient that has nothing left. Returns how many there were; unknown locations are no error. Numbers of
+        other parts stay. Raises IndexUnavailable or IndexFailure, and then nothing was removed.
+        """
         ...

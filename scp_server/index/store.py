@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +29,11 @@ from sqlalchemy.exc import (
 
 from scp_server.errors import IndexFailure, IndexSchemaUnknown, IndexUnavailable
 from scp_server.index import migrations
-from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry, IndexTotals, PartRecord
+from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry, IndexTotals, PartRecord, Scope
 from scp_server.index.batching import BatchQueue
 from scp_server.index.hierarchy import padded
+from scp_server.index.listing import columns_of_parts, page_of_parts
+from scp_server.index.removal import RemoveRequest, remove_parts
 from scp_server.index.replacing import forget_discarded
 from scp_server.index.schema import discarded_objects, headers, instances, parts, patients, series, studies
 from scp_server.index.sqlite import check_file, keep_copy, reader_engine, writer_engine
@@ -67,30 +69,8 @@ class IndexConfig:
             raise ValueError(f"max_queue must be at least 1, not {self.max_queue}")
 
 
-_parts_of_instance = (
-    select(
-        studies.c.study_instance_uid,
-        series.c.series_instance_uid,
-        instances.c.sop_class_uid,
-        instances.c.sop_instance_uid,
-        parts.c.part_number,
-        parts.c.transfer_syntax_uid,
-        parts.c.digest_algorithm,
-        parts.c.digest,
-        parts.c.location,
-        parts.c.size_bytes,
-        parts.c.dataset_offset_bytes,
-        parts.c.arrival_id,
-        parts.c.received_at_ns,
-        parts.c.calling_ae_title,
-        parts.c.called_ae_title,
-    )
-    .select_from(parts)
-    .join(instances, instances.c.instance_key == parts.c.instance_key)
-    .join(series, series.c.series_key == instances.c.series_key)
-    .join(studies, studies.c.study_key == series.c.study_key)
-    .where(instances.c.sop_instance_uid == bindparam("uid"))
-    .order_by(parts.c.part_number)
+_parts_of_instance = columns_of_parts.where(instances.c.sop_instance_uid == bindparam("uid")).order_by(
+    parts.c.part_number
 )
 _header_at = (
     select(headers.c.header)
@@ -119,7 +99,7 @@ class SqlIndex:
         self._config = config
         self._measures = measures or IndexMeasures()
         self._writer = _Writer(config)
-        self._queue: BatchQueue[AddRequest, AddResult] | None = None
+        self._queue: BatchQueue[AddRequest | RemoveRequest, AddResult | int] | None = None
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
 
@@ -165,7 +145,19 @@ class SqlIndex:
         """Record an entry; returns when it is committed (see `Index.add`)."""
         if self._queue is None:
             raise IndexUnavailable("the index is not open")
-        return await self._queue.submit(AddRequest(entry, policy))
+        result = await self._queue.submit(AddRequest(entry, policy))
+        if not isinstance(result, AddResult):
+            raise TypeError("the index's writer answered another request")
+        return result
+
+    async def remove(self, locations: Sequence[str]) -> int:
+        """Forget the parts at `locations` in one transaction (see `Index.remove`)."""
+        if self._queue is None:
+            raise IndexUnavailable("the index is not open")
+        result = await self._queue.submit(RemoveRequest(tuple(locations)))
+        if not isinstance(result, int):
+            raise TypeError("the index's writer answered another request")
+        return result
 
     async def discarded(self) -> list[str]:
         """See `Index.discarded`."""
@@ -184,6 +176,17 @@ class SqlIndex:
 
         def read(connection: Connection) -> list[PartRecord]:
             rows = connection.execute(_parts_of_instance, {"uid": sop_instance_uid})
+            return [PartRecord(**row._mapping) for row in rows]
+
+        return await self._read(read)
+
+    async def list_parts(
+        self, *, after: str = "", limit: int = 500, scope: Scope | None = None
+    ) -> list[PartRecord]:
+        """A page of parts in the order of their locations (see `Index.list_parts`)."""
+
+        def read(connection: Connection) -> list[PartRecord]:
+            rows = connection.execute(page_of_parts(after, limit, scope))
             return [PartRecord(**row._mapping) for row in rows]
 
         return await self._read(read)
@@ -282,10 +285,43 @@ class _Writer:
         if self._engine is not None:
             self._engine.dispose()
 
-    def perform(self, batch: Sequence[AddRequest]) -> list[AddResult | Exception]:
-        """Record a batch in one transaction; when an entry spoils it, each in one of its own."""
+    def perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> list[AddResult | int | Exception]:
+        """Perform what was asked for in its order: entries that follow each other share a transaction."""
+        outcomes: list[AddResult | int | Exception] = []
+        additions: list[AddRequest] = []
+        for request in batch:
+            if isinstance(request, AddRequest):
+                additions.append(request)
+                continue
+            outcomes += self._add(additions)
+            additions = []
+            outcomes.append(self._remove(request))
+        outcomes += self._add(additions)
+        return outcomes
+
+    def _remove(self, request: RemoveRequest) -> int | Exception:
         try:
-            return list(self._commit(batch))
+            connection = self._connect()
+            with connection.begin():
+                removed = remove_parts(connection, request.locations)
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            self.close()
+            failure = IndexUnavailable(f"the index {self._config.path} failed: {_reason(error)}")
+            failure.__cause__ = error
+            return failure
+        except IndexUnavailable as error:
+            return error
+        finally:
+            # What it remembers of studies and series may be gone.
+            self._entries.forget()
+        return removed
+
+    def _add(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:
+        """Record a batch in one transaction; when an entry spoils it, each in one of its own."""
+        if not batch:
+            return []
+        try:
+            return self._commit(batch)
         except IndexUnavailable as error:
             return [_same_failure(error) for _ in batch]
         except Exception:  # whatever it is, only its own entry may suffer from it

@@ -6,6 +6,8 @@ its SOP classes in `build_policy`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from scp_server.index.base import DuplicatePolicy
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import DicosMode, PeerRules
@@ -26,7 +28,12 @@ from scp_server.storage.filesystem import Durability, FilesystemStorage, Filesys
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
 
 
-def build_storage(settings: Settings) -> FilesystemStorage:
+def index_path(settings: Settings) -> Path:
+    """Where the index of the data folder lies."""
+    return settings.data_dir / "index" / "index.sqlite"
+
+
+def build_storage(settings: Settings, *, keep_part_files: bool = False) -> FilesystemStorage:
     """The storage of the data folder."""
     return FilesystemStorage(
         FilesystemStorageConfig(
@@ -35,6 +42,7 @@ def build_storage(settings: Settings) -> FilesystemStorage:
             reserve_bytes=settings.storage.reserve_bytes,
             write_buffer_bytes=settings.storage.write_buffer_bytes,
             threads=settings.storage.threads,
+            keep_part_files=keep_part_files,
         )
     )
 
@@ -43,7 +51,7 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
     """The index in the data folder."""
     return SqlIndex(
         IndexConfig(
-            path=settings.data_dir / "index" / "index.sqlite",
+            path=index_path(settings),
             synchronous_full=settings.storage.durability == "full",
             max_batch=settings.index.max_batch,
             max_queue=settings.index.max_queue,

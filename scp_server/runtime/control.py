@@ -104,6 +104,8 @@ class ControlServer:
         task = asyncio.create_task(self._serve(reader, writer), name="control")
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        # Not in the task: one that is cancelled before its first step runs no `finally`.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -116,8 +118,6 @@ class ControlServer:
                     break
         except (TimeoutError, OSError):
             pass
-        finally:
-            writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         """The next line; empty at the end, and a lone line end for one that is too long."""

@@ -76,6 +76,23 @@ async def recover(storage: Storage, index: Index, config: StorageServiceConfig) 
     return report
 
 
+async def delete_discarded(storage: Storage, index: Index) -> int:
+    """Delete the replaced files that were still to be deleted; returns their number."""
+    deleted = [location for location in await index.discarded() if await _delete(storage, location)]
+    if deleted:
+        index.forget_discarded(deleted)
+    return len(deleted)
+
+
+async def _delete(storage: Storage, location: str) -> bool:
+    try:
+        await storage.delete(location)
+    except StorageError as failure:
+        log.error("object.left_over", location=location, error=str(failure))
+        return False
+    return True
+
+
 class _Recovery:
     def __init__(self, storage: Storage, index: Index, config: StorageServiceConfig) -> None:
         self._storage = storage
@@ -86,7 +103,7 @@ class _Recovery:
         self.report = RecoveryReport()
 
     async def run(self) -> None:
-        await self._delete_discarded()
+        self.report.discarded = await delete_discarded(self._storage, self._index)
         for stored in await self._in_order_of_arrival(await self._unknown()):
             try:
                 entry = await read_entry(self._storage, stored, self._config.tap_limits)
@@ -99,23 +116,6 @@ class _Recovery:
             self._waiting[uid] = entry
         await self._add_waiting()
         await self._storage.settled()
-
-    async def _delete_discarded(self) -> None:
-        deleted = []
-        for location in await self._index.discarded():
-            if await self._delete(location):
-                deleted.append(location)
-        if deleted:
-            self._index.forget_discarded(deleted)
-        self.report.discarded += len(deleted)
-
-    async def _delete(self, location: str) -> bool:
-        try:
-            await self._storage.delete(location)
-        except StorageError as failure:
-            log.error("object.left_over", location=location, error=str(failure))
-            return False
-        return True
 
     async def _unknown(self) -> list[StoredObject]:
         """The objects that may have been in flight and are not in the index, in any order."""
@@ -170,7 +170,7 @@ class _Recovery:
         if result.outcome is AddOutcome.CONFLICT and not await self._is_there(result.location):
             # With durability `process` a power cut may undo the index's replacement, but not the deletion.
             result = await self._index.add(entry, DuplicatePolicy.REPLACE)
-            await self._delete_discarded()
+            self.report.discarded = await delete_discarded(self._storage, self._index)
         return result
 
     async def _is_there(self, location: str) -> bool:
@@ -188,7 +188,7 @@ class _Recovery:
             if not await self._is_there(result.location):
                 self._leave(entry.location, ObjectNotFound("the file that the index has is gone"))
                 return
-            self.report.removed += await self._delete(entry.location)
+            self.report.removed += await _delete(self._storage, entry.location)
         else:
             self.report.adopted += 1
         log.info("object.recovered", location=entry.location, outcome=result.outcome.value)

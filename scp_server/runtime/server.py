@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import time
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,8 @@ from scp_server.runtime.build import (
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
 from scp_server.runtime.control_commands import quarantine_commands
+from scp_server.runtime.maintenance.comparison import Comparison
+from scp_server.runtime.maintenance.deletion import finish_deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
@@ -145,6 +148,8 @@ class Server:
         running.push_async_callback(self._index.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
+        # Before anything is adopted: what was to be deleted is no orphan.
+        await finish_deletions(settings.data_dir, self._storage, self._index)
         await recover(self._storage, self._index, build_storage_service_config(settings))
         self._sight.start()
         running.push_async_callback(self._sight.stop)
@@ -152,10 +157,13 @@ class Server:
         running.push_async_callback(self._control.stop)
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
+        started_at_ns = time.time_ns()
         # Last, for whoever is let in now stays: nothing may fail after it.
         self._address = await self._listener.start()
         running.push_async_callback(self._listener.stop)
         self._serving = True
+        if settings.index.compare_at_start:
+            self._compare(started_at_ns)
         self.health.ready()
         log.info(
             "server.ready",
@@ -199,6 +207,25 @@ class Server:
 
     def _build_storage_service(self, settings: Settings) -> StorageService:
         return build_storage_service(settings, self._storage, self._index, self._measures, self._quarantine)
+
+    def _compare(self, started_at_ns: int) -> None:
+        """Compare storage and index in a task of its own, until it has ended or the server stops."""
+        comparison = Comparison(
+            self._storage,
+            self._index,
+            build_storage_service_config(self.settings).tap_limits,
+            objects_per_second=self.settings.index.compare_objects_per_second,
+            started_at_ns=started_at_ns,
+        )
+        task = asyncio.create_task(comparison.run(), name="runtime.compare")
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("archive.not_compared", error=str(error))
+
+        self._running.push_async_callback(end)
 
     async def stop(self) -> bool:
         """Drain and close; returns whether every operation ended by itself. A second time does nothing.

@@ -154,7 +154,7 @@ class StorageService:
             )
         if result.outcome is AddOutcome.CONFLICT:
             await self._refuse_newcomer(reception, stored, policy, refused)
-        if result.outcome is AddOutcome.SAME:
+        if result.outcome is AddOutcome.SAME and result.location != stored.location:
             await self._take_back(stored)
             return
         await self._discard(result.discarded)

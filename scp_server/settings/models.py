@@ -185,6 +185,14 @@ class IndexSettings(Section):
         allow_inf_nan=False,
         description="How long a locked index is waited for before 0xA700.",
     )
+    compare_at_start: bool = Field(
+        default=True,
+        description="Compare objects and index in the background once the server is ready: files that the "
+        "index does not know are adopted, rows without a file are logged.",
+    )
+    compare_objects_per_second: int = Field(
+        default=2_000, ge=1, description="How fast that comparison may go, so that it disturbs nobody."
+    )
 
 
 class SettingsTree(BaseModel):

@@ -122,6 +122,10 @@ class Storage(Protocol):
         """Yield every visible object, in no particular order."""
         ...
 
+    async def sizes(self, locations: Sequence[str]) -> Sequence[int | None]:
+        """How many bytes the object at each location has; None where there is none. Raises StorageError."""
+        ...
+
     def in_flight(self) -> AsyncIterator[StoredObject]:
         """Yield the visible objects whose commit may not have been followed by an index entry when the
         last process ended: few, however many objects there are. For start-up, before anything is written."""

@@ -58,7 +58,7 @@ from scp_server.storage.layout import (
     is_location,
 )
 from scp_server.storage.ledger import InFlightLedger
-from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in
+from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in, size_at
 from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_folder, storage_failure
 from scp_server.storage.writer import FilesystemWriter, Workshop
 
@@ -81,6 +81,8 @@ class FilesystemStorageConfig:
     """Space never given to objects; None is the smaller of 1 GiB and 2 % of the filesystem."""
     write_buffer_bytes: int = 1_048_576
     """What a writer collects before it writes: an object below this costs one visit to a thread."""
+    keep_part_files: bool = False
+    """Leave what a crash left half-written where it is: for who only looks."""
     threads: int = 4
     """Blocking calls at once: with `full` this many objects are being synced together."""
 
@@ -134,7 +136,7 @@ class FilesystemStorage:
             raise StorageError(f"{OBJECTS} and {INCOMING} lie on different filesystems")
         names = os.listdir(incoming)
         for name in names:
-            if name.endswith(PART_SUFFIX):
+            if name.endswith(PART_SUFFIX) and not self._config.keep_part_files:
                 os.unlink(f"{incoming}/{name}")
         workshop.ledger.adopt(names)
 
@@ -215,6 +217,15 @@ class FilesystemStorage:
         """See `Storage.list`. Objects that come or go meanwhile may or may not be among them."""
         async for stored in self._batches(objects_below(self._root, OBJECTS)):
             yield stored
+
+    async def sizes(self, locations: Sequence[str]) -> Sequence[int | None]:
+        """See `Storage.sizes`. One visit to a thread for all; what is no location of ours is not there."""
+        return await self._hop("look at objects", self._sizes, list(locations))
+
+    def _sizes(self, locations: Sequence[str]) -> Sequence[int | None]:
+        return [
+            size_at(f"{self._root}/{location}") if is_location(location) else None for location in locations
+        ]
 
     async def _batches(self, objects: Iterator[StoredObject]) -> AsyncIterator[StoredObject]:
         batches = Batches(objects)

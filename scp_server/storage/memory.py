@@ -109,6 +109,11 @@ class MemoryStorage:
         for location, data in tuple(self._opened().objects.items()):
             yield StoredObject(location, len(data))
 
+    async def sizes(self, locations: Sequence[str]) -> Sequence[int | None]:
+        """See `Storage.sizes`."""
+        objects = self._opened().objects
+        return [len(objects[location]) if location in objects else None for location in locations]
+
     async def in_flight(self) -> AsyncIterator[StoredObject]:
         """See `Storage.in_flight`."""
         objects = self._opened().objects

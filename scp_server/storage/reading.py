@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -97,3 +98,12 @@ def objects_in(root: str, directory: str) -> Iterator[StoredObject]:
                 continue
             with suppress(FileNotFoundError):
                 yield StoredObject(f"{directory}/{entry.name}", entry.stat(follow_symlinks=False).st_size)
+
+
+def size_at(path: str) -> int | None:
+    """The bytes of the regular file at `path`; None where there is none. Raises OSError."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -30,7 +30,15 @@ import pytest
 import pytest_asyncio
 
 from scp_server.errors import IndexUnavailable
-from scp_server.index.base import AddOutcome, DuplicatePolicy, Index, IndexEntry, IndexTotals
+from scp_server.index.base import (
+    AddOutcome,
+    DuplicatePolicy,
+    Index,
+    IndexEntry,
+    IndexTotals,
+    Level,
+    Scope,
+)
 from scp_server.objects.summary import InstanceSummary
 
 MakeIndex = Callable[[], Index]
@@ -481,3 +489,100 @@ class IndexContract:
         assert (totals.studies, totals.instances, totals.parts) == (1, 1, 1)
         for entry in entries:
             assert (await index.add(entry, KEEP_FIRST)).outcome is AddOutcome.ADDED
+
+    async def test_parts_are_listed_in_pages_each_once_in_the_order_of_locations(self, index: Index) -> None:
+        entries = [index_entry(str(n % 5), b"%d" % n, location=f"l/{n * 7 % 11:02}") for n in range(11)]
+        for entry in entries:
+            await index.add(entry, PARTS)
+        for limit in (1, 4, 11, 50):
+            listed: list[str] = []
+            while page := await index.list_parts(after=listed[-1] if listed else "", limit=limit):
+                assert len(page) <= limit
+                listed += [part.location for part in page]
+            assert listed == sorted(entry.location for entry in entries)
+        (first,) = await index.list_parts(limit=1)
+        assert first in await index.parts(first.sop_instance_uid)
+
+    @pytest.mark.parametrize(
+        ("scope", "expected"),
+        [
+            (Scope(Level.STUDY, f"{_ROOT}.1.1"), {"1", "2", "3", "3b"}),
+            (Scope(Level.SERIES, f"{_ROOT}.2.1"), {"1", "2", "4"}),
+            (Scope(Level.INSTANCE, f"{_ROOT}.3.3"), {"3", "3b"}),
+            (Scope(Level.INSTANCE, f"{_ROOT}.1.1"), set()),
+        ],
+        ids=lambda value: value.level.value if isinstance(value, Scope) else "",
+    )
+    async def test_parts_of_a_scope_are_all_that_lie_below_it(
+        self, index: Index, scope: Scope, expected: set[str]
+    ) -> None:
+        await _add_two_studies(index)
+        listed = await index.list_parts(scope=scope)
+        assert {part.location for part in listed} == expected
+        pages = [await index.list_parts(after=part.location, limit=1, scope=scope) for part in listed]
+        assert [page[0] for page in pages[:-1]] == listed[1:]
+        assert pages[-1:] in ([[]], [])
+
+    async def test_what_is_removed_takes_everything_with_it_that_is_empty_then(self, index: Index) -> None:
+        await _add_two_studies(index)
+        assert await index.remove(["4", "nowhere"]) == 1
+        assert await index.totals() == IndexTotals(1, 1, 2, 3, 4, (await index.totals()).bytes)
+        assert await index.header("4") is None
+        assert await index.parts(f"{_ROOT}.3.4") == []
+        assert await index.remove(["1", "2", "3", "3b"]) == 4
+        assert await index.totals() == IndexTotals(0, 0, 0, 0, 0, 0)
+        assert await index.remove([]) == 0
+
+    async def test_other_parts_of_an_instance_stay_with_their_numbers(self, index: Index) -> None:
+        await _add_two_studies(index)
+        assert await index.remove(["3"]) == 1
+        (left,) = await index.parts(f"{_ROOT}.3.3")
+        assert (left.location, left.part_number) == ("3b", 2)
+        assert await index.header("3b") == b"packed header"
+        again = await index.add(index_entry("3", b"3b", series="2"), PARTS)
+        assert (again.outcome, again.part_number) == (AddOutcome.SAME, 2)
+
+    async def test_what_was_removed_can_be_added_again(self, index: Index) -> None:
+        await _add_two_studies(index)
+        await index.remove(["1", "2", "3", "3b", "4"])
+        await _add_two_studies(index)
+        totals = await index.totals()
+        assert (totals.patients, totals.studies, totals.series, totals.instances) == (2, 2, 3, 4)
+
+    async def test_many_parts_are_removed_at_once(self, index: Index) -> None:
+        entries = [index_entry(str(n), study=str(n % 3)) for n in range(1_500)]
+        await asyncio.gather(*(index.add(entry, KEEP_FIRST) for entry in entries))
+        assert await index.remove([entry.location for entry in entries[:1_400]]) == 1_400
+        assert (await index.totals()).parts == 100
+
+    async def test_a_removal_that_fails_removes_nothing(
+        self, index: Index, make_unavailable: MakeUnavailable
+    ) -> None:
+        await _add_two_studies(index)
+        before = await index.totals()
+        with make_unavailable(), pytest.raises(IndexUnavailable):
+            await index.remove(["1", "2"])
+        assert await index.totals() == before
+        assert await index.remove(["1", "2"]) == 2
+
+    async def test_adding_and_removing_at_once_happen_in_the_order_of_asking(self, index: Index) -> None:
+        first = index_entry("1", location="first")
+        results = await asyncio.gather(
+            index.add(first, KEEP_FIRST),
+            index.remove(["first"]),
+            index.add(replace(first, location="second"), KEEP_FIRST),
+        )
+        assert (results[0].outcome, results[1], results[2].outcome) == (AddOutcome.ADDED, 1, AddOutcome.ADDED)
+        assert [part.location for part in await index.list_parts()] == ["second"]
+
+
+async def _add_two_studies(index: Index) -> None:
+    """Two instances and one of two parts in study 1, one more in study 2; locations are their names."""
+    for entry in (
+        index_entry("1", location="1"),
+        index_entry("2", location="2"),
+        index_entry("3", b"3a", series="2", location="3"),
+        index_entry("3", b"3b", series="2", location="3b"),
+        index_entry("4", study="2", patient_id="P2", location="4", referenced_sop_instance_uids=("1.2",)),
+    ):
+        await index.add(entry, PARTS)

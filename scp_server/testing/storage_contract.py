@@ -119,6 +119,14 @@ class StorageContract(ObjectWriterContract):
             stored.append(await store(storage, pattern(number), key=key))
         assert await listed(storage) == {each.location: each.size_bytes for each in stored}
 
+    async def test_sizes_are_told_of_what_is_there(self, storage: Storage) -> None:
+        stored = [await store(storage, pattern(number)) for number in (0, 5, 1000)]
+        await storage.delete(stored[1].location)
+        asked = [each.location for each in stored] + ["objects", "../x", "/etc/passwd", "", "a\0b"]
+        sizes = await storage.sizes(asked)
+        assert list(sizes) == [stored[0].size_bytes, None, stored[2].size_bytes, *[None] * 5]
+        assert list(await storage.sizes([])) == []
+
     async def test_a_new_storage_over_the_place_sees_the_same_objects(
         self, storage: Storage, make_storage: MakeStorage
     ) -> None:

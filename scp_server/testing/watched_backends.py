@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from scp_server.index.base import AddResult, DuplicatePolicy, Index, IndexEntry, IndexTotals, PartRecord
+from scp_server.index.base import (
+    AddResult,
+    DuplicatePolicy,
+    Index,
+    IndexEntry,
+    IndexTotals,
+    PartRecord,
+    Scope,
+)
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
 
@@ -116,6 +124,9 @@ class WatchedStorage:
     def list(self) -> AsyncIterator[StoredObject]:
         return self._storage.list()
 
+    async def sizes(self, locations: Sequence[str]) -> Sequence[int | None]:
+        return await self._storage.sizes(locations)
+
     def in_flight(self) -> AsyncIterator[StoredObject]:
         return self._storage.in_flight()
 
@@ -164,3 +175,14 @@ class WatchedIndex:
 
     async def totals(self) -> IndexTotals:
         return await self._index.totals()
+
+    async def list_parts(
+        self, *, after: str = "", limit: int = 500, scope: Scope | None = None
+    ) -> list[PartRecord]:
+        return await self._index.list_parts(after=after, limit=limit, scope=scope)
+
+    async def remove(self, locations: Sequence[str]) -> int:
+        await self._steps.enter("remove")
+        removed = await self._index.remove(locations)
+        self._steps.log.append("remove.done")
+        return removed

@@ -67,6 +67,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "quarantine show",
         "quarantine release",
         "quarantine drop",
+        *("index rebuild", "index verify", "delete", "backup", "restore"),
     }
     serve = {option for parameter in found["serve"].params for option in parameter.opts}
     assert serve >= {

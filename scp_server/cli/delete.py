@@ -1,0 +1,106 @@
+"""`scp-server delete`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scp_server.cli.maintenance import load, progress_bar
+from scp_server.cli.output import ExitCode, complain, say, say_json
+from scp_server.errors import ConfigurationError, SCPServerError
+from scp_server.observability.text import peer_text
+
+if TYPE_CHECKING:
+    from scp_server.index.base import Scope
+    from scp_server.runtime.maintenance.deletion import Extent
+    from scp_server.settings import Settings
+
+
+class _NotConfirmed(SCPServerError):
+    """Whoever was asked said no."""
+
+
+def run_delete(
+    config: Path | None,
+    data_dir: Path | None,
+    *,
+    study: str | None,
+    series: str | None,
+    instance: str | None,
+    yes: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Delete, and tell what went. 1 when nothing lies there, or something could not be removed."""
+    scope = _scope(study, series, instance)
+    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigurationError("nobody can be asked here: say --yes")
+    return asyncio.run(_delete(load(config, data_dir), scope, yes=yes, as_json=as_json))
+
+
+def _scope(study: str | None, series: str | None, instance: str | None) -> Scope:
+    from scp_server.index.base import Level, Scope
+    from scp_server.objects.uids import clean_uid, is_valid_uid
+
+    levels = {Level.STUDY: study, Level.SERIES: series, Level.INSTANCE: instance}
+    given = [(level, uid) for level, uid in levels.items() if uid is not None]
+    if len(given) != 1:
+        raise ConfigurationError("give one of --study, --series and --instance")
+    level, uid = given[0]
+    uid = clean_uid(uid)
+    if not is_valid_uid(uid):
+        raise ConfigurationError(f"--{level.value}: {peer_text(uid)} is no UID")
+    return Scope(level, uid)
+
+
+async def _delete(settings: Settings, scope: Scope, *, yes: bool, as_json: bool) -> ExitCode:
+    from scp_server.runtime.build import build_index, index_path
+    from scp_server.runtime.maintenance import deletion
+    from scp_server.runtime.maintenance.folder import offline_storage
+
+    async with offline_storage(settings) as storage:
+        if not index_path(settings).is_file():
+            raise ConfigurationError(f"{settings.data_dir} has no index: `index rebuild` makes one")
+        index = build_index(settings)
+        try:
+            await index.open()
+            await deletion.finish_deletions(settings.data_dir, storage, index)
+            extent = await deletion.measure(index, scope)
+            name = f"{scope.level.value} {scope.uid}"
+            if extent.parts:
+                if not yes:
+                    await _ask(f"Delete {name}: {_text(extent)}? [y/N] ")
+                with progress_bar(as_json=as_json) as progress:
+                    removed = await deletion.delete(settings.data_dir, storage, index, scope, progress)
+            else:
+                removed = deletion.Removed()
+                complain(f"there is no {name}")
+        finally:
+            await index.close()
+    if as_json:
+        plain = asdict(extent)
+        failed = {"files_failed": removed.failures, "failed": removed.failed}
+        say_json({"level": scope.level.value, "uid": scope.uid, **plain, "files": removed.files, **failed})
+    else:
+        for location, reason in removed.failed.items():
+            say(f"failed: {location}: {reason}")
+        if extent.parts:
+            say(f"deleted {name}: {_text(extent)}; {removed.files} files")
+    return ExitCode.OK if extent.parts and not removed.failures else ExitCode.FAILED
+
+
+def _text(extent: Extent) -> str:
+    return (
+        f"{extent.instances} instances ({extent.parts} parts, {extent.bytes / 1e6:.1f} MB) "
+        f"in {extent.series} series of {extent.studies} studies"
+    )
+
+
+async def _ask(question: str) -> None:
+    """Raises _NotConfirmed unless the answer is yes."""
+    print(question, end="", file=sys.stderr, flush=True)
+    answer = await asyncio.to_thread(sys.stdin.readline)
+    if answer.strip().lower() not in ("y", "yes"):
+        raise _NotConfirmed("nothing was deleted")

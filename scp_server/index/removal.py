@@ -1,0 +1,73 @@
+"""Taking parts out of the index: a plain function over a connection, inside its caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy import Column, Connection, Table, bindparam, delete, exists, select
+
+from scp_server.index.hierarchy import padded
+from scp_server.index.schema import instances, parts, patients, series, studies
+
+MAX_VALUES_PER_STATEMENT = 512
+
+T = TypeVar("T")
+
+
+class RemoveRequest(NamedTuple):
+    """Where the parts lie that are to be forgotten."""
+
+    locations: tuple[str, ...]
+
+
+_instances_at = select(parts.c.instance_key).where(
+    parts.c.location.in_(bindparam("locations", expanding=True))
+)
+_delete_parts = delete(parts).where(parts.c.location.in_(bindparam("locations", expanding=True)))
+
+_LEVELS: Sequence[tuple[Table, Column[int], Column[int] | None, Column[int]]] = (
+    (instances, instances.c.instance_key, instances.c.series_key, parts.c.instance_key),
+    (series, series.c.series_key, series.c.study_key, instances.c.series_key),
+    (studies, studies.c.study_key, studies.c.patient_key, series.c.study_key),
+    (patients, patients.c.patient_key, None, studies.c.patient_key),
+)
+"""Each table with its key, the column that names its parent, and the column by which its children name it."""
+
+
+def remove_parts(connection: Connection, locations: Sequence[str]) -> int:
+    """Delete the parts at `locations` and what is empty then, upwards; headers and references go with them.
+
+    Returns the number of parts. Raises SQLAlchemy's errors; then the transaction must be rolled back.
+    """
+    removed = 0
+    touched: set[int] = set()
+    for chunk in _chunks(locations):
+        touched.update(connection.execute(_instances_at, {"locations": chunk}).scalars())
+        removed += connection.execute(_delete_parts, {"locations": chunk}).rowcount
+    for table, key, parent, child in _LEVELS:
+        touched = _remove_empty(connection, table, key, parent, child, touched)
+    return removed
+
+
+def _remove_empty(
+    connection: Connection,
+    table: Table,
+    key: Column[int],
+    parent: Column[int] | None,
+    child: Column[int],
+    keys: Iterable[int],
+) -> set[int]:
+    """Delete those rows of `table` among `keys` that no child names; returns the parents of what went."""
+    empty = key.in_(bindparam("keys", expanding=True)) & ~exists().where(child == key)
+    parents: set[int] = set()
+    for chunk in _chunks(sorted(keys)):
+        if parent is not None:
+            parents.update(connection.execute(select(parent).where(empty), {"keys": chunk}).scalars())
+        connection.execute(delete(table).where(empty), {"keys": chunk})
+    return parents
+
+
+def _chunks(values: Sequence[T]) -> Iterable[list[T]]:
+    for start in range(0, len(values), MAX_VALUES_PER_STATEMENT):
+        yield padded(values[start : start + MAX_VALUES_PER_STATEMENT])

@@ -1,0 +1,125 @@
+"""Bringing files that the index does not know into it.
+
+Adopted is under the policy `parts`, whatever the server's own is for newcomers: what lies there may have been
+acknowledged under another policy, and is never thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+
+from scp_server.errors import IndexFailure, IndexUnavailable, OperationRefused, StorageError
+from scp_server.index.base import AddResult, DuplicatePolicy, Index, IndexEntry
+from scp_server.objects.header_tap import TapLimits
+from scp_server.runtime.recovery import read_entry
+from scp_server.storage.base import Storage, StoredObject
+
+READ_TOGETHER = 4
+"""Objects whose files are read at once."""
+ADDED_TOGETHER = 64
+"""Entries, each with its packed header, that may share a transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What became of one file: `result`, or the `error` that kept it out of the index."""
+
+    stored: StoredObject
+    entry: IndexEntry | None = None
+    result: AddResult | None = None
+    error: str = ""
+
+
+def arrival_order(stored: StoredObject) -> tuple[str, str]:
+    """What to sort by: the arrival id that ends a location, then the location."""
+    return arrival_id_of(stored.location), stored.location
+
+
+def arrival_id_of(location: str) -> str:
+    """The arrival id in a location, padded so that comparing text compares times."""
+    return location.rpartition("-")[2].removesuffix(".dcm").rjust(64, "0")
+
+
+async def orphans_among(index: Index, stored: Sequence[StoredObject]) -> list[StoredObject]:
+    """Those that the index does not know, and has not discarded because a newcomer replaced them.
+
+    What is discarded is asked second: a file that became unknown by being replaced is still noted by then, or
+    it has been deleted.
+    """
+    unknown = set(await index.unknown_locations([each.location for each in stored]))
+    if unknown:
+        unknown -= set(await index.discarded())
+    return [each for each in stored if each.location in unknown]
+
+
+async def adopt(
+    storage: Storage, index: Index, stored: Sequence[StoredObject], limits: TapLimits
+) -> AsyncIterator[Adoption]:
+    """Read files and add them to the index, in the order given; tell of each when it is committed.
+
+    Holds the entries of ADDED_TOGETHER files at most. Raises IndexUnavailable.
+    """
+    batch: list[tuple[StoredObject, IndexEntry]] = []
+    async for each, entry in _entries(storage, stored, limits):
+        if isinstance(entry, str):
+            yield Adoption(each, error=entry)
+            continue
+        batch.append((each, entry))
+        if len(batch) == ADDED_TOGETHER:
+            for adoption in await _add(index, batch):
+                yield adoption
+            batch = []
+    for adoption in await _add(index, batch):
+        yield adoption
+
+
+async def _add(index: Index, batch: Iterable[tuple[StoredObject, IndexEntry]]) -> list[Adoption]:
+    """The index takes entries in the order of asking, so parts are numbered as they arrived."""
+    batch = list(batch)
+    results = await asyncio.gather(
+        *(index.add(entry, DuplicatePolicy.PARTS) for _, entry in batch), return_exceptions=True
+    )
+    adoptions = []
+    for (stored, entry), result in zip(batch, results, strict=True):
+        if isinstance(result, AddResult):
+            adoptions.append(Adoption(stored, entry, result))
+        elif isinstance(result, IndexFailure) and not isinstance(result, IndexUnavailable):
+            adoptions.append(Adoption(stored, entry, error=str(result)))
+        else:
+            raise result
+    return adoptions
+
+
+async def _entries(
+    storage: Storage, stored: Iterable[StoredObject], limits: TapLimits
+) -> AsyncIterator[tuple[StoredObject, IndexEntry | str]]:
+    """Each object's entry, or why it has none, in order; the files of the next few are read meanwhile."""
+    reading: deque[tuple[StoredObject, asyncio.Task[IndexEntry | str]]] = deque()
+    try:
+        for each in stored:
+            task = asyncio.create_task(_entry(storage, each, limits), name="maintenance.read")
+            reading.append((each, task))
+            if len(reading) == READ_TOGETHER:
+                first, read = reading[0]
+                entry = await read
+                reading.popleft()
+                yield first, entry
+        while reading:
+            first, read = reading[0]
+            entry = await read
+            reading.popleft()
+            yield first, entry
+    finally:
+        for _, task in reading:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in reading), return_exceptions=True)
+
+
+async def _entry(storage: Storage, stored: StoredObject, limits: TapLimits) -> IndexEntry | str:
+    try:
+        return await read_entry(storage, stored, limits)
+    except (OperationRefused, StorageError, ValueError) as error:
+        return str(error)

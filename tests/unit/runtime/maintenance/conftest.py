@@ -1,0 +1,58 @@
+"""An archive with a bit of everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scp_server.runtime.maintenance.findings import Finding
+from scp_server.testing.archive import Archive
+from scp_server.testing.dataset_encoder import TransferSyntax
+from scp_server.testing.dicos_objects import dicos_dx, dicos_tdr, two_section_ct
+from scp_server.testing.encoded_object import EncodedObject
+from scp_server.testing.objects import JAPANESE, UTF_8, Patient, ct_image, encapsulated_pdf, structured_report
+
+
+def varied_objects() -> list[EncodedObject]:
+    """Objects of several studies and patients, in several syntaxes, with scattered parts."""
+    first, second = two_section_ct()
+    study = "1.2.3.4"
+    implicit = TransferSyntax.IMPLICIT_VR_LITTLE_ENDIAN
+    return [
+        ct_image(seed=1, study_instance_uid=study, patient=UTF_8),
+        first,
+        # Another patient in the same study: the first one stays.
+        ct_image(seed=2, study_instance_uid=study, patient=Patient("Other^One", "OTHER")),
+        ct_image(seed=3, transfer_syntax=TransferSyntax.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, patient=JAPANESE),
+        ct_image(seed=4, transfer_syntax=implicit, private=True, sequences=True),
+        second,
+        ct_image(seed=5, transfer_syntax=TransferSyntax.RLE_LOSSLESS),
+        structured_report(),
+        encapsulated_pdf(document_bytes=300_000),
+        dicos_dx(),
+        dicos_tdr(),
+    ]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    """An empty archive."""
+    return Archive.at(tmp_path / "data")
+
+
+class Found(list[Finding]):
+    """Findings as they come."""
+
+    def by_kind(self) -> dict[str, list[str]]:
+        """Their locations."""
+        kinds: dict[str, list[str]] = {}
+        for finding in self:
+            kinds.setdefault(finding.kind.value, []).append(finding.location)
+        return kinds
+
+
+@pytest.fixture
+def found() -> Found:
+    """Takes findings."""
+    return Found()

@@ -1,0 +1,221 @@
+"""Deleting: all of it or, in the end, nothing is left, wherever a crash comes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scp_server import Server
+from scp_server.errors import IndexUnavailable, StorageError
+from scp_server.index.base import Level, Scope
+from scp_server.observability.logs import captured_logs
+from scp_server.runtime.maintenance import deletion
+from scp_server.runtime.maintenance.deletion import (
+    Extent,
+    Removed,
+    finish_deletions,
+    measure,
+    pending_deletions,
+)
+from scp_server.runtime.maintenance.progress import NoProgress
+from scp_server.runtime.maintenance.rebuild import rebuild
+from scp_server.testing.archive import Archive
+from scp_server.testing.dicos_objects import two_section_ct
+from scp_server.testing.objects import ct_image
+from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStorage
+
+STUDY = "1.2.3.4"
+GONE = Scope(Level.STUDY, STUDY)
+
+
+async def _fill(archive: Archive) -> None:
+    """Three instances in the study that goes, one and a DICOS CT of two parts elsewhere."""
+    objects = [
+        ct_image(seed=n, study_instance_uid=STUDY, series_instance_uid=f"1.2.3.4.{n % 2}") for n in range(3)
+    ]
+    assert await archive.store([*objects, ct_image(seed=9), *two_section_ct()]) == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("scope", "extent"),
+    [
+        (GONE, (1, 2, 3, 3)),
+        (Scope(Level.SERIES, "1.2.3.4.0"), (1, 1, 2, 2)),
+        (Scope(Level.INSTANCE, two_section_ct()[0].sop_instance_uid), (1, 1, 1, 2)),
+        (Scope(Level.INSTANCE, STUDY), (0, 0, 0, 0)),
+    ],
+)
+async def test_rows_and_files_of_a_scope_go_and_no_others(
+    archive: Archive, scope: Scope, extent: tuple[int, int, int, int]
+) -> None:
+    await _fill(archive)
+    before = archive.files()
+    async with archive.opened() as (storage, index):
+        measured = await measure(index, scope)
+        assert (measured.studies, measured.series, measured.instances, measured.parts) == extent
+        gone = {part.location for part in await index.list_parts(scope=scope)}
+        assert measured.bytes == sum(len(before[location]) for location in gone)
+        removed = await deletion.delete(archive.data_dir, storage, index, scope)
+        assert (removed.parts, removed.files, removed.failures) == (extent[3], extent[3], 0)
+        assert await measure(index, scope) == Extent()
+    assert archive.files() == {name: data for name, data in before.items() if name not in gone}
+    assert {row[4] for row in archive.rows()["parts"]} == set(archive.files())
+    assert pending_deletions(archive.data_dir) == []
+    assert not list((archive.data_dir / "deletions").glob("*"))
+
+
+async def test_a_deletion_is_logged_with_its_uid_and_counts(archive: Archive) -> None:
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        with captured_logs() as logs:
+            await deletion.delete(archive.data_dir, storage, index, GONE)
+    (record,) = [record for record in logs if record["event"] == "archive.deleted"]
+    assert (record["scope"], record["uid"]) == ("study", STUDY)
+    assert (record["parts"], record["files"], record["failed"]) == (3, 3, 0)
+
+
+@pytest.mark.parametrize("step", ["remove", "delete", "after"])
+@pytest.mark.parametrize("finisher", ["start", "again", "rebuild"])
+async def test_killed_at_any_step_a_decided_deletion_is_finished(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, step: str, finisher: str
+) -> None:
+    await _fill(archive)
+    killed = RuntimeError("killed here")
+    async with archive.opened() as (storage, index):
+        steps = Steps()
+        if step == "after":
+
+            def die(_record: Path) -> None:
+                raise killed
+
+            monkeypatch.setattr(deletion, "_drop_record", die)
+        else:
+            steps.fail_at(step, killed)
+        watched = WatchedStorage(storage, steps), WatchedIndex(index, steps)
+        with pytest.raises(RuntimeError):
+            await deletion.delete(archive.data_dir, *watched, GONE)
+        monkeypatch.undo()
+    assert len(pending_deletions(archive.data_dir)) == 1
+    if finisher == "start":
+        settings = Archive.at(archive.data_dir, listen={"port": 0}, http={"port": 0}).settings
+        with captured_logs() as logs:
+            async with Server(settings) as server:
+                assert (await server.index.totals()).parts == 3
+        assert [record["event"] for record in logs].count("deletion.finished") == 1
+    elif finisher == "again":
+        async with archive.opened() as (storage, index):
+            assert await finish_deletions(archive.data_dir, storage, index) == 1
+    else:
+        await rebuild(archive.settings, lambda _finding: None, NoProgress())
+    assert len(archive.files()) == 3
+    assert {row[4] for row in archive.rows()["parts"]} == set(archive.files())
+    assert pending_deletions(archive.data_dir) == []
+
+
+async def test_a_killed_deletion_does_not_take_what_was_sent_anew(archive: Archive) -> None:
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        steps = Steps()
+        steps.fail_at("delete", RuntimeError("killed here"))
+        with pytest.raises(RuntimeError):
+            await deletion.delete(archive.data_dir, WatchedStorage(storage, steps), index, GONE)
+    anew = ct_image(seed=0, study_instance_uid=STUDY, series_instance_uid="1.2.3.4.0")
+    assert await archive.store([anew]) == [0]
+    async with archive.opened() as (storage, index):
+        await finish_deletions(archive.data_dir, storage, index)
+        assert (await measure(index, GONE)).parts == 1
+    assert archive.location_of(anew) in archive.files()
+    assert len(archive.files()) == 4
+
+
+async def test_an_index_that_fails_leaves_everything_for_the_next_start(archive: Archive) -> None:
+    await _fill(archive)
+    files, rows = archive.files(), archive.rows()
+    async with archive.opened() as (storage, index):
+        steps = Steps()
+        steps.fail_at("remove", IndexUnavailable("locked"))
+        with pytest.raises(IndexUnavailable):
+            await deletion.delete(archive.data_dir, storage, WatchedIndex(index, steps), GONE)
+    assert (archive.files(), archive.rows()) == (files, rows)
+    assert len(pending_deletions(archive.data_dir)) == 1
+
+
+async def test_a_file_that_cannot_be_removed_is_named_and_tried_again(archive: Archive) -> None:
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        steps = Steps()
+        steps.fail_at("delete", StorageError("busy"))
+        removed = await deletion.delete(archive.data_dir, WatchedStorage(storage, steps), index, GONE)
+        assert (removed.parts, removed.files, removed.failures) == (3, 0, 3)
+        assert set(removed.failed.values()) == {"busy"}
+        assert len(archive.files()) == 6
+        assert await finish_deletions(archive.data_dir, storage, index) == 1
+    assert len(archive.files()) == 3
+    assert pending_deletions(archive.data_dir) == []
+
+
+async def test_more_than_one_transaction_of_parts_goes(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "MAX_LOCATIONS", 2)
+    monkeypatch.setattr(deletion, "_PAGE", 2)
+    monkeypatch.setattr(deletion, "MAX_FAILURES", 1)
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        steps = Steps()
+        steps.fail_at("delete", StorageError("busy"))
+        watched = WatchedIndex(index, steps)
+        removed = await deletion.delete(archive.data_dir, WatchedStorage(storage, steps), watched, GONE)
+    assert steps.log.count("remove") == 2
+    assert (removed.parts, removed.failures, len(removed.failed)) == (3, 3, 1)
+
+
+async def test_a_disk_that_takes_no_record_lets_nothing_be_deleted(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _fill(archive)
+    files, rows = archive.files(), archive.rows()
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with archive.opened() as (storage, index):
+        monkeypatch.setattr("os.fsync", fail)
+        with pytest.raises(StorageError, match="No space left"):
+            await deletion.delete(archive.data_dir, storage, index, GONE)
+        monkeypatch.undo()
+    assert (archive.files(), archive.rows()) == (files, rows)
+    assert pending_deletions(archive.data_dir) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no json\n",
+        json.dumps({"format": 2, "kind": "scp-server deletion"}) + "\n",
+        json.dumps({"format": 1, "kind": "scp-server deletion"}) + "\n../../etc/passwd\n",
+    ],
+)
+async def test_what_is_no_record_is_logged_and_does_no_harm(archive: Archive, text: str) -> None:
+    await _fill(archive)
+    files = archive.files()
+    folder = archive.data_dir / "deletions"
+    folder.mkdir()
+    (folder / "1.deletion").write_text(text)
+    async with archive.opened() as (storage, index):
+        with captured_logs() as logs:
+            await finish_deletions(archive.data_dir, storage, index)
+    assert [record["event"] for record in logs].count("deletion.failed") == 1
+    assert archive.files() == files
+    assert (folder / "1.deletion").exists()
+
+
+async def test_nothing_to_delete_leaves_no_record(archive: Archive) -> None:
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        nothing = Scope(Level.STUDY, "9.9")
+        assert await deletion.delete(archive.data_dir, storage, index, nothing) == Removed()
+    assert list((archive.data_dir / "deletions").iterdir()) == []
