@@ -26,13 +26,22 @@ _instances_at = select(parts.c.instance_key).where(
 )
 _delete_parts = delete(parts).where(parts.c.location.in_(bindparam("locations", expanding=True)))
 
-_LEVELS: Sequence[tuple[Table, Column[int], Column[int] | None, Column[int]]] = (
-    (instances, instances.c.instance_key, instances.c.series_key, parts.c.instance_key),
-    (series, series.c.series_key, series.c.study_key, instances.c.series_key),
-    (studies, studies.c.study_key, studies.c.patient_key, series.c.study_key),
-    (patients, patients.c.patient_key, None, studies.c.patient_key),
+
+class _Level(NamedTuple):
+    """A table with its key, the column that names its parent, and that by which its children name it."""
+
+    table: Table
+    key: Column[int]
+    parent: Column[int] | None
+    child: Column[int]
+
+
+_INSTANCES = _Level(instances, instances.c.instance_key, instances.c.series_key, parts.c.instance_key)
+_ABOVE_INSTANCES = (
+    _Level(series, series.c.series_key, series.c.study_key, instances.c.series_key),
+    _Level(studies, studies.c.study_key, studies.c.patient_key, series.c.study_key),
+    _Level(patients, patients.c.patient_key, None, studies.c.patient_key),
 )
-"""Each table with its key, the column that names its parent, and the column by which its children name it."""
 
 
 def remove_parts(connection: Connection, locations: Sequence[str]) -> int:
@@ -45,20 +54,24 @@ def remove_parts(connection: Connection, locations: Sequence[str]) -> int:
     for chunk in _chunks(locations):
         touched.update(connection.execute(_instances_at, {"locations": chunk}).scalars())
         removed += connection.execute(_delete_parts, {"locations": chunk}).rowcount
-    for table, key, parent, child in _LEVELS:
-        touched = _remove_empty(connection, table, key, parent, child, touched)
+    emptied_series = _remove_empty(connection, _INSTANCES, touched)
+    remove_empty_series(connection, emptied_series)
     return removed
 
 
-def _remove_empty(
-    connection: Connection,
-    table: Table,
-    key: Column[int],
-    parent: Column[int] | None,
-    child: Column[int],
-    keys: Iterable[int],
-) -> set[int]:
-    """Delete those rows of `table` among `keys` that no child names; returns the parents of what went."""
+def remove_empty_series(connection: Connection, series_keys: Iterable[int]) -> None:
+    """Delete those series that have no instance any more, and the studies and patients left empty by that.
+
+    Raises SQLAlchemy's errors. Whoever remembers keys of series or studies forgets them: they may be gone.
+    """
+    keys = set(series_keys)
+    for level in _ABOVE_INSTANCES:
+        keys = _remove_empty(connection, level, keys)
+
+
+def _remove_empty(connection: Connection, level: _Level, keys: Iterable[int]) -> set[int]:
+    """Delete those rows among `keys` that no child names; returns the parents of what went."""
+    table, key, parent, child = level
     empty = key.in_(bindparam("keys", expanding=True)) & ~exists().where(child == key)
     parents: set[int] = set()
     for chunk in _chunks(sorted(keys)):

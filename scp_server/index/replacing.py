@@ -8,21 +8,13 @@ attributes, not those that were wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from sqlalchemy import BindParameter, Column, Connection, Table, bindparam, delete, insert, select
+from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, select
 
 from scp_server.index.hierarchy import padded
-from scp_server.index.schema import (
-    discarded_objects,
-    headers,
-    instance_references,
-    instances,
-    parts,
-    patients,
-    series,
-    studies,
-)
+from scp_server.index.removal import remove_empty_series
+from scp_server.index.schema import discarded_objects, headers, instance_references, instances, parts
 
 _KEYS: BindParameter[int] = bindparam("keys", expanding=True)
 _MAX_LOCATIONS = 256
@@ -55,39 +47,11 @@ def remove_instances(connection: Connection, instance_keys: Sequence[int]) -> di
     for statement in (_delete_headers, _delete_parts, _delete_references):
         connection.execute(statement, keys)
     emptied = set(connection.execute(_delete_instances, keys).scalars())
-    for table, key_column, child, parent_key in _LEVELS:
-        if not emptied:
-            break
-        emptied = _remove_empty(connection, table, key_column, child, parent_key, emptied)
+    remove_empty_series(connection, emptied)
     discarded = [{"location": location} for each in found.values() for location in each]
     if discarded:
         connection.execute(insert(discarded_objects), discarded)
     return {key: tuple(locations) for key, locations in found.items()}
-
-
-_LEVELS: tuple[tuple[Table, Column[int], Table, Column[int] | None], ...] = (
-    (series, series.c.series_key, instances, series.c.study_key),
-    (studies, studies.c.study_key, series, studies.c.patient_key),
-    (patients, patients.c.patient_key, studies, None),
-)
-"""Table, its key, the table below, and the key of the table above; from below to above."""
-
-
-def _remove_empty(
-    connection: Connection,
-    table: Table,
-    key: Column[int],
-    child: Table,
-    parent_key: Column[int] | None,
-    keys: Iterable[int],
-) -> set[int]:
-    """Remove those of `keys` that nothing belongs to; returns the keys of what they belonged to."""
-    used = select(child.c[key.name]).where(child.c[key.name] == key).exists()
-    statement = delete(table).where(key.in_(_KEYS), ~used)
-    if parent_key is None:
-        connection.execute(statement, {"keys": padded(keys)})
-        return set()
-    return set(connection.execute(statement.returning(parent_key), {"keys": padded(keys)}).scalars())
 
 
 def forget_discarded(connection: Connection, locations: Sequence[str]) -> None:
