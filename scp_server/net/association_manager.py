@@ -192,7 +192,6 @@ class AssociationManager:
         if connection.info is not None:
             self._associations[connection] = None
             self.measures.associations.accepted += 1
-            self.activity.associations_accepted += 1
             self._per_peer[connection.info.calling_ae_title] += 1
             self._per_address[connection.host] += 1
 

@@ -174,7 +174,6 @@ class Connection(AssociationTransport):
         admission = self._manager.admit(request, self.host)
         if isinstance(admission, RejectReason):
             self._outcome = "rejected"
-            self._manager.activity.associations_rejected += 1
             log.warning(
                 "association.rejected",
                 peer_host=self.host,

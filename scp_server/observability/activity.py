@@ -35,8 +35,6 @@ class Activity:
         self._now = now
         self._started_at = now()
         self._seconds: deque[_Second] = deque(maxlen=KEPT_SECONDS + 1)
-        self.associations_accepted = 0
-        self.associations_rejected = 0
         self.operations = 0
         self.operations_failed = 0
         self.dataset_bytes = 0

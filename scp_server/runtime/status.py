@@ -44,7 +44,7 @@ class StatusReporter:
         del arguments
         from scp_server import __version__
 
-        activity = self._manager.activity
+        activity, counted = self._manager.activity, self._manager.measures.associations
         associations = self._manager.associations()
         now = time.monotonic()
         return {
@@ -63,8 +63,8 @@ class StatusReporter:
                 "list": [_described(each, now) for each in associations[:MAX_LISTED_ASSOCIATIONS]],
             },
             "totals": {
-                "associations_accepted": activity.associations_accepted,
-                "associations_rejected": activity.associations_rejected,
+                "associations_accepted": counted.accepted,
+                "associations_rejected": sum(counted.rejected.values()),
                 "operations": activity.operations,
                 "operations_failed": activity.operations_failed,
                 "dataset_bytes": activity.dataset_bytes,
