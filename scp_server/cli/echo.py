@@ -8,9 +8,9 @@ import time
 from scp_server.cli.output import ExitCode, fail, say, say_json, status_meaning, status_text
 from scp_server.cli.peer import Peer
 from scp_server.errors import AssociationError, LocalProtocolError
+from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.status import Status
 
-VERIFICATION_SOP_CLASS = "1.2.840.10008.1.1"
 _TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 
@@ -42,7 +42,7 @@ def run_echo(peer: Peer, *, as_json: bool) -> ExitCode:
 
 async def _echo(peer: Peer) -> tuple[int, float]:
     """The status, and the seconds from request to response."""
-    async with peer.requestor([(VERIFICATION_SOP_CLASS, _TRANSFER_SYNTAXES)]) as association:
+    async with peer.requestor([(VERIFICATION_SOP_CLASS_UID, _TRANSFER_SYNTAXES)]) as association:
         begun = time.monotonic()
         status = await association.echo()
         return status, time.monotonic() - begun

@@ -17,11 +17,12 @@ from scp_server.net.association_transport import TransportConfig
 from scp_server.objects.header_tap import TapLimits
 from scp_server.observability.measures import Measures
 from scp_server.protocol.limits import Limits
+from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
-from scp_server.services.verification import VERIFICATION_SOP_CLASS, VerificationService
+from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
@@ -135,7 +136,7 @@ def build_policy(settings: Settings) -> NegotiationPolicy:
         application_context_names=frozenset(settings.negotiation.application_context_names),
         storage_sop_classes=standard_storage_sop_classes() | additional,
         any_sop_class=settings.negotiation.sop_classes == "any",
-        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS}),
+        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID}),
         transfer_syntaxes=tuple(settings.negotiation.transfer_syntax_uids),
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
@@ -178,7 +179,7 @@ def build_manager(
     measures = measures or Measures()
     policy = build_policy(settings)
     services = ServiceRegistry()
-    services.register(VerificationService(), {VERIFICATION_SOP_CLASS})
+    services.register(VerificationService(), {VERIFICATION_SOP_CLASS_UID})
     services.register(
         storage_service or build_storage_service(settings, storage, index, measures),
         StorageSOPClasses(policy),

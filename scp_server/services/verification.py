@@ -10,8 +10,6 @@ from scp_server.protocol.message import CEchoRQ, Message, response_to
 from scp_server.protocol.status import Status
 from scp_server.services.registry import handles
 
-VERIFICATION_SOP_CLASS = "1.2.840.10008.1.1"
-
 
 class VerificationService:
     """Answers that we are here."""

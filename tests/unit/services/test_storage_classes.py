@@ -10,14 +10,14 @@ import pytest
 
 from scp_server.interfaces import AcceptedContext
 from scp_server.protocol.items import ContextResult, PresentationContextRQ, UserInformation
-from scp_server.protocol.message import CStoreRQ
+from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID, CStoreRQ
 from scp_server.protocol.negotiation import negotiate
 from scp_server.protocol.pdu import AssociateRQ
 from scp_server.runtime.build import build_policy
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import StorageService
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
-from scp_server.services.verification import VERIFICATION_SOP_CLASS, VerificationService
+from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.settings.models import NegotiationSettings
 from scp_server.testing.storage_bench import StorageBench
@@ -84,7 +84,7 @@ def test_no_class_of_another_service_is_stored(uid: str, sop_classes: str) -> No
 
 
 def test_the_catalogue_of_services_is_worth_looking_at() -> None:
-    assert {VERIFICATION_SOP_CLASS, "1.2.840.10008.1.20.1", "1.2.840.10008.5.1.4.31"} <= set(SERVICES)
+    assert {VERIFICATION_SOP_CLASS_UID, "1.2.840.10008.1.20.1", "1.2.840.10008.5.1.4.31"} <= set(SERVICES)
     assert len(SERVICES) > 60
 
 
@@ -94,18 +94,18 @@ def test_nothing_of_the_standard_catalogue_belongs_to_another_service() -> None:
 
 @pytest.mark.parametrize(
     "negotiation",
-    [{}, {"sop_classes": "any"}, {"additional_sop_classes": [VERIFICATION_SOP_CLASS]}],
+    [{}, {"sop_classes": "any"}, {"additional_sop_classes": [VERIFICATION_SOP_CLASS_UID]}],
     ids=["standard", "any", "named"],
 )
 async def test_a_c_store_over_verification_is_never_performed(
     bench: StorageBench, negotiation: dict[str, Any]
 ) -> None:
     services = ServiceRegistry()
-    services.register(VerificationService(), {VERIFICATION_SOP_CLASS})
+    services.register(VerificationService(), {VERIFICATION_SOP_CLASS_UID})
     services.register(bench.service, _classes(**negotiation))
-    context = AcceptedContext(1, VERIFICATION_SOP_CLASS, "1.2.840.10008.1.2")
+    context = AcceptedContext(1, VERIFICATION_SOP_CLASS_UID, "1.2.840.10008.1.2")
     request = CStoreRQ(
-        message_id=1, affected_sop_class_uid=VERIFICATION_SOP_CLASS, affected_sop_instance_uid="1.2.3"
+        message_id=1, affected_sop_class_uid=VERIFICATION_SOP_CLASS_UID, affected_sop_instance_uid="1.2.3"
     )
     found = services.find(request, context)
     assert getattr(found, "__self__", None) is not bench.service
@@ -127,5 +127,5 @@ async def test_what_is_negotiated_for_storage_is_what_the_registry_finds(
         store = CStoreRQ(message_id=1, affected_sop_class_uid=uid, affected_sop_instance_uid="1.2.3")
         found = services.find(store, AcceptedContext(1, uid, answer.transfer_syntax))
         stored = getattr(found, "__func__", None) is StorageService.store
-        accepted = answer.result == ContextResult.ACCEPTANCE and uid != VERIFICATION_SOP_CLASS
+        accepted = answer.result == ContextResult.ACCEPTANCE and uid != VERIFICATION_SOP_CLASS_UID
         assert stored == accepted, uid

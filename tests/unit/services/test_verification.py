@@ -6,11 +6,11 @@ import pytest
 
 from scp_server.errors import OperationRefused
 from scp_server.interfaces import AcceptedContext
-from scp_server.protocol.message import CEchoRQ, CEchoRSP
-from scp_server.services.verification import VERIFICATION_SOP_CLASS, VerificationService
+from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID, CEchoRQ, CEchoRSP
+from scp_server.services.verification import VerificationService
 from scp_server.testing.fake_operation import FakeOperation
 
-CONTEXT = AcceptedContext(1, VERIFICATION_SOP_CLASS, "1.2.840.10008.1.2")
+CONTEXT = AcceptedContext(1, VERIFICATION_SOP_CLASS_UID, "1.2.840.10008.1.2")
 
 
 async def test_an_echo_is_answered_with_success_and_its_own_message_id() -> None:
