@@ -19,6 +19,7 @@
     │   └── ObjectNotFound          no object lies at that location
     └── IndexFailure                the index could not do it
         ├── IndexUnavailable        locked, full or failing now; trying again may help (0xA700)
+        ├── SearchInterrupted       a search was stopped by whoever asked for it
         └── IndexSchemaUnknown      written by a newer version, or not an index at all
 """
 
@@ -136,6 +137,10 @@ class IndexFailure(SCPServerError):
 
 class IndexUnavailable(IndexFailure):
     """The index is locked, full or failing now; trying again may help."""
+
+
+class SearchInterrupted(IndexFailure):
+    """A search was stopped by whoever asked for it."""
 
 
 class IndexSchemaUnknown(IndexFailure):
