@@ -142,6 +142,15 @@ _INTEGERS: Final = {
     "number_of_total_objects": 0x40101033,
     "number_of_alarm_objects": 0x40101034,
 }
+COLUMN_TAGS: Final = {
+    "sop_class_uid": 0x00080016,
+    "sop_instance_uid": 0x00080018,
+    "study_instance_uid": 0x0020000D,
+    "series_instance_uid": 0x0020000E,
+    **_TEXT,
+    **_INTEGERS,
+}
+"""The attribute behind each field of `InstanceSummary` that is one attribute."""
 _TEXT_INTEGERS: Final = frozenset((0x00200011, 0x00200013, _NUMBER_OF_FRAMES))
 """Those that are IS where the stream has no VR; the others are US. DICOS has US for the frames, too."""
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scp_server.index.base import DuplicatePolicy
+from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import DicosMode, PeerRules
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import TransportConfig
 from scp_server.objects.header_tap import TapLimits
+from scp_server.objects.identifier import IdentifierLimits
 from scp_server.observability.measures import Measures
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
+from scp_server.services.query_retrieve.find import FindConfig, FindService
+from scp_server.services.query_retrieve.models import FIND_MODELS
+from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
+from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
@@ -111,6 +116,25 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
     )
 
 
+def build_find_service(settings: Settings, index: Index) -> FindService:
+    """What answers queries."""
+    query = settings.query
+    return FindService(
+        index,
+        FindConfig(
+            plan=PlanConfig(
+                retrieve_ae_title=settings.listen.ae_title,
+                limits=IdentifierLimits(max_keys=query.max_keys),
+                header_match_rows=query.header_match_rows,
+                unknown_values_match=query.unknown_values_match,
+            ),
+            relational=RelationalQueries(query.relational),
+            max_matches=query.max_matches,
+            max_identifier_bytes=query.max_identifier_bytes,
+        ),
+    )
+
+
 def build_limits(settings: Settings) -> Limits:
     """The bounds of one association."""
     limits, timeouts = settings.limits, settings.timeouts
@@ -136,7 +160,10 @@ def build_policy(settings: Settings) -> NegotiationPolicy:
         application_context_names=frozenset(settings.negotiation.application_context_names),
         storage_sop_classes=standard_storage_sop_classes() | additional,
         any_sop_class=settings.negotiation.sop_classes == "any",
-        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID}),
+        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *FIND_MODELS}),
+        extended_negotiations=dict.fromkeys(
+            FIND_MODELS, offered(RelationalQueries(settings.query.relational))
+        ),
         transfer_syntaxes=tuple(settings.negotiation.transfer_syntax_uids),
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
@@ -154,6 +181,7 @@ def build_access(settings: Settings) -> AccessRules:
                     name=peer.name,
                     duplicates=None if peer.duplicates is None else DuplicatePolicy(peer.duplicates),
                     dicos=DicosMode(peer.dicos),
+                    relational=peer.relational,
                 ),
                 ae_title=peer.ae_title,
                 network=None if peer.address is None else parse_network(peer.address),
@@ -184,6 +212,7 @@ def build_manager(
         storage_service or build_storage_service(settings, storage, index, measures),
         StorageSOPClasses(policy),
     )
+    services.register(build_find_service(settings, index), FIND_MODELS)
     return AssociationManager(
         AcceptorConfig(
             policy=policy,

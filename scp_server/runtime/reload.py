@@ -29,6 +29,7 @@ RELOADABLE = frozenset(
         "log",
         "negotiation",
         "peers",
+        "query",
         "storage.dicos_duplicates",
         "storage.duplicates",
         "timeouts",

@@ -24,6 +24,7 @@ from scp_server.settings.names import (
     transfer_syntax_uid,
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
+from scp_server.settings.query import QuerySettings
 from scp_server.settings.section import AETitle, Section, Texts
 
 
@@ -220,6 +221,7 @@ class SettingsTree(BaseModel):
     timeouts: TimeoutsSettings = Field(default_factory=TimeoutsSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
+    query: QuerySettings = Field(default_factory=QuerySettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
