@@ -50,7 +50,7 @@ class DataFolderLock:
 
 
 def open_files_needed(max_connections: int, max_associations: int) -> int:
-    """How many files the process may have open: every socket, an object's file for each association, the rest."""
+    """Open files that the caps need: each socket, a file that each association writes, and the rest."""
     return max_connections + max_associations + _OTHER_DESCRIPTORS
 
 

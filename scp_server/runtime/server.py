@@ -199,9 +199,7 @@ class Server:
         changed = reloadable_changes(self.settings, settings)
         if not changed:
             return []
-        raise_descriptor_limit(
-            settings.limits.max_connections, settings.limits.max_associations
-        )
+        raise_descriptor_limit(settings.limits.max_connections, settings.limits.max_associations)
         service = self._build_storage_service(settings)
         fresh = build_manager(settings, self._storage, self._index, self._measures, service)
         self._manager.reconfigure(fresh.config, fresh.services)
