@@ -164,11 +164,12 @@ async def _fill(data_dir: Path, instances: int) -> None:
 
     async def add() -> None:
         for number in numbers:
-            uids = [f"1.2.3.{kind}.{number // 200}" for kind in (1, 2)] + [f"1.2.3.3.{number}"]
-            location = location_of(ObjectKey(*uids, f"{number:016x}"))
+            study = number // 200
+            key = ObjectKey(f"1.2.1.{study}", f"1.2.2.{study}", f"1.2.3.{number}", f"{number:016x}")
+            location = location_of(key)
             (data_dir / location).parent.mkdir(parents=True, exist_ok=True)
             (data_dir / location).touch()
-            entry = index_entry(str(number), study=str(number // 200), series="1", location=location)
+            entry = index_entry(str(number), study=str(study), series="1", location=location)
             await index.add(entry, DuplicatePolicy.KEEP_FIRST)
 
     await asyncio.gather(*(add() for _ in range(256)))

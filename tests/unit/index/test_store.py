@@ -363,7 +363,7 @@ async def test_text_of_a_peer_is_a_value_and_never_a_statement(
     index: SqlIndex, path: Path, text: str
 ) -> None:
     """Also where it is looked up: the second study of the same patient finds the first one's row."""
-    attributes = {"patient_id": text, "issuer_of_patient_id": text, "patient_name": text}
+    attributes: dict[str, Any] = {"patient_id": text, "issuer_of_patient_id": text, "patient_name": text}
     for study in ("1", "2"):
         entry = index_entry(study, study=study, study_description=text, **attributes)
         entry = replace(entry, calling_ae_title=text, location=f"{text}{study}")
