@@ -25,7 +25,8 @@ CANNOT_UNDERSTAND: Final = 0xC000
 
 _MAX_TEXT_BYTES: Final = 8 * MAX_TEXT_CHARACTERS
 """Most bytes that are decoded for a column: characters take at most four, and some escape sequences."""
-_INTEGER_LIMIT: Final = 1 << 31
+INTEGER_LIMIT: Final = 1 << 31
+"""Columns have integers below this, and from its negative on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ def _integer(header: RawHeader, tag: int, raw: bytes) -> int | None:
         is_text = tag in _TEXT_INTEGERS and not (tag == _NUMBER_OF_FRAMES and header.is_dicos)
         vr = b"IS" if is_text else b"US"
     number = _text_number(raw) if vr in (b"IS", b"DS") else _binary_number(raw, vr, header.little_endian)
-    return number if number is not None and -_INTEGER_LIMIT <= number < _INTEGER_LIMIT else None
+    return number if number is not None and -INTEGER_LIMIT <= number < INTEGER_LIMIT else None
 
 
 def _binary_number(raw: bytes, vr: bytes, little_endian: bool) -> int | None:
@@ -274,7 +275,7 @@ def _text_number(raw: bytes) -> int | None:
         number = float(text)
     except ValueError:
         return None
-    return int(number) if number.is_integer() and abs(number) < _INTEGER_LIMIT else None
+    return int(number) if number.is_integer() and abs(number) < INTEGER_LIMIT else None
 
 
 def assessments(header: AttributeSource) -> tuple[str | None, str | None]:
