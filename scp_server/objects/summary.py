@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from scp_server.errors import OperationRefused
+from scp_server.objects.folding import canonical_date, folded_name, normal_text
 from scp_server.objects.raw_header import AttributeSource, RawHeader
 from scp_server.objects.text import decode_text
 from scp_server.objects.uids import clean_uid, is_valid_uid
@@ -23,7 +25,8 @@ CANNOT_UNDERSTAND: Final = 0xC000
 
 _MAX_TEXT_BYTES: Final = 8 * MAX_TEXT_CHARACTERS
 """Most bytes that are decoded for a column: characters take at most four, and some escape sequences."""
-_INTEGER_LIMIT: Final = 1 << 31
+INTEGER_LIMIT: Final = 1 << 31
+"""Columns have integers below this, and from its negative on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,9 @@ class InstanceSummary:
     """The index's columns of one object.
 
     The four UIDs are cleaned and valid (`uids.is_valid_uid`). Everything else is None where the object has
-    no such attribute, an empty one, or one that cannot be read. Text is Unicode, without outer spaces and
-    without NUL, at most `MAX_TEXT_CHARACTERS`; dates and times are the object's own text.
+    no such attribute, an empty one, or one that cannot be read. Text is Unicode in normal form C, without
+    outer spaces and without NUL, at most `MAX_TEXT_CHARACTERS`; dates and times are the object's own text,
+    but for dates of the old form, which become YYYYMMDD.
     """
 
     sop_class_uid: str
@@ -88,9 +92,18 @@ class InstanceSummary:
     abort_flag: str | None = None
     number_of_total_objects: int | None = None
     number_of_alarm_objects: int | None = None
+    threat_categories: str | None = None
+    r"""The distinct values in Threat Sequence > ATD Assessment Sequence, like `\EXPLOSIVE\OTHER\`."""
+    assessment_flags: str | None = None
+    """Assessment Flag (4010,1015) in the same way."""
 
     referenced_sop_instance_uids: tuple[str, ...] = ()
     """Instances this one refers to (a TDR's images, source images, evidence), each once, valid ones only."""
+
+    @property
+    def patient_name_folded(self) -> str | None:
+        """What the name is looked for in."""
+        return None if self.patient_name is None else folded_name(self.patient_name)
 
 
 _TEXT: Final = {
@@ -131,6 +144,7 @@ _TEXT: Final = {
     "alarm_decision_time": 0x4010102B,
     "abort_flag": 0x40101024,
 }
+_DATES: Final = ("patient_birth_date", "study_date", "series_date", "content_date")
 _NUMBER_OF_FRAMES: Final = 0x00280008
 _INTEGERS: Final = {
     "series_number": 0x00200011,
@@ -161,12 +175,17 @@ _REQUIRED: Final = (
     (0x0020000E, "Series Instance UID"),
 )
 
+_THREAT_SEQUENCE: Final = 0x40101011
+_ASSESSMENTS: Final = (_THREAT_SEQUENCE, 0x40101038)
+_THREAT_CATEGORY: Final = 0x40101012
+_ASSESSMENT_FLAG: Final = 0x40101015
+
 _REFERENCED_SERIES: Final = 0x00081115
 _REFERENCED_SOP: Final = 0x00081199
 _REFERENCED_INSTANCE: Final = 0x0008114A
 _REFERENCED_SOP_INSTANCE_UID: Final = 0x00081155
 _REFERENCE_PATHS: Final = (
-    (0x40101011, 0x40101037, _REFERENCED_INSTANCE),
+    (_THREAT_SEQUENCE, 0x40101037, _REFERENCED_INSTANCE),
     (_REFERENCED_INSTANCE,),
     (0x00081140,),
     (0x00082112,),
@@ -203,6 +222,11 @@ def summarize(header: RawHeader) -> InstanceSummary:
     columns: dict[str, Any] = {name: _text(raw, charset) for name, raw in header.raw_values(_TEXT).items()}
     for name, raw in header.raw_values(_INTEGERS).items():
         columns[name] = _integer(header, _INTEGERS[name], raw)
+    for name in _DATES:
+        if date := columns.get(name):
+            columns[name] = canonical_date(date)
+    if _THREAT_SEQUENCE in header:
+        columns["threat_categories"], columns["assessment_flags"] = assessments(header)
     return InstanceSummary(
         sop_class_uid=sop_class,
         sop_instance_uid=sop_instance,
@@ -226,7 +250,7 @@ def _text(raw: bytes, charset: bytes | None) -> str | None:
     if raw.isascii() and b"\x1b" not in raw and len(raw) <= MAX_TEXT_CHARACTERS:
         text = raw.decode("ascii")
     else:
-        text = decode_text(raw[:_MAX_TEXT_BYTES], charset)
+        text = normal_text(decode_text(raw[:_MAX_TEXT_BYTES], charset))
     if "\0" in text:
         text = text.replace("\0", "")
     return text.strip()[:MAX_TEXT_CHARACTERS].rstrip() or None
@@ -239,7 +263,7 @@ def _integer(header: RawHeader, tag: int, raw: bytes) -> int | None:
         is_text = tag in _TEXT_INTEGERS and not (tag == _NUMBER_OF_FRAMES and header.is_dicos)
         vr = b"IS" if is_text else b"US"
     number = _text_number(raw) if vr in (b"IS", b"DS") else _binary_number(raw, vr, header.little_endian)
-    return number if number is not None and -_INTEGER_LIMIT <= number < _INTEGER_LIMIT else None
+    return number if number is not None and -INTEGER_LIMIT <= number < INTEGER_LIMIT else None
 
 
 def _binary_number(raw: bytes, vr: bytes, little_endian: bool) -> int | None:
@@ -260,7 +284,32 @@ def _text_number(raw: bytes) -> int | None:
         number = float(text)
     except ValueError:
         return None
-    return int(number) if number.is_integer() and abs(number) < _INTEGER_LIMIT else None
+    return int(number) if number.is_integer() and abs(number) < INTEGER_LIMIT else None
+
+
+def assessments(header: AttributeSource) -> tuple[str | None, str | None]:
+    """The distinct threat categories and assessment flags in a report, each joined and wrapped by `\\`.
+
+    Those of the first `MAX_ITEMS_VISITED` items, up to `MAX_TEXT_CHARACTERS`; None where there are none.
+    """
+    found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+    charset = header.specific_character_set
+    for item in islice(_items_along(header, _ASSESSMENTS), MAX_ITEMS_VISITED):
+        if item is None:
+            continue
+        for values, tag in zip(found, (_THREAT_CATEGORY, _ASSESSMENT_FLAG), strict=True):
+            text = _text(item.raw(tag) or b"", charset)
+            values.update(dict.fromkeys(part.strip() for part in text.split("\\")) if text else {})
+    categories, flags = [_wrapped(values) for values in found]
+    return categories, flags
+
+
+def _wrapped(values: Iterable[str]) -> str | None:
+    text = "\\"
+    for value in filter(None, values):
+        if len(text) + len(value) < MAX_TEXT_CHARACTERS:
+            text += f"{value}\\"
+    return text if len(text) > 1 else None
 
 
 def _references(header: RawHeader) -> tuple[str, ...]:
@@ -280,7 +329,7 @@ def _references(header: RawHeader) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _items_along(header: RawHeader, path: tuple[int, ...]) -> Iterator[AttributeSource | None]:
+def _items_along(header: AttributeSource, path: tuple[int, ...]) -> Iterator[AttributeSource | None]:
     """The items of the last sequence of `path`; None for each item on the way there."""
     stack = [header.items(path[0])]
     while stack:
