@@ -15,8 +15,8 @@ class QuerySettings(Section):
 
     relational: Literal["never", "negotiated", "always"] = Field(
         default="negotiated",
-        description="Whether a query may leave out the unique keys of higher levels and match every key: when "
-        "that was negotiated, always, or never. A peer's own setting wins over always and negotiated.",
+        description="Whether a query may leave out the unique keys of higher levels and match every key: "
+        "when that was negotiated, always, or never. A peer's own setting wins over always and negotiated.",
     )
     header_match_rows: Count = Field(
         default=5_000,

@@ -351,9 +351,7 @@ def _altered(chance: random.Random, vr: str, text: str) -> str:
         f"*{text[place]}*",
         text[:place] + "*" + text[-1],
     ]
-    found = chance.choice(ways)
-    # A wild card that stands for a delimiter or an escape would not mean what it seems to.
-    return found
+    return chance.choice(ways)
 
 
 def _range(chance: random.Random, vr: str) -> str:

@@ -106,13 +106,8 @@ def text_of(dataset: PlainDataset, tag: int) -> str:
     return str(values[0]).strip() if values else ""
 
 
-class Refused(Exception):
-    """The query is against the rules: the status and the tag it is refused with."""
-
-
 def answer(archive: list[Stored], asked: Asked) -> dict[tuple[str, ...], dict[int, list[object]]]:
     """The entities that match, by name, with the values of the keys that were asked for."""
-    check(asked)
     entities: dict[str, dict[tuple[str, ...], Entity]] = {level: {} for level in LEVELS}
     for each in archive:
         for level in LEVELS:
@@ -125,18 +120,19 @@ def answer(archive: list[Stored], asked: Asked) -> dict[tuple[str, ...], dict[in
     return matches
 
 
-def check(asked: Asked) -> None:
-    """PS3.4 C.4.1.2.1, C.6.2."""
+def broken_rule(asked: Asked) -> tuple[int, int] | None:
+    """The status and the tag that a query is refused with (PS3.4 C.4.1.2.1, C.6.2)."""
     levels = MODEL_LEVELS[asked.model]
     if asked.level not in levels:
-        raise Refused(0xA900, 0x00080052)
+        return 0xA900, 0x00080052
     if asked.relational:
-        return
+        return None
     for higher in levels[: levels.index(asked.level)]:
         value = str(asked.keys.get(UNIQUE[higher], ("", ""))[1])
         wild = higher == "PATIENT" and ("*" in value or "?" in value)
         if not value or value == "*" or wild or len(set(value.split("\\"))) > 1:
-            raise Refused(0xA900, UNIQUE[higher])
+            return 0xA900, UNIQUE[higher]
+    return None
 
 
 def values_of(
@@ -155,7 +151,8 @@ def values_of(
             return None
         return distinct(entities, entity, attribute)
     if tag == 0x00081155:
-        return sorted({uid for each in firsts(entities, entity, "IMAGE") for uid in references(each)})
+        found: set[object] = {uid for each in firsts(entities, entity, "IMAGE") for uid in references(each)}
+        return sorted(found, key=str)
     owner = LEVEL_OF.get(tag)
     if owner is None or LEVELS.index(owner) == LEVELS.index(level):
         return list(entity.first.get(tag, ("", []))[1])
@@ -173,12 +170,10 @@ def firsts(
     return [entities[level][name].first for name in {each.names[level]: 0 for each in entity.objects}]
 
 
-def distinct(
-    entities: dict[str, dict[tuple[str, ...], Entity]], entity: Entity, tag: int
-) -> list[object]:
+def distinct(entities: dict[str, dict[tuple[str, ...], Entity]], entity: Entity, tag: int) -> list[object]:
     level = LEVEL_OF[tag]
     below = {each.names[level]: 0 for each in entity.objects}
-    found = {}
+    found: dict[object, None] = {}
     for name in below:
         for value in entities[level][name].first.get(tag, ("", []))[1]:
             found[value] = None

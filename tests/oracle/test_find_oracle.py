@@ -1,5 +1,7 @@
-"""Thousands of queries, made by chance, answered by the server and by a naive matcher: the same, in every level,
-model and character set (PS3.4 C.4.1, C.6)."""
+"""Thousands of queries, made by chance, answered by the server and by a naive matcher: the same answers.
+
+Every level, model and character set (PS3.4 C.4.1, C.6).
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ from tests.oracle.find_matcher import (
     LEVEL_OF,
     UNIQUE,
     Asked,
-    Refused,
     answer,
+    broken_rule,
     compared,
     is_universal,
     read_date,
@@ -167,13 +169,13 @@ async def test_every_query_is_answered_as_the_naive_matcher_does(tmp_path: Path,
             asked = query(chance, objects)
             character_set, syntax = query_character_set(chance, asked), chance.choice(SYNTAXES)
             said = f"seed {seed}, query {number}: {asked} in {character_set!r}, {syntax.name}"
-            try:
-                matches = answer(kept, asked)
-            except Refused as refused:
+            rule = broken_rule(asked)
+            if rule is not None:
                 with pytest.raises(OperationRefused) as refusal:
                     await ask(service, asked, character_set, syntax)
-                assert (refusal.value.status, *refusal.value.offending_elements) == refused.args, said
+                assert (refusal.value.status, *refusal.value.offending_elements) == rule, said
                 continue
+            matches = answer(kept, asked)
             final, found = await ask(service, asked, character_set, syntax)
             assert final == Status.SUCCESS, said
             assert found_rows(asked, [each for _, each in found]) == expected_rows(asked, matches), said

@@ -63,9 +63,7 @@ class FindService:
         except SearchInterrupted:
             status = Status.CANCEL
         except IndexFailure as failure:
-            log.error(
-                "index.failed", error=str(failure), association_id=operation.association.association_id
-            )
+            log.error("index.failed", error=str(failure), association_id=operation.association.association_id)
             raise OperationRefused(Status.OUT_OF_RESOURCES, "the index cannot be searched") from failure
         return response_to(request, status)
 
@@ -89,9 +87,7 @@ class FindService:
         pieces: list[memoryview] = []
         async for chunks in dataset.chunks():
             if dataset.received_bytes > most:
-                raise OperationRefused(
-                    Status.CANNOT_UNDERSTAND, f"the identifier has more than {most} bytes"
-                )
+                raise OperationRefused(Status.CANNOT_UNDERSTAND, f"the identifier has more than {most} bytes")
             pieces += chunks
         identifier = b"".join(pieces)
         if identifier:
@@ -111,9 +107,7 @@ class FindService:
                         return Status.CANCEL
                     matches += 1
                     if 0 < most < matches:
-                        raise OperationRefused(
-                            Status.OUT_OF_RESOURCES, f"there are more than {most} matches"
-                        )
+                        raise OperationRefused(Status.OUT_OF_RESOURCES, f"there are more than {most} matches")
                     await operation.send(
                         response_to(request, answer.status, has_dataset=True), answer.dataset
                     )

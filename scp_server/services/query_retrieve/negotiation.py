@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final, Self
 
@@ -48,12 +48,10 @@ class QueryOptions:
 
     relational: bool = False
     combined_date_time: bool = False
-    matching: MatchingOptions = MatchingOptions()
+    matching: MatchingOptions = field(default_factory=MatchingOptions)
 
     @classmethod
-    def of(
-        cls, association: AssociationInfo, model: InformationModel, relational: RelationalQueries
-    ) -> Self:
+    def of(cls, association: AssociationInfo, model: InformationModel, relational: RelationalQueries) -> Self:
         """What was agreed on for a model, and what its peer's rules say."""
         agreed = association.extended_negotiations.get(model.find_sop_class_uid, b"")
 

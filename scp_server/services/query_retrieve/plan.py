@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 from scp_server.errors import OperationRefused
 from scp_server.index.search import Condition, EntityLevel, Search
+from scp_server.objects.dictionary import vr_of
 from scp_server.objects.identifier import Identifier, IdentifierLimits, Key, read_identifier
 from scp_server.objects.matching_hints import AnyOf, Contains
+from scp_server.objects.response_dataset import ResponseDataset
 from scp_server.objects.vr import tag_text
 from scp_server.protocol.status import Status
 from scp_server.services.query_retrieve.attributes import (
@@ -25,7 +27,7 @@ from scp_server.services.query_retrieve.attributes import (
     UNIQUE_KEY_LEVELS,
     Column,
 )
-from scp_server.services.query_retrieve.judge import ColumnKey, EntityJudge
+from scp_server.services.query_retrieve.judge import EntityJudge, PlannedKey
 from scp_server.services.query_retrieve.models import (
     LEVEL_NAMES,
     QUERY_RETRIEVE_LEVEL,
@@ -37,6 +39,7 @@ from scp_server.services.query_retrieve.negotiation import QueryOptions
 _FOLDED = {"patient_name": "patient_name_folded"}
 """Columns whose hints are about another one."""
 _ISSUER_OF_PATIENT_ID = 0x00100021
+_ONLINE = "ONLINE"
 _THREAT_SEQUENCE = 0x40101011
 _ASSESSMENT_SEQUENCE = 0x40101038
 _ASSESSMENTS = {0x40101012: "threat_categories", 0x40101015: "assessment_flags"}
@@ -91,9 +94,7 @@ def _level(identifier: Identifier, model: InformationModel) -> EntityLevel:
         problem = "Query/Retrieve Level (0008,0052) is none of the standard's"
     else:
         problem = f"{model.name} has no level {identifier.level}"
-    raise OperationRefused(
-        Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, problem, (QUERY_RETRIEVE_LEVEL,)
-    )
+    raise OperationRefused(Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, problem, (QUERY_RETRIEVE_LEVEL,))
 
 
 def _check_unique_keys(identifier: Identifier, model: InformationModel, level: EntityLevel) -> None:
@@ -128,50 +129,61 @@ class _Planner:
         self._options = options
         self._config = config
         self._conditions: list[Condition] = []
-        self._column_keys: list[ColumnKey] = []
-        self._header_keys: list[Key] = []
-        self._ours: list[Key] = []
+        self._planned: dict[int, PlannedKey] = {}
         self._below: set[str] = set()
         self._counts: set[str] = set()
         self._all_supported = True
 
     def plan(self, transfer_syntax_uid: str, is_dicos: bool) -> FindPlan:
-        """Plan every key."""
+        """Plan every key, and what is answered beside them (PS3.4 C.4.1.3.1.1)."""
         for key in self._identifier.keys:
             self._sort(key)
+        self._add_unasked(is_dicos)
+        planned = [self._planned[tag] for tag in sorted(self._planned)]
         search = Search(
             level=self._level,
             conditions=tuple(self._conditions),
             below=frozenset(self._below),
             counts=frozenset(self._counts),
-            with_header=bool(self._header_keys),
+            with_header=any(key.in_header for key in planned),
         )
         judge = EntityJudge(
-            level=self._level,
-            model=self._model,
-            column_keys=self._column_keys,
-            header_keys=self._header_keys,
-            our_keys=self._ours,
+            planned,
+            ResponseDataset(
+                [each.key for each in planned], transfer_syntax_uid, self._identifier.character_set
+            ),
             all_supported=self._all_supported,
             combined_date_time=self._options.combined_date_time,
-            character_set=self._identifier.character_set,
-            transfer_syntax_uid=transfer_syntax_uid,
-            is_dicos=is_dicos,
-            retrieve_ae_title=self._config.retrieve_ae_title,
             header_match_rows=self._config.header_match_rows,
             unknown_values_match=self._config.unknown_values_match,
         )
         return FindPlan(search, judge)
 
+    def _add_unasked(self, is_dicos: bool) -> None:
+        constants = {
+            QUERY_RETRIEVE_LEVEL: self._identifier.level,
+            RETRIEVE_AE_TITLE: self._config.retrieve_ae_title,
+        }
+        for tag, constant in constants.items():
+            self._planned[tag] = PlannedKey(Key(tag, vr_of(tag, is_dicos)), constant=constant)
+        for level in (*self._model.higher_levels(self._level), self._level):
+            tag = UNIQUE_KEYS[level]
+            if tag not in self._planned:
+                self._planned[tag] = PlannedKey(Key(tag, vr_of(tag, is_dicos)), COLUMNS[tag].name)
+
     def _sort(self, key: Key) -> None:
         tag = key.tag
-        if tag in (RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY):
-            self._ours.append(key)
+        if tag == RETRIEVE_AE_TITLE:
+            return
+        if tag == INSTANCE_AVAILABILITY:
+            self._planned[tag] = PlannedKey(key, constant=_ONLINE)
+        elif key.is_private_creator:
+            self._planned[tag] = PlannedKey(key, constant=key.private_creator or "")
         elif tag >= FIRST_PIXEL_TAG:
             self._all_supported = False
         elif tag in COUNTS:
             self._count(key, COUNTS[tag])
-        elif tag in BELOW:
+        elif tag in BELOW and key.items is None:
             self._value_below(key, BELOW[tag])
         elif tag in COLUMNS and key.items is None:
             self._column(key, COLUMNS[tag])
@@ -183,10 +195,8 @@ class _Planner:
         if column.level > self._level:
             self._all_supported = False
             return
-        if key.matcher is not None:
-            self._all_supported = False
         self._counts.add(column.name)
-        self._column_keys.append(ColumnKey(key, column.name, matched=False))
+        self._column_key(key, column.name, matched=False)
 
     def _value_below(self, key: Key, column: Column) -> None:
         """Values of everything below; a series has no modalities but its own (PS3.4 C.3.4)."""
@@ -205,14 +215,15 @@ class _Planner:
         self._column_key(key, column.name, matched=self._is_matched(key, column.level))
 
     def _column_key(self, key: Key, name: str, *, matched: bool) -> None:
-        self._column_keys.append(ColumnKey(key, name, matched=matched and key.matcher is not None))
-        if key.matcher is None:
+        matcher = key.matcher
+        self._planned[key.tag] = PlannedKey(key, name, matched=matched and matcher is not None)
+        if matcher is None:
             return
         if not matched:
             self._all_supported = False
-        elif key.matcher.hint is not None:
+        elif matcher.hint is not None:
             self._conditions.append(
-                Condition(_FOLDED.get(name, name), key.matcher.hint, self._config.unknown_values_match)
+                Condition(_FOLDED.get(name, name), matcher.hint, self._config.unknown_values_match)
             )
 
     def _is_matched(self, key: Key, level: EntityLevel) -> bool:
@@ -225,7 +236,7 @@ class _Planner:
         )
 
     def _header_key(self, key: Key) -> None:
-        self._header_keys.append(key)
+        self._planned[key.tag] = PlannedKey(key, matched=not key.is_universal)
         if key.tag == _THREAT_SEQUENCE and self._level is EntityLevel.INSTANCE:
             self._narrow_down_threats(key.items or ())
 
