@@ -1,4 +1,4 @@
-"""Any bytes give an identifier or a refusal with 0xC000, and whatever is asked for can be matched and answered.
+"""Any bytes give an identifier or a refusal with 0xC000; whatever is asked for can be matched and answered.
 
 Runs for a few seconds; `SCP_FUZZ_SECONDS` sets how long. A failing round's seed is printed.
 """
@@ -53,26 +53,11 @@ KEYS = [
 ]
 INTERESTING = [
     bytes.fromhex(text)
-    for text in [
-        "feff00e0ffffffff",
-        "feff00e008000000",
-        "feff0de000000000",
-        "feffdde000000000",
-        "ffffffff",
-        "00000000",
-        "554e0000ffffffff",
-        "53510000ffffffff",
-        "0800050043530a004953",
-        "1b2442",
-        "2a",
-        "3f",
-        "5c",
-        "2d",
-        "3d",
-        "5e",
-        "2a3f2a3f",
-        "2222",
-    ]
+    for line in (
+        "feff00e0ffffffff feff00e008000000 feff0de000000000 feffdde000000000 ffffffff 00000000",
+        "554e0000ffffffff 53510000ffffffff 0800050043530a004953 1b2442 2a 3f 5c 2d 3d 5e 2a3f2a3f 2222",
+    )
+    for text in line.split()
 ]
 OPTIONS = [MatchingOptions(), MatchingOptions(True, True, True)]
 
