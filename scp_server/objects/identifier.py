@@ -186,10 +186,12 @@ class _Reader:
     ) -> tuple[Key, ...]:
         """The keys of a sequence's first item."""
         stop = element.start + element.length
-        ends = list(items(self._kept, self._syntax, implicit, element.start, stop))
-        if not ends:
+        first = None
+        for item in items(self._kept, self._syntax, implicit, element.start, stop):
+            first = first or item
+        if first is None:
             return ()
-        found = self.find(implicit, *ends[0])
+        found = self.find(implicit, *first)
         return self.keys(found, implicit, self.value(found, SPECIFIC_CHARACTER_SET) or charset, depth)
 
     def _bytes(self, element: FoundElement) -> bytes:

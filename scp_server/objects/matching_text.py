@@ -67,10 +67,9 @@ def literals(pattern: str) -> list[str]:
 
 def compared_text(text: str, whole: bool = False) -> str:
     """Text as columns have it (`summary`): normal form C, no NUL, no outer spaces, not too long."""
-    text = normal_text(text)
     if "\0" in text:
         text = text.replace("\0", "")
-    text = text.strip()
+    text = normal_text(text).strip()
     return text if whole or len(text) <= MAX_TEXT_CHARACTERS else text[:MAX_TEXT_CHARACTERS].rstrip()
 
 

@@ -250,10 +250,10 @@ def _text(raw: bytes, charset: bytes | None) -> str | None:
     if raw.isascii() and b"\x1b" not in raw and len(raw) <= MAX_TEXT_CHARACTERS:
         text = raw.decode("ascii")
     else:
-        text = normal_text(decode_text(raw[:_MAX_TEXT_BYTES], charset))
+        text = decode_text(raw[:_MAX_TEXT_BYTES], charset)
     if "\0" in text:
         text = text.replace("\0", "")
-    return text.strip()[:MAX_TEXT_CHARACTERS].rstrip() or None
+    return normal_text(text).strip()[:MAX_TEXT_CHARACTERS].rstrip() or None
 
 
 def _integer(header: RawHeader, tag: int, raw: bytes) -> int | None:

@@ -30,6 +30,8 @@ _SINGLE_BYTE_CODECS: Final = {
     "IR 159": "ascii",
 }
 """By the number in the defined term. The last two are only reached through an escape sequence."""
+_JIS_X_0201: Final = "shift_jis"
+"""Its single bytes are JIS X 0201; the others are not of ISO-IR 13."""
 _WHOLE_CODECS: Final = {"GB18030": "gb18030", "GBK": "gbk"}
 
 _TERM = re.compile(r"ISO[ _]?(?:2022[ _]|8859-)?(IR[ _]?)?(\d+)").fullmatch
@@ -169,7 +171,10 @@ def encode_text(text: str, specific_character_set: bytes | None) -> bytes | None
         if extended and "" not in terms[1:] and terms[0] not in _WHOLE_CODECS and "IR 192" not in terms:
             encoded = _encode_extended(text, terms)
         else:
-            encoded = text.encode(codec_of(specific_character_set))
+            codec = codec_of(specific_character_set)
+            encoded = text.encode(codec)
+            if codec == _JIS_X_0201 and len(encoded) > len(text):
+                return None
     except UnicodeEncodeError:
         return None
     return encoded if decode_text(encoded, specific_character_set) == text else None
