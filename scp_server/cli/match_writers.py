@@ -151,17 +151,23 @@ class TableWriter:
         self._rows.clear()
 
     def _make_widths(self) -> list[int]:
+        """As wide as titles and values; where there is no room, titles by words, then the widest narrower."""
         from rich.cells import cell_len
 
-        words = [max(column.title.split(" "), key=cell_len) for column in self._columns]
-        widths = [
-            min(_MAX_WIDTH, max(1, *(cell_len(row[at]) for row in [words, *self._rows])))
-            for at in range(len(words))
-        ]
-        room = self._console.width - _GAP_WIDTH * len(widths)
+        room = self._console.width - _GAP_WIDTH * len(self._columns)
+        titles = [column.title for column in self._columns]
+        widths = self._widths_with(titles)
+        if sum(widths) > room:
+            widths = self._widths_with([max(title.split(" "), key=cell_len) for title in titles])
         while sum(widths) > room and max(widths) > _MIN_WIDTH:
             widths[widths.index(max(widths))] -= 1
         return widths
+
+    def _widths_with(self, heads: list[str]) -> list[int]:
+        from rich.cells import cell_len
+
+        columns = zip(heads, *self._rows, strict=True)
+        return [min(_MAX_WIDTH, max(1, *map(cell_len, column))) for column in columns]
 
 
 def choose_writer(columns: Sequence[Column], counter: Counter, *, as_json: bool) -> MatchWriter:
