@@ -48,7 +48,7 @@ def address() -> Iterator[tuple[str, int]]:
     def negotiate(event: Any) -> dict[Any, bytes]:
         return dict.fromkeys(event.app_info, b"\x01")
 
-    handlers = [(evt.EVT_C_FIND, _find), (evt.EVT_SOP_EXTENDED, negotiate)]
+    handlers: list[Any] = [(evt.EVT_C_FIND, _find), (evt.EVT_SOP_EXTENDED, negotiate)]
     server = ae.start_server(("127.0.0.1", 0), block=False, contexts=contexts, evt_handlers=handlers)
     assert server is not None
     yield "127.0.0.1", server.server_address[1]

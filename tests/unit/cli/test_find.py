@@ -88,7 +88,7 @@ def test_lines_have_the_columns_that_were_asked_for(archive: Archive) -> None:
         ),
         (0xFF00, study("2\t3", "Yamada^Tarou=山田^太郎")),
     ]
-    query = {"StudyDate": "2026-", "PatientID": "", "PatientName": None, "(0008,0061)": []}
+    query: dict[str, Any] = {"StudyDate": "2026-", "PatientID": "", "PatientName": None, "(0008,0061)": []}
     result = invoke(archive, query=json.dumps(query))
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
