@@ -62,10 +62,14 @@ def read_query(text: str) -> Mapping[str, object]:
 def run_query(
     peer: Peer, query: Query, *, limit: int | None, options: QueryOptions, as_json: bool
 ) -> ExitCode:
-    """Ask, write matches as they come, and say on standard error how it ended."""
+    """Ask, write matches as they come, and say on standard error how it ended. Raises QueryError."""
     from scp_server.cli.match_cells import columns_of
     from scp_server.cli.match_writers import Counter, choose_writer
+    from scp_server.objects.query_encoding import encode_identifier
+    from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 
+    # What cannot be said at all is found out before anybody is called.
+    encode_identifier(query, transfer_syntax(EXPLICIT_VR_LITTLE_ENDIAN))
     counter = Counter(as_json=as_json)
     writer = choose_writer(list(columns_of(query.keys)), counter, as_json=as_json)
     search = _Search(peer, query, options, limit)

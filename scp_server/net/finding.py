@@ -248,12 +248,19 @@ class Matches:
     def __init__(self, finding: Finding) -> None:
         self._finding = finding
         self._loop = asyncio.get_running_loop()
+        self._asked = False
 
     def __aiter__(self) -> Matches:
         return self
 
     async def __anext__(self) -> Match:
-        match = await self._finding.next_match()
+        if self._asked:
+            raise LocalProtocolError("the next match is being waited for already")
+        self._asked = True
+        try:
+            match = await self._finding.next_match()
+        finally:
+            self._asked = False
         if match is None:
             raise StopAsyncIteration
         return match

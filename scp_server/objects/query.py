@@ -65,6 +65,7 @@ def make_query(
     """
     chosen = _choice(QueryModel, model, "model")
     found = read_item(keys, 0)
+    level = level.upper() if level is not None else None
     levels = [one for one in found if one.key.tag == _LEVEL]
     found = tuple(one for one in found if one.key.tag not in (_LEVEL, _CHARACTER_SET))
     if levels and isinstance(levels[0].value, str) and levels[0].value:

@@ -476,6 +476,27 @@ async def test_one_operation_at_a_time_and_each_query_once() -> None:
         await finding.aclose()
 
 
+async def test_two_tasks_cannot_wait_for_the_same_match() -> None:
+    asked = asyncio.Event()
+
+    async def script(acceptor: FindPeer) -> None:
+        await acceptor.accept()
+        number = await acceptor.read_request()
+        await asked.wait()
+        await acceptor.send(response(number, 0xFF00, identifier("A")) + response(number, 0x0000))
+        await acceptor.expect_release()
+
+    async with peer(script) as call, call(RequestorConfig()) as association:
+        matches = aiter(association.find(QUERY))
+        first = asyncio.ensure_future(matches.__anext__())
+        await asyncio.sleep(0)
+        with pytest.raises(LocalProtocolError, match="already"):
+            await anext(matches)
+        asked.set()
+        assert (await first).to_dataset().PatientID == "A"
+        assert [match async for match in matches] == []
+
+
 async def test_what_is_never_iterated_is_never_sent() -> None:
     async def script(acceptor: FindPeer) -> None:
         await acceptor.accept()

@@ -80,6 +80,7 @@ def test_what_is_no_key_is_refused(key: str) -> None:
 def test_levels_and_models() -> None:
     assert identifier({"PatientID": None}).QueryRetrieveLevel == "STUDY"
     assert identifier({"PatientID": None}, level="IMAGE").QueryRetrieveLevel == "IMAGE"
+    assert identifier({"PatientID": None}, level="image").QueryRetrieveLevel == "IMAGE"
     assert identifier({"QueryRetrieveLevel": "SERIES", "Modality": ""}).QueryRetrieveLevel == "SERIES"
     assert "QueryRetrieveLevel" not in identifier({}, model="worklist")
     assert make_query({}, model="patient", level="PATIENT").level is QueryLevel.PATIENT
