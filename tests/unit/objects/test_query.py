@@ -203,6 +203,12 @@ def test_a_private_block_keeps_clear_of_tags_that_were_given_whole() -> None:
     assert asked.private_block(0x0029, "SECOND")[0x01].value == "mine"
 
 
+def test_a_private_block_keeps_clear_of_elements_whose_creator_was_not_given() -> None:
+    asked = identifier({"0029,1001:LO": "whole", "0029,SECOND,01:LO": "mine"})
+    assert asked[0x0029, 0x1001].value == "whole"
+    assert asked[0x0029, 0x1101].value == "mine"
+
+
 def test_dicom_json_is_a_query_too() -> None:
     asked = identifier(
         {
