@@ -36,7 +36,7 @@ CHARACTER_SET_VRS: Final = frozenset(["LO", "LT", "PN", "SH", "ST", "UC", "UT"])
 SINGLE_VALUED_TEXT_VRS: Final = frozenset(["LT", "ST", "UR", "UT"])
 """Text in which a backslash is a character and not a delimiter."""
 
-_NUMBER_CODES = {
+NUMBER_CODES = {
     "US": "H",
     "SS": "h",
     "UL": "I",
@@ -69,7 +69,7 @@ def is_possible_vr(vr: bytes) -> bool:
 
 def numbers(vr: str, value: bytes, little_endian: bool) -> list[int | float]:
     """The numbers of a binary value, a rest at its end ignored; none for a VR without numbers."""
-    code = _NUMBER_CODES.get(vr)
+    code = NUMBER_CODES.get(vr)
     if code is None:
         return []
     size = struct.calcsize("<" + code)
