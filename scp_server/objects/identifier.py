@@ -243,7 +243,7 @@ def stored_values(source: AttributeSource, tag: int, vr: str) -> Sequence[Scalar
     little_endian = source.little_endian or stored_vr == "UN"
     if vr not in _DECODED_VRS:
         return (little_endian_words(stored_vr or vr, raw, little_endian),)
-    decoded_vr = stored_vr if stored_vr in _DECODED_VRS else vr
+    decoded_vr = stored_vr if stored_vr is not None and stored_vr in _DECODED_VRS else vr
     values = decode_value(decoded_vr, raw, source.specific_character_set, little_endian)
     if vr == "DA" and decoded_vr == "DT":
         values = [str(value)[:_DATE_CHARACTERS] for value in values]

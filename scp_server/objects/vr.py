@@ -46,7 +46,7 @@ NUMBER_CODES = {
     "FL": "f",
     "FD": "d",
 }
-NUMBER_BYTES: Final = {vr: struct.calcsize(f"<{code}") for vr, code in _NUMBER_CODES.items()}
+NUMBER_BYTES: Final = {vr: struct.calcsize(f"<{code}") for vr, code in NUMBER_CODES.items()}
 """Bytes of one number, by the VRs that have binary ones."""
 WORD_BYTES: Final = {**NUMBER_BYTES, "AT": 2, "OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 """Bytes of what changes places with the byte order, by VR (PS3.5 7.3)."""
@@ -97,7 +97,7 @@ def little_endian_words(vr: str, value: bytes, little_endian: bool) -> bytes:
 
 def encoded_numbers(vr: str, values: Sequence[int | float]) -> bytes | None:
     """Numbers as a little endian value of a VR; None where the VR has none, or not these."""
-    code = _NUMBER_CODES.get(vr)
+    code = NUMBER_CODES.get(vr)
     if code is None:
         return None
     try:
