@@ -22,6 +22,7 @@ TEXT_VRS = {"AE", "CS", "LO", "SH", "UC", "UR", "UT", "LT", "ST"}
 ONE_VALUE_VRS = {"LT", "ST", "UT", "UR"}
 NUMBER_VRS = {"IS", "DS", "US", "SS", "UL", "SL", "FL", "FD"}
 
+NUMBERS = {0x00200011, 0x00200013, 0x00280010, 0x40101034}
 LEVEL_OF = {
     **dict.fromkeys((0x00100010, 0x00100020, 0x00100021, 0x00100022, 0x00100030, 0x00100040), "PATIENT"),
     0x40101042: "PATIENT",
@@ -175,8 +176,12 @@ def distinct(entities: dict[str, dict[tuple[str, ...], Entity]], entity: Entity,
     below = {each.names[level]: 0 for each in entity.objects}
     found: dict[object, None] = {}
     for name in below:
-        for value in entities[level][name].first.get(tag, ("", []))[1]:
-            found[value] = None
+        vr, values = entities[level][name].first.get(tag, ("", []))
+        for value in values:
+            day = read_date(str(value)) if vr == "DA" else None
+            found[f"{day:%Y%m%d}" if day else value] = None
+    if tag in NUMBERS:
+        return sorted(found, key=lambda value: int(str(value)))
     return sorted(found, key=str)
 
 
@@ -214,8 +219,9 @@ def is_match(asked: Asked, tag: int, values: dict[int, list[object] | None]) -> 
 def compared(asked: Asked, owner: str, tag: int) -> bool:
     """At baseline only unique keys of higher levels are compared, and a patient's issuer."""
     levels = MODEL_LEVELS[asked.model]
-    owner = owner if owner in levels else levels[0]
-    if levels.index(asked.level) <= (levels.index(owner) if owner in levels else 0):
+    if owner == "PATIENT" and owner not in levels:
+        owner = levels[0]  # C.6.2.1: there, a study has its patient's attributes
+    if LEVELS.index(owner) >= LEVELS.index(asked.level):
         return True
     return tag == UNIQUE[owner] or (tag == 0x00100021 and levels[0] == "PATIENT")
 
