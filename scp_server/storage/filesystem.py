@@ -18,8 +18,9 @@ With `full` a power loss is no different. After 5 the object's bytes (1), its di
 (5) are on the disk. Between 4 and 5 the rename may or may not have reached it; the bytes have, by 1, and by
 2 the ledger names the directory. With `process` a power loss may take recent objects, or their content.
 
-An error at any step removes the file under whichever name it has. Deletions are synced with `full`, so that
-what was deleted does not come back.
+An error at any step removes the file under whichever name it has; where that fails too it is tried again
+after the next object that is stored, and when the storage is closed (see `left_overs`). Deletions are synced
+with `full`, so that what was deleted does not come back.
 
 Free space
 ----------
@@ -149,6 +150,7 @@ class FilesystemStorage:
             await writer.settle()
         while self._background:
             await asyncio.wait(tuple(self._background))
+        await workshop.hop(workshop.left_overs.remove_all)
         await workshop.hop(workshop.ledger.close)
         await asyncio.to_thread(workshop.executor.shutdown)
 
@@ -246,12 +248,29 @@ class FilesystemStorage:
     # --- deleting
 
     async def delete(self, location: str) -> None:
-        """See `Storage.delete`. Directories that become empty go too. Implies `indexed`."""
+        """See `Storage.delete`. Directories that become empty go too. Implies `indexed`.
+
+        What cannot be deleted now is tried again (see `left_overs`), whether or not the caller does.
+        """
         if not is_location(location):
             raise StorageError("cannot delete: no location of this storage")
         await self._hop("delete", self._delete, self._opened(), location)
 
     def _delete(self, workshop: Workshop, location: str) -> None:
+        try:
+            self._remove(workshop, location)
+        except OSError:
+            workshop.left_overs.add(partial(self._is_removed, workshop, location))
+            raise
+
+    def _is_removed(self, workshop: Workshop, location: str) -> bool:
+        try:
+            self._remove(workshop, location)
+        except OSError:
+            return False
+        return True
+
+    def _remove(self, workshop: Workshop, location: str) -> None:
         try:
             os.unlink(f"{self._root}/{location}")
         except FileNotFoundError:
