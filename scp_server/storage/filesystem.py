@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from scp_server.errors import ObjectNotFound, StorageError
+from scp_server.observability.logs import get_logger
 from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import (
@@ -64,6 +65,8 @@ from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_fo
 from scp_server.storage.writer import FilesystemWriter, Workshop
 
 __all__ = ["Durability", "FilesystemStorage", "FilesystemStorageConfig"]
+
+log = get_logger(__name__)
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -96,6 +99,7 @@ class FilesystemStorage:
         self._root = os.path.abspath(config.root)
         self._workshop: Workshop | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._examined_all = True
 
     # --- life cycle
 
@@ -306,18 +310,31 @@ class FilesystemStorage:
     # --- in flight
 
     async def in_flight(self) -> AsyncIterator[StoredObject]:
-        """See `Storage.in_flight`. Every object in the directories that earlier processes left in ledgers."""
-        ledger = self._opened().ledger
-        directories: Sequence[str] = await self._hop(
-            "read the ledger", partial(list, ledger.left_over_directories())
-        )
-        for directory in directories:
-            async for stored in self._batches(objects_in(self._root, directory)):
-                yield stored
+        """See `Storage.in_flight`. Every object in the directories that earlier processes left in ledgers.
+
+        What cannot be read is logged and passed over; then the ledgers stay, and the next start looks again.
+        """
+        for directory in await self._hop("read the ledgers", self._left_over_directories, self._opened()):
+            try:
+                async for stored in self._batches(objects_in(self._root, directory)):
+                    yield stored
+            except StorageError as failure:
+                self._not_examined(directory, failure)
+
+    def _left_over_directories(self, workshop: Workshop) -> Sequence[str]:
+        def unreadable(name: str, error: OSError) -> None:
+            self._not_examined(f"{INCOMING}/{name}", storage_failure(error, "read the ledger"))
+
+        return list(workshop.ledger.left_over_directories(unreadable))
+
+    def _not_examined(self, location: str, failure: StorageError) -> None:
+        self._examined_all = False
+        log.error("recovery.not_examined", location=location, error=str(failure))
 
     async def settled(self) -> None:
-        """See `Storage.settled`."""
-        await self._hop("remove the ledger", self._opened().ledger.settle)
+        """See `Storage.settled`. Does nothing while something could not be examined."""
+        if self._examined_all:
+            await self._hop("remove the ledger", self._opened().ledger.settle)
 
     async def indexed(self, stored: StoredObject) -> None:
         """See `Storage.indexed`. No visit to a thread, no system call."""
