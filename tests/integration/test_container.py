@@ -83,7 +83,8 @@ def test_the_compose_file_agrees_with_the_settings(
     inside = [int(port.rpartition(":")[2]) for port in service["ports"]]
     assert inside == [settings.listen.port, settings.http.port]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert int(service["stop_grace_period"].removesuffix("s")) > settings.drain_timeout_seconds
+    stop_seconds = settings.drain_timeout_seconds + settings.close_timeout_seconds
+    assert int(service["stop_grace_period"].removesuffix("s")) > stop_seconds
     assert service["ulimits"]["nofile"] > settings.limits.max_connections
     assert [volume.rpartition(":")[2] for volume in service["volumes"]] == [str(settings.data_dir)]
     assert service["read_only"] is True

@@ -84,7 +84,8 @@ def test_the_unit_agrees_with_the_settings(tmp_path: Path, monkeypatch: pytest.M
     config.write_text("")
     settings = load_settings(config)
     assert str(settings.data_dir) == "/var/lib/" + service["StateDirectory"][0]
-    assert int(service["TimeoutStopSec"][0]) > settings.drain_timeout_seconds
+    stop_seconds = settings.drain_timeout_seconds + settings.close_timeout_seconds
+    assert int(service["TimeoutStopSec"][0]) > stop_seconds
     assert int(service["LimitNOFILE"][0]) > settings.limits.max_connections
 
 
