@@ -88,7 +88,7 @@ class SqlIndex:
         )
         self._queue = BatchQueue(
             self._writer.perform,
-            self._writer.close,
+            self._writer.finish,
             max_batch=self._config.max_batch,
             max_queue=self._config.max_queue,
             name="index-write",

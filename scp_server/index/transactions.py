@@ -64,6 +64,7 @@ class IndexWriter:
     def __init__(self, config: IndexConfig) -> None:
         self._config = config
         self._entries = EntryWriter()
+        self._spare = SpareFile(config.path.with_name("spare"), config.spare_bytes)
         self._engine: Engine | None = None
         self._connection: Connection | None = None
         self._database: NamedFile | None = None
@@ -77,16 +78,15 @@ class IndexWriter:
         check_file(path)
         with unavailable(path):
             make_folder(path.parent)
-        spare = SpareFile(path.with_name("spare"), self._config.spare_bytes)
         try:
             self._open()
         except IndexUnavailable as error:
-            if not spare.is_short_of_space:
+            if not self._spare.is_short_of_space:
                 raise
-            if not spare.give_up():
+            if not self._spare.give_up():
                 raise IndexUnavailable(f"{error}: its disk is full; make room and start again") from error
             self._open()
-        spare.lay_up()
+        self._spare.lay_up()
 
     def _open(self) -> None:
         path = self._config.path
@@ -125,6 +125,11 @@ class IndexWriter:
                 connection.invalidate()
         if self._engine is not None:
             self._engine.dispose()
+
+    def finish(self) -> None:
+        """Close, for good."""
+        self.close()
+        self._spare.lay_up()
 
     def perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> list[AddResult | int | Exception]:
         """Perform what was asked for in its order: entries that follow each other share a transaction."""
