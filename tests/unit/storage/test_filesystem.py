@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -137,6 +138,24 @@ async def test_a_small_object_costs_one_visit_to_a_thread(
         stored = await store(storage, *[pattern(65_536)] * 8)
         await storage.indexed(stored)
         assert len(visits) == 1
+
+
+@pytest.mark.parametrize("size_bytes", [10, 5 << 20])
+async def test_the_digest_is_computed_off_the_event_loop(opened: Opened, root: Path, size_bytes: int) -> None:
+    threads: set[int] = set()
+
+    class Watched:
+        def update(self, data: Any) -> None:
+            del data
+            threads.add(threading.get_ident())
+
+    async with opened(root) as storage:
+        key = object_key(arrival_id())
+        writer = await storage.begin(key.arrival_id, b"", Watched())
+        await writer.write([bytes(size_bytes)])
+        await writer.commit(key)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_buffers_are_written_without_being_copied(
