@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scp_server.index.base import DuplicatePolicy
+from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import DicosMode, PeerRules
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
@@ -59,6 +60,7 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             max_batch=settings.index.max_batch,
             max_queue=settings.index.max_queue,
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
+            spare_bytes=SPARE_BYTES,
         ),
         measures.index if measures else None,
     )

@@ -100,6 +100,7 @@ class _Recovery:
         self._config = config
         self._waiting: dict[str, IndexEntry] = {}
         """By SOP Instance UID, so that no two parts of one instance are added at once."""
+        self._disk_failed = False
         self.report = RecoveryReport()
 
     async def run(self) -> None:
@@ -115,7 +116,8 @@ class _Recovery:
                 await self._add_waiting()
             self._waiting[uid] = entry
         await self._add_waiting()
-        await self._storage.settled()
+        if not self._disk_failed:
+            await self._storage.settled()
 
     async def _unknown(self) -> list[StoredObject]:
         """The objects that may have been in flight and are not in the index, in any order."""
@@ -154,8 +156,10 @@ class _Recovery:
         entries, self._waiting = list(self._waiting.values()), {}
         results = await asyncio.gather(*map(self._add, entries), return_exceptions=True)
         for entry, result in zip(entries, results, strict=True):
-            if isinstance(result, IndexFailure) and not isinstance(result, IndexUnavailable):
-                # It will never be recorded, and must not keep the server from starting for ever.
+            if isinstance(result, IndexUnavailable):
+                raise result
+            if isinstance(result, (IndexFailure, StorageError)):
+                # It must not keep the server from starting for ever.
                 self._leave(entry.location, result)
             elif isinstance(result, BaseException):
                 raise result
@@ -185,7 +189,12 @@ class _Recovery:
             return
         if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT):
             # It lost against a kept object and was about to be taken back when the process ended.
-            if not await self._is_there(result.location):
+            try:
+                kept = await self._is_there(result.location)
+            except StorageError as failure:
+                self._leave(entry.location, failure)
+                return
+            if not kept:
                 self._leave(entry.location, ObjectNotFound("the file that the index has is gone"))
                 return
             self.report.removed += await _delete(self._storage, entry.location)
@@ -194,6 +203,9 @@ class _Recovery:
         log.info("object.recovered", location=entry.location, outcome=result.outcome.value)
 
     def _leave(self, location: str, error: Exception) -> None:
+        if isinstance(error, StorageError) and not isinstance(error, ObjectNotFound):
+            # Not the object's fault: it stays named as in flight, and the next start tries again.
+            self._disk_failed = True
         self.report.unreadable += 1
         log.error("object.unreadable", location=location, error=str(error))
 
