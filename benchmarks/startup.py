@@ -65,7 +65,9 @@ def location(number: int) -> tuple[str, str]:
     """Location and arrival id of an instance."""
     study = number // INSTANCES_PER_STUDY
     arrival_id = f"{FIRST_ARRIVAL_NS + number:016x}abcdef"
-    return location_of(ObjectKey(uid_of(STUDY, study), uid_of(SERIES, study), uid_of(INSTANCE, number), arrival_id)), arrival_id
+    return location_of(
+        ObjectKey(uid_of(STUDY, study), uid_of(SERIES, study), uid_of(INSTANCE, number), arrival_id)
+    ), arrival_id
 
 
 async def fill_index(data_dir: Path, count: int) -> None:
@@ -103,9 +105,7 @@ async def fill_index(data_dir: Path, count: int) -> None:
                 sop_instance_uid=uid_of(INSTANCE, number),
             )
             await index.add(
-                replace(
-                    entry, summary=summary, arrival_id=arrival_id, size_bytes=size_bytes, header=header
-                ),
+                replace(entry, summary=summary, arrival_id=arrival_id, size_bytes=size_bytes, header=header),
                 DuplicatePolicy.KEEP_FIRST,
             )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, bindparam, func, select
+from sqlalchemy import Connection, Engine, bindparam, select
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -35,7 +35,7 @@ from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, page_of_parts
 from scp_server.index.removal import RemoveRequest, remove_parts
 from scp_server.index.replacing import forget_discarded
-from scp_server.index.schema import discarded_objects, headers, instances, parts, patients, series, studies
+from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
 from scp_server.index.sqlite import check_file, keep_copy, reader_engine, writer_engine
 from scp_server.index.writer import AddRequest, EntryWriter
 from scp_server.observability.measures import IndexMeasures
@@ -83,13 +83,7 @@ _known_locations = select(parts.c.location).where(
 _discarded = select(discarded_objects.c.location).where(
     ~select(parts.c.location).where(parts.c.location == discarded_objects.c.location).exists()
 )
-_totals = select(
-    *[
-        select(func.count()).select_from(table).scalar_subquery().label(table.name)
-        for table in (patients, studies, series, instances, parts)
-    ],
-    select(func.coalesce(func.sum(parts.c.size_bytes), 0)).scalar_subquery().label("bytes"),
-)
+_totals = select(*(column for column in totals.columns if not column.primary_key))
 
 
 class SqlIndex:
@@ -214,7 +208,7 @@ class SqlIndex:
         return await self._read(read)
 
     async def totals(self) -> IndexTotals:
-        """Count what is kept, at one moment."""
+        """How much is kept, at one moment: read, not counted, however much it is."""
 
         def read(connection: Connection) -> IndexTotals:
             return IndexTotals(**connection.execute(_totals).one()._mapping)

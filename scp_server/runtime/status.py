@@ -21,8 +21,6 @@ from scp_server.storage.quarantine import Quarantine
 MAX_LISTED_ASSOCIATIONS = 500
 """Associations that one answer describes, the oldest first; `left_out` counts the others."""
 RATE_SECONDS = (10, 60)
-_TOTALS_REST = 20.0
-"""The index is counted again after so many times as long as counting it took."""
 
 
 class StatusReporter:
@@ -35,9 +33,6 @@ class StatusReporter:
         self._manager = manager
         self._index = index
         self._quarantine = quarantine
-        self._totals: dict[str, int] | None = None
-        self._count_again_at = 0.0
-        self._counting = asyncio.Lock()
 
     async def report(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Everything, as plain values. Times in seconds, peers' texts escaped."""
@@ -77,17 +72,11 @@ class StatusReporter:
         }
 
     async def _index_totals(self) -> dict[str, int] | None:
-        """The index's totals, None while it cannot be asked. A large index is not counted every second."""
-        async with self._counting:
-            began = time.monotonic()
-            if began >= self._count_again_at:
-                try:
-                    self._totals = asdict(await self._index.totals())
-                except IndexFailure:
-                    self._totals = None
-                ended = time.monotonic()
-                self._count_again_at = ended + _TOTALS_REST * (ended - began)
-        return self._totals
+        """The index's totals; None while it cannot be asked."""
+        try:
+            return asdict(await self._index.totals())
+        except IndexFailure:
+            return None
 
     def _space(self) -> dict[str, int] | None:
         try:
