@@ -62,7 +62,9 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
     )
 
 
-def build_quarantine(settings: Settings, storage: SettingAside | None) -> Quarantine:
+def build_quarantine(
+    settings: Settings, storage: SettingAside | None, measures: Measures | None = None
+) -> Quarantine:
     """The quarantine of the data folder; without a storage it only looks and drops."""
     return Quarantine(
         QuarantineConfig(
@@ -72,6 +74,7 @@ def build_quarantine(settings: Settings, storage: SettingAside | None) -> Quaran
             max_objects=settings.quarantine.max_objects,
         ),
         storage,
+        measures.quarantine if measures else None,
     )
 
 

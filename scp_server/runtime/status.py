@@ -14,6 +14,7 @@ from scp_server.index.base import Index
 from scp_server.net.association_manager import AssociationManager
 from scp_server.net.connection import Connection
 from scp_server.observability.logs import peer_text
+from scp_server.observability.rates import Rates
 from scp_server.observability.recent import recent_problems
 from scp_server.settings import Settings
 from scp_server.storage.quarantine import Quarantine
@@ -27,10 +28,17 @@ class StatusReporter:
     """Answers the command `status`. Reads what others count; takes nothing from them."""
 
     def __init__(
-        self, settings: Settings, manager: AssociationManager, index: Index, quarantine: Quarantine
+        self,
+        settings: Settings,
+        manager: AssociationManager,
+        rates: Rates,
+        index: Index,
+        quarantine: Quarantine,
     ) -> None:
         self._settings = settings
         self._manager = manager
+        self._rates = rates
+        self._started_at = time.monotonic()
         self._index = index
         self._quarantine = quarantine
 
@@ -39,7 +47,7 @@ class StatusReporter:
         del arguments
         from scp_server import __version__
 
-        activity, counted = self._manager.activity, self._manager.measures.associations
+        counted, operations = self._manager.measures.associations, self._manager.measures.operations
         associations = self._manager.associations()
         now = time.monotonic()
         return {
@@ -48,7 +56,7 @@ class StatusReporter:
                 "pid": os.getpid(),
                 "ae_title": self._settings.listen.ae_title,
                 "data_dir": str(self._settings.data_dir.absolute()),
-                "uptime_seconds": round(activity.uptime_seconds, 3),
+                "uptime_seconds": round(now - self._started_at, 3),
             },
             "associations": {
                 "now": len(associations),
@@ -60,11 +68,11 @@ class StatusReporter:
             "totals": {
                 "associations_accepted": counted.accepted,
                 "associations_rejected": sum(counted.rejected.values()),
-                "operations": activity.operations,
-                "operations_failed": activity.operations_failed,
-                "dataset_bytes": activity.dataset_bytes,
+                "operations": operations.answered,
+                "operations_failed": operations.failed,
+                "dataset_bytes": operations.dataset_bytes,
             },
-            "rates": {str(seconds): asdict(activity.rate(seconds)) for seconds in RATE_SECONDS},
+            "rates": {str(seconds): asdict(self._rates.over(seconds)) for seconds in RATE_SECONDS},
             "index": await self._index_totals(),
             "quarantine": asdict(self._quarantine.totals),
             "space": await asyncio.to_thread(self._space),
