@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from scp_server.errors import LocalProtocolError, UnreadableDataset
 from scp_server.objects.element_walk import ElementWalk
@@ -14,6 +15,10 @@ from scp_server.objects.uids import transfer_syntax
 
 if TYPE_CHECKING:
     from scp_server.protocol.events import Buffer
+
+
+STEP_BYTES: Final = 4_096
+"""Looked at in one step, beyond the rest of a value: the smallest elements cost some two microseconds each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +94,23 @@ class HeaderTap:
 
     def feed(self, data: Buffer) -> None:
         """Take the data set's next bytes. Raises UnreadableDataset."""
+        for _ in self.steps(data):
+            pass
+
+    def steps(self, data: Buffer) -> Iterator[None]:
+        """The same in steps of a millisecond or so, between which others may work; to be iterated to its end.
+
+        Raises UnreadableDataset, and is not to be gone on with then.
+        """
         self.dataset_bytes += len(data)
-        if self._inflate is None:
-            self._take(data)
-        else:
-            for step in self._inflate.feed(data):
-                self._take(step)
+        for piece in (data,) if self._inflate is None else self._inflate.feed(data):
+            view = memoryview(piece)
+            start = 0
+            while start < len(view):
+                stop = start + STEP_BYTES + min(walk.skipped_bytes for walk in self._walks)
+                self._take(view[start:stop])
+                start = stop
+                yield
 
     def finish(self) -> None:
         """The data set has ended. Raises UnreadableDataset when it is cut."""

@@ -27,6 +27,7 @@ from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
 from scp_server.objects.summary import summarize
 from scp_server.observability.logs import get_logger
+from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
 from scp_server.services.storage import StorageServiceConfig
 from scp_server.storage.base import Storage, StoredObject
@@ -205,7 +206,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     """
     meta: FileMeta | None = None
     tap: HeaderTap | None = None
-    digest = blake3()
+    digest, share = blake3(), LoopShare()
     beginning = b""
     async for chunk in storage.read(stored.location):
         if tap is None:
@@ -214,11 +215,11 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
                 continue
             meta = read_file_meta(beginning)
             tap = HeaderTap(meta.transfer_syntax_uid, limits)
-            tap.feed(beginning[meta.dataset_offset_bytes :])
+            await share.run(tap.steps(beginning[meta.dataset_offset_bytes :]))
             digest.update(beginning[meta.dataset_offset_bytes :])
             beginning = b""
         else:
-            tap.feed(chunk)
+            await share.run(tap.steps(chunk))
             digest.update(chunk)
     if tap is None or meta is None:
         raise ValueError("the file is empty")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +17,7 @@ from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.measures import StageClock
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
+from scp_server.services.loop_share import LoopShare
 from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from scp_server.services.storage import StorageServiceConfig
 
 DIGEST_ALGORITHM = "blake3"
-_DEFLATED_STEP_BYTES = 16_384
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
 
@@ -45,9 +44,15 @@ class Reception:
     """
 
     def __init__(
-        self, storage: Storage, config: StorageServiceConfig, operation: Operation, arrival: Arrival
+        self,
+        storage: Storage,
+        config: StorageServiceConfig,
+        operation: Operation,
+        arrival: Arrival,
+        share: LoopShare,
     ) -> None:
         self._storage = storage
+        self._share = share
         self._config = config
         self._operation = operation
         self._chunks = operation.dataset.chunks()
@@ -206,7 +211,7 @@ class Reception:
         if limit and self._received_bytes > limit:
             raise OperationRefused(Status.OUT_OF_RESOURCES, f"the data set is larger than {limit} bytes")
         for chunk in chunks:
-            await self._look_through(chunk)
+            await self._share.run(self._tap.steps(chunk))
         if self._tap.header_complete:
             self._look_at_header()
             may_wait = False
@@ -227,15 +232,6 @@ class Reception:
         self._waiting_bytes += size_bytes
         self._received_bytes += size_bytes
         return size_bytes
-
-    async def _look_through(self, chunk: memoryview) -> None:
-        """Feed the tap; where that inflates, a little at a time, so that nobody else waits for a bomb."""
-        if not self._tap.transfer_syntax.deflated:
-            self._tap.feed(chunk)
-            return
-        for start in range(0, len(chunk), _DEFLATED_STEP_BYTES):
-            self._tap.feed(chunk[start : start + _DEFLATED_STEP_BYTES])
-            await asyncio.sleep(0)
 
     def _look_at_header(self) -> None:
         """Once: learn the UIDs, and refuse an object that is not the one the command speaks of."""
