@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 STEP_BYTES: Final = 4_096
-"""Looked at in one step, beyond the rest of a value: the smallest elements cost some two microseconds each."""
+"""Looked at in one step, beyond the rest of a value: the smallest elements cost a microsecond or two each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class HeaderTap:
         for _ in self.steps(data):
             pass
 
-    def steps(self, data: Buffer) -> Iterator[None]:
+    def steps(self, data: Buffer) -> Generator[None, None, None]:
         """The same in steps of a millisecond or so, between which others may work; to be iterated to its end.
 
         Raises UnreadableDataset, and is not to be gone on with then.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -189,6 +189,17 @@ def summarize(header: RawHeader) -> InstanceSummary:
     Raises OperationRefused (0xC000, with the offending element) when one of the four UIDs is missing or not
     valid; nothing else in an object makes this fail.
     """
+    steps = summarizing(header)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            summary: InstanceSummary = end.value
+            return summary
+
+
+def summarizing(header: RawHeader) -> Generator[None, None, InstanceSummary]:
+    """`summarize` in steps, one for each referenced item, between which others may work."""
     sop_class, sop_instance, study, series = [_required_uid(header, tag, name) for tag, name in _REQUIRED]
     charset = header.specific_character_set
     columns: dict[str, Any] = {name: _text(raw, charset) for name, raw in header.raw_values(_TEXT).items()}
@@ -199,7 +210,7 @@ def summarize(header: RawHeader) -> InstanceSummary:
         sop_instance_uid=sop_instance,
         study_instance_uid=study,
         series_instance_uid=series,
-        referenced_sop_instance_uids=_references(header),
+        referenced_sop_instance_uids=(yield from _references(header)),
         **columns,
     )
 
@@ -254,7 +265,7 @@ def _text_number(raw: bytes) -> int | None:
     return int(number) if number.is_integer() and abs(number) < _INTEGER_LIMIT else None
 
 
-def _references(header: RawHeader) -> tuple[str, ...]:
+def _references(header: RawHeader) -> Generator[None, None, tuple[str, ...]]:
     """Valid Referenced SOP Instance UIDs along `_REFERENCE_PATHS`, each once, in the order they are found."""
     found: dict[str, None] = {}
     visited = 0
@@ -268,6 +279,7 @@ def _references(header: RawHeader) -> tuple[str, ...]:
                 found[uid] = None
             if len(found) >= MAX_REFERENCES or visited >= MAX_ITEMS_VISITED:
                 return tuple(found)
+            yield
     return tuple(found)
 
 

@@ -25,7 +25,7 @@ from scp_server.errors import IndexFailure, IndexUnavailable, ObjectNotFound, Op
 from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
-from scp_server.objects.summary import summarize
+from scp_server.objects.summary import summarizing
 from scp_server.observability.logs import get_logger
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
@@ -227,7 +227,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     if meta.arrival_id is None or meta.received_at_ns is None:
         raise ValueError("the file was not written by this server")
     return IndexEntry(
-        summary=summarize(tap.header),
+        summary=await share.run(summarizing(tap.header)),
         transfer_syntax_uid=meta.transfer_syntax_uid,
         digest_algorithm=DIGEST_ALGORITHM,
         digest=digest.digest(),

@@ -1,7 +1,7 @@
 """How much of the event loop the reading of data sets may take: little of each turn, all together.
 
-A header of nothing but empty elements costs a microsecond for each eight bytes, and a deflated one inflates to
-two hundred times what was sent. Peers that send such things, however many, must not make others wait.
+A header of nothing but empty elements costs a microsecond for each eight bytes, and a deflated one inflates
+to two hundred times what was sent. Peers that send such things, however many, must not make others wait.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Generator
+from typing import Final, TypeVar
 
 TURN_SECONDS: Final = 0.002
 """Of one turn of the loop. A C-ECHO takes about three turns; usual headers are read in a tenth of this."""
-_END: Final = object()
+
+T = TypeVar("T")
 
 
 class LoopShare:
-    """The share of one event loop that its readers have together, those that want more in the order of asking.
+    """The share of a loop's time that its readers have together; who wants more waits in the order of asking.
 
     A turn takes at most `seconds`, and two steps more: the one that reaches the limit, and the one of who has
     waited.
@@ -31,15 +32,20 @@ class LoopShare:
         self._turn_is_coming = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def run(self, steps: Iterator[object]) -> None:
-        """Take all of `steps`, resting between two of them once the turn is used up. Raises what they raise."""
-        step: object = None
-        while step is not _END:
+    async def run(self, steps: Generator[None, None, T]) -> T:
+        """Take all of `steps`, resting between two once the turn is used up; returns what they return.
+
+        Raises what they raise.
+        """
+        while True:
             if self._spent_seconds >= self._seconds:
                 await self._wait()
             began = self._clock()
             try:
-                step = next(steps, _END)
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
             finally:
                 self._spent_seconds += self._clock() - began
                 self._ask_for_turn()

@@ -12,7 +12,7 @@ from scp_server.index.base import IndexEntry
 from scp_server.interfaces import Operation
 from scp_server.objects.header_tap import HeaderTap
 from scp_server.objects.part10 import FileMetaBytes, dicos_version_value, file_meta
-from scp_server.objects.summary import InstanceSummary, summarize
+from scp_server.objects.summary import InstanceSummary, summarizing
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.measures import StageClock
 from scp_server.protocol.message import CStoreRQ
@@ -105,7 +105,7 @@ class Reception:
             await self._take(chunks)
         self.stages.received()
         self._tap.finish()
-        self._look_at_header()
+        await self._look_at_header()
         self.stages.parsed()
         await self._write_waiting()
 
@@ -213,7 +213,7 @@ class Reception:
         for chunk in chunks:
             await self._share.run(self._tap.steps(chunk))
         if self._tap.header_complete:
-            self._look_at_header()
+            await self._look_at_header()
             may_wait = False
         else:
             may_wait = not pressed and self._writer is None
@@ -233,11 +233,11 @@ class Reception:
         self._received_bytes += size_bytes
         return size_bytes
 
-    def _look_at_header(self) -> None:
+    async def _look_at_header(self) -> None:
         """Once: learn the UIDs, and refuse an object that is not the one the command speaks of."""
         if self._summary is not None:
             return
-        summary = summarize(self._tap.header)
+        summary = await self._share.run(summarizing(self._tap.header))
         request = self._store_request
         for tag, said, found in (
             (_SOP_CLASS_UID, request.affected_sop_class_uid, summary.sop_class_uid),

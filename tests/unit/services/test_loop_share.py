@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -18,7 +18,7 @@ def share(manual_clock: ManualClock) -> LoopShare:
     return LoopShare(0.002, manual_clock)
 
 
-def _steps(clock: ManualClock, count: int, seconds: float = STEP_SECONDS) -> Iterator[None]:
+def _steps(clock: ManualClock, count: int, seconds: float = STEP_SECONDS) -> Generator[None, None, None]:
     for _ in range(count):
         clock.advance(seconds)
         yield
@@ -55,7 +55,7 @@ def test_usual_headers_are_read_without_waiting(share: LoopShare, manual_clock: 
 async def test_who_waits_goes_on_in_the_order_of_asking(share: LoopShare, manual_clock: ManualClock) -> None:
     order: list[str] = []
 
-    def named(name: str) -> Iterator[None]:
+    def named(name: str) -> Generator[None, None, None]:
         for step in _steps(manual_clock, 3, 0.002):
             order.append(name)
             yield step
@@ -77,8 +77,16 @@ async def test_who_is_cancelled_while_waiting_keeps_nobody_from_going_on(
     assert not share._waiting
 
 
+async def test_what_the_steps_return_is_returned(share: LoopShare) -> None:
+    def reading() -> Generator[None, None, str]:
+        yield
+        return "a header"
+
+    assert await share.run(reading()) == "a header"
+
+
 async def test_what_a_step_raises_leaves(share: LoopShare) -> None:
-    def failing() -> Iterator[None]:
+    def failing() -> Generator[None, None, None]:
         yield
         raise ValueError("no data set")
 
