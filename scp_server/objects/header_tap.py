@@ -33,13 +33,21 @@ class TapLimits:
     """Most that is kept of a header; see `HeaderKeeper` for what is left out beyond."""
     max_elements: int = 1_000_000
     """Elements, items and delimiters before pixel data, at all levels; more are refused."""
+    max_indexed_elements: int = 65_536
+    """Elements of level 0 that are remembered, at some 200 bytes each; real headers have hundreds."""
+    max_references: int = 1_000
+    """Referenced instances that are indexed for one object."""
+    max_reference_items: int = 5_000
+    """Sequence items that are looked at to find them."""
     max_inflate_ratio: int = 200
-    """Inflated bytes per received one of a deflated data set; more are refused, after the first MiB."""
+    """Inflated bytes per received one of a deflated data set; more are refused."""
+    inflate_grace_bytes: int = 1_048_576
+    """The ratio is not looked at before this: short runs of zeros deflate a thousandfold."""
     max_inflated_bytes: int = 0
     """Inflated size of a deflated data set; 0 is no bound."""
 
 
-_DEFAULT_LIMITS = TapLimits()
+DEFAULT_LIMITS = TapLimits()
 
 
 class HeaderTap:
@@ -54,16 +62,18 @@ class HeaderTap:
     exactly between two elements of level 0 is the one that goes unnoticed.
     """
 
-    def __init__(self, transfer_syntax_uid: str, limits: TapLimits = _DEFAULT_LIMITS) -> None:
+    def __init__(self, transfer_syntax_uid: str, limits: TapLimits = DEFAULT_LIMITS) -> None:
         self.transfer_syntax = transfer_syntax(transfer_syntax_uid)
         self.dataset_bytes = 0
         """Bytes received so far, as they came (deflated, where the transfer syntax says so)."""
-        self._keeper = HeaderKeeper(limits.max_value_bytes, limits.max_header_bytes)
+        self._keeper = HeaderKeeper(
+            limits.max_value_bytes, limits.max_header_bytes, limits.max_indexed_elements
+        )
         self._walks = [
             ElementWalk(self.transfer_syntax, self._keeper, limits.max_sequence_depth, limits.max_elements)
         ]
         self._inflate = (
-            BoundedInflate(limits.max_inflate_ratio, limits.max_inflated_bytes)
+            BoundedInflate(limits.max_inflate_ratio, limits.max_inflated_bytes, limits.inflate_grace_bytes)
             if self.transfer_syntax.deflated
             else None
         )

@@ -227,7 +227,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     if meta.arrival_id is None or meta.received_at_ns is None:
         raise ValueError("the file was not written by this server")
     return IndexEntry(
-        summary=await share.run(summarizing(tap.header)),
+        summary=await share.run(summarizing(tap.header, limits)),
         transfer_syntax_uid=meta.transfer_syntax_uid,
         digest_algorithm=DIGEST_ALGORITHM,
         digest=digest.digest(),

@@ -237,7 +237,7 @@ class Reception:
         """Once: learn the UIDs, and refuse an object that is not the one the command speaks of."""
         if self._summary is not None:
             return
-        summary = await self._share.run(summarizing(self._tap.header))
+        summary = await self._share.run(summarizing(self._tap.header, self._config.tap_limits))
         request = self._store_request
         for tag, said, found in (
             (_SOP_CLASS_UID, request.affected_sop_class_uid, summary.sop_class_uid),

@@ -465,6 +465,8 @@ def test_the_number_of_remembered_elements_is_bounded(step: int) -> None:
     assert len(tags) > 65_536
     assert len(header) == 65_536
     assert header.truncated
+    fewer = read(data, step=step, limits=TapLimits(max_indexed_elements=300)).header
+    assert (len(fewer), fewer.truncated) == (300, True)
 
 
 def test_memory_does_not_follow_the_size_of_pixel_data() -> None:

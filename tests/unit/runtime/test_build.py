@@ -34,6 +34,10 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
                 "max_header_elements": 7,
                 "max_inflate_ratio": 9,
                 "max_inflated_bytes": 11,
+                "inflate_grace_bytes": 17,
+                "max_indexed_elements": 256,
+                "max_references": 19,
+                "max_reference_items": 23,
                 "header_buffer_bytes": 4_097,
                 "max_object_bytes": 13,
             },
@@ -43,6 +47,8 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
     tap = config.tap_limits
     assert (tap.max_sequence_depth, tap.max_value_bytes, tap.max_header_bytes) == (3, 300, 5_000)
     assert (tap.max_elements, tap.max_inflate_ratio, tap.max_inflated_bytes) == (7, 9, 11)
+    assert (tap.inflate_grace_bytes, tap.max_indexed_elements) == (17, 256)
+    assert (tap.max_references, tap.max_reference_items) == (19, 23)
     assert (config.header_buffer_bytes, config.max_object_bytes) == (4_097, 13)
     assert config.duplicates is DuplicatePolicy.PARTS
     assert config.dicos_duplicates is DuplicatePolicy.KEEP_FIRST
