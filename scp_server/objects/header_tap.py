@@ -33,7 +33,7 @@ class TapLimits:
     """Most that is kept of a header; see `HeaderKeeper` for what is left out beyond."""
     max_elements: int = 1_000_000
     """Elements, items and delimiters before pixel data, at all levels; more are refused."""
-    max_indexed_elements: int = 65_536
+    max_indexed_elements: int = 8_192
     """Elements of level 0 that are remembered, at some 200 bytes each; real headers have hundreds."""
     max_references: int = 1_000
     """Referenced instances that are indexed for one object."""

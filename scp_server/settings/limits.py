@@ -106,7 +106,7 @@ class LimitsSettings(Section):
         default=1_000_000, description="Elements before the pixel data, nested ones included."
     )
     max_indexed_elements: int = Field(
-        default=65_536,
+        default=8_192,
         ge=256,
         description="Elements of a header's first level whose places are remembered, at 200 bytes of memory "
         "each; those behind are as if they were absent. Usual headers have hundreds.",

@@ -459,11 +459,11 @@ def test_a_truncated_header_does_not_end_the_checking() -> None:
 
 @pytest.mark.parametrize("step", [0, 65_537])
 def test_the_number_of_remembered_elements_is_bounded(step: int) -> None:
-    tags = [group << 16 | number for group in (0x0009, 0x000B) for number in range(0x1000, 0x9800)]
+    tags = [group << 16 | number for group in (0x0009, 0x000B) for number in range(0x1000, 0x2800)]
     data = b"".join(struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, b"LO", 0) for tag in tags)
     header = read(data, step=step).header
-    assert len(tags) > 65_536
-    assert len(header) == 65_536
+    assert len(tags) > 8_192
+    assert len(header) == 8_192
     assert header.truncated
     fewer = read(data, step=step, limits=TapLimits(max_indexed_elements=300)).header
     assert (len(fewer), fewer.truncated) == (300, True)
