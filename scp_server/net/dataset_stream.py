@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from scp_server.errors import AssociationError
 
 COPIED_FRAGMENT_BYTES = 2048
-KEPT_ALIVE_AT_MOST = 8
+KEPT_ALIVE_AT_MOST = 16
 """So many times its own size may a view keep alive of what was read with it; a smaller one is copied. Else a
 peer could have a few counted bytes cost all the uncounted ones around them."""
 

@@ -132,7 +132,7 @@ def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSet
 @pytest.mark.parametrize(
     ("setting", "more_bytes", "growth_bytes"),
     [
-        ("process_buffer_bytes", 1_000, 8_000),
+        ("process_buffer_bytes", 1_000, 16_000),
         ("half_open_buffer_bytes", 1_000, 1_000),
         (
             "max_associations",
