@@ -12,7 +12,7 @@ from scp_server.net.dataset_stream import DatasetStream
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.protocol.events import Buffer
 from scp_server.protocol.message import CStoreRQ, Message, Request, Response, response_to
-from scp_server.protocol.status import Status
+from scp_server.protocol.status import Status, StatusClass, status_class
 
 log = get_logger(__name__)
 
@@ -78,9 +78,22 @@ class PerformedOperation:
         """
         response, error = await self._result()
         await self.dataset.drain()
+        if self._is_a_warning_to_dicos(response):
+            response = response_to(self.request, Status.SUCCESS)
         await self._send(self, response, None)
         self.status = response.status
         self._log(response, error)
+
+    def _is_a_warning_to_dicos(self, response: Response) -> bool:
+        """Whether an object was kept, and its sender would take the answer for a failure.
+
+        The DICOS toolkit's client takes every status but 0x0000 for a failure, and does not send again.
+        """
+        return (
+            self.association.is_dicos
+            and isinstance(self.request, CStoreRQ)
+            and status_class(response.status) is StatusClass.WARNING
+        )
 
     async def _result(self) -> tuple[Response, str]:
         try:

@@ -49,24 +49,45 @@ class DataFolderLock:
             self._descriptor = None
 
 
-def raise_descriptor_limit(max_connections: int) -> int:
-    """Raise the soft limit of open files so that `max_connections` fit; returns the limit in force.
+def open_files_needed(max_connections: int, max_associations: int) -> int:
+    """Open files that the caps need: each socket, a file that each association writes, and the rest."""
+    return max_connections + max_associations + _OTHER_DESCRIPTORS
+
+
+def raise_descriptor_limit(max_connections: int, max_associations: int) -> int:
+    """Raise the soft limit of open files so that the caps fit; returns the limit in force.
 
     Raises ConfigurationError when the hard limit is lower, or the system refuses.
     """
-    needed = max_connections + _OTHER_DESCRIPTORS
+    needed = open_files_needed(max_connections, max_associations)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return soft
+    caps = f"limits.max_connections: {max_connections} connections and {max_associations} associations"
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
-            f"limits.max_connections: {max_connections} connections need {needed} open files, and the "
-            f"hard limit of this process is {hard}; lower the setting or raise the limit"
+            f"{caps} need {needed} open files, and the hard limit of this process is {hard}; "
+            f"{_way_out(needed, hard, max_associations)}"
         )
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"limits.max_connections: {max_connections} connections need {needed} open files: {error}"
-        ) from error
+        raise ConfigurationError(f"{caps} need {needed} open files: {error}") from error
     return needed
+
+
+def _way_out(needed: int, hard: int, max_associations: int) -> str:
+    """What to write so that the process starts: a higher limit, or the largest caps that fit."""
+    raising = (
+        f"raise it to {needed} (LimitNOFILE= of a systemd service, --ulimit nofile= of a container, "
+        "ulimit -n of a shell)"
+    )
+    associations = min(max_associations, (hard - _OTHER_DESCRIPTORS) // 3)
+    if associations < 1:
+        return raising
+    connections = hard - _OTHER_DESCRIPTORS - associations
+    return (
+        f"{raising}, or set limits.max_associations = {associations} and limits.max_connections = "
+        f"{connections} (SCP_SERVER_LIMITS__MAX_ASSOCIATIONS={associations} "
+        f"SCP_SERVER_LIMITS__MAX_CONNECTIONS={connections})"
+    )

@@ -141,7 +141,9 @@ class Server:
 
     async def _start(self) -> None:
         settings, running = self.settings, self._running
-        descriptors = raise_descriptor_limit(settings.limits.max_connections)
+        descriptors = raise_descriptor_limit(
+            settings.limits.max_connections, settings.limits.max_associations
+        )
         self._lock.acquire()
         running.callback(self._lock.release)
         await self._storage.open()
@@ -201,7 +203,7 @@ class Server:
         changed = reloadable_changes(self.settings, settings)
         if not changed:
             return []
-        raise_descriptor_limit(settings.limits.max_connections)
+        raise_descriptor_limit(settings.limits.max_connections, settings.limits.max_associations)
         service = self._build_storage_service(settings)
         fresh = build_manager(settings, self._storage, self._index, self._measures, service)
         self._manager.reconfigure(fresh.config, fresh.services)

@@ -50,9 +50,11 @@ from scp_server.errors import ObjectNotFound, StorageError
 from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import (
+    DEFAULT_LAYOUT,
     INCOMING,
     OBJECTS,
     PART_SUFFIX,
+    Layout,
     checked_arrival_id,
     directory_of,
     is_location,
@@ -85,6 +87,8 @@ class FilesystemStorageConfig:
     """Leave what a crash left half-written where it is: for who only looks."""
     threads: int = 4
     """Blocking calls at once: with `full` this many objects are being synced together."""
+    layout: Layout = DEFAULT_LAYOUT
+    """Where new objects lie; those that another one has placed are found all the same."""
 
 
 class FilesystemStorage:
@@ -110,6 +114,7 @@ class FilesystemStorage:
         incoming = f"{self._root}/{INCOMING}"
         workshop = Workshop(
             root=self._root,
+            layout=config.layout,
             durable=durable,
             write_buffer_bytes=config.write_buffer_bytes,
             executor=ThreadPoolExecutor(config.threads, thread_name_prefix="storage"),

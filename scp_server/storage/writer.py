@@ -20,7 +20,7 @@ from scp_server.errors import StorageError
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
-from scp_server.storage.layout import INCOMING, PART_SUFFIX, directory_of, location_of
+from scp_server.storage.layout import INCOMING, PART_SUFFIX, Layout, directory_of
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.sync import (
     FILE_MODE,
@@ -48,6 +48,7 @@ class Workshop:
     """What the writers of one storage share. `spawn` runs a coroutine that the storage owns."""
 
     root: str
+    layout: Layout
     durable: bool
     write_buffer_bytes: int
     executor: Executor
@@ -118,7 +119,7 @@ class _PartFile:
                 os.fdatasync(self._descriptor)
             # Some filesystems tell of a failed write only here, so before the rename.
             self._close()
-            self._place(location_of(key))
+            self._place(self._workshop.layout.location(key))
         except OSError as error:
             self.discard()
             raise storage_failure(error, "store the object") from error

@@ -144,7 +144,10 @@ class DaemonProcess:
             errors="replace",
             env=self._environment,
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,), name="daemon output")
+        # A test that fails before it stops the daemon must not wait for its output for ever.
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process,), name="daemon output", daemon=True
+        )
         self._reader.start()
         ready = self._wait_until_ready()
         if ready is None:

@@ -196,3 +196,19 @@ async def test_an_idle_association_ends_when_its_peers_rules_say(
             assert await ours.expect_abort() == (0, 0)
         else:
             assert await ours.echo() == 0x0000
+
+
+@pytest.mark.parametrize("identity_type", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("wants_an_answer", [False, True])
+async def test_any_user_identity_is_let_in_and_answered_only_when_asked_for(
+    server: Server, identity_type: int, wants_an_answer: bool
+) -> None:
+    secondary = b"passcode" if identity_type == 2 else b""
+    identity = wire.UserIdentity(identity_type, b"nobody knows this", secondary, wants_an_answer)
+    with captured_logs() as logs:
+        async with _calling_from(server) as peer:
+            answer = await peer.associate(VERIFICATION, user_identity=identity)
+            assert await peer.echo() == 0x0000
+    assert (wire.ItemType.USER_IDENTITY_AC in dict(answer.user_items)) is wants_an_answer
+    assert "nobody knows this" not in str(logs)
+    assert "passcode" not in str(logs)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from scp_server.runtime.process import open_files_needed
 from scp_server.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,9 @@ def test_the_compose_file_agrees_with_the_settings(
     assert inside == [settings.listen.port, settings.http.port]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     assert int(service["stop_grace_period"].removesuffix("s")) > settings.drain_timeout_seconds
-    assert service["ulimits"]["nofile"] > settings.limits.max_connections
+    limits = settings.limits
+    needed = open_files_needed(limits.max_connections, limits.max_associations)
+    assert service["ulimits"]["nofile"] >= needed
     assert [volume.rpartition(":")[2] for volume in service["volumes"]] == [str(settings.data_dir)]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]

@@ -113,9 +113,11 @@ async def test_a_pdu_above_our_maximum_aborts_at_its_header_and_the_end_is_seen_
 )
 async def test_another_protocol_is_aborted_at_once(server: Server, first_bytes: bytes) -> None:
     async with await _connected(server) as peer:
+        began = time.monotonic()
         await peer.send(first_bytes)
         assert await peer.expect_abort() == (0, 0)
         assert await peer.wait_eof(1) == b""
+        assert time.monotonic() - began < 0.1
 
 
 async def test_an_abort_is_not_swallowed_by_a_reset_while_the_peer_goes_on_sending(server: Server) -> None:

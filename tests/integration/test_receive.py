@@ -12,11 +12,12 @@ import pytest
 
 from scp_server import Server
 from scp_server.objects.part10 import read_file_meta
+from scp_server.observability.logs import captured_logs
 from scp_server.testing import wire
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.dicos_objects import dicos_ct, dicos_dx, dicos_tdr, two_section_ct
 from scp_server.testing.encoded_object import EncodedObject
-from scp_server.testing.objects import ct_image, encapsulated_pdf, structured_report
+from scp_server.testing.objects import Patient, ct_image, encapsulated_pdf, structured_report
 from scp_server.testing.scripted_peer import Framing, ScriptedPeer, storage_contexts
 from scp_server.testing.wire import PDV, Control, ProposedContext, Tag
 
@@ -386,3 +387,19 @@ async def test_a_message_id_in_use_is_0210(server: Server) -> None:
         await peer.send(echo + echo)
         assert [(await peer.read_response()).status for _ in range(2)] == [0x0000, 0x0210]
         assert await peer.echo() == 0x0000
+
+
+async def test_no_patient_is_named_in_the_log_whatever_becomes_of_their_object(server: Server) -> None:
+    kept = ct_image(patient=Patient(name="Zebra^Zoe", patient_id="ZEBRA-1"))
+    other = ct_image(seed=2, patient=Patient(name="Quagga^Quin", patient_id="QUAGGA-2"))
+    newcomer = ct_image(seed=3, sop_instance_uid=kept.sop_instance_uid, patient=Patient(name="Okapi^Otto"))
+    cut = _with_dataset(kept, kept.dataset[:-1])
+    with captured_logs("info") as logs:
+        async with await _connected(server) as peer:
+            await peer.associate(storage_contexts(kept))
+            statuses = [await peer.store(each) for each in (kept, kept, other, newcomer, cut)]
+            assert statuses == [0x0000, 0x0000, 0x0000, 0xC111, 0xC000]
+            await peer.release()
+    assert {"operation.performed", "patient.conflict", "quarantine.kept"} <= {line["event"] for line in logs}
+    for name in ("Zebra", "ZEBRA", "Quagga", "QUAGGA", "Okapi"):
+        assert name not in str(logs)

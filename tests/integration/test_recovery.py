@@ -16,15 +16,22 @@ from pathlib import Path
 
 import pytest
 
+from scp_server.index.base import DuplicatePolicy
+from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.storage.base import ObjectKey
+from scp_server.storage.layout import location_of
 from scp_server.testing import wire
 from scp_server.testing.daemon import DaemonProcess, expect_stored, stored_files
 from scp_server.testing.dicos_objects import two_section_ct
 from scp_server.testing.encoded_object import EncodedObject
+from scp_server.testing.index_contract import index_entry
 from scp_server.testing.objects import ct_image
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 from scp_server.testing.wire import PDV, Control, ProposedContext
 
 DURABILITIES = ["full", "process"]
+INSTANCES = int(os.environ.get("SCP_ARCHIVE_INSTANCES", "20000"))
+"""Of the large archive; a million on demand."""
 KILLING_DAEMON = """
 import os, signal, sys
 from scp_server.cli.main import main
@@ -147,6 +154,49 @@ async def test_many_objects_in_flight_are_adopted_quickly(tmp_path: Path) -> Non
     (ended,) = again.log_records("recovery.ended")
     assert (ended["examined"], ended["adopted"]) == (300, 300)
     assert seconds < 10, "adopting 300 small objects takes a fraction of a second, starting Python the rest"
+
+
+async def _fill(data_dir: Path, instances: int) -> None:
+    """So many instances, 200 to a study, each with its row and a file that nobody has to read."""
+    index = SqlIndex(IndexConfig(data_dir / "index" / "index.sqlite", synchronous_full=False))
+    await index.open()
+    numbers = iter(range(instances))
+
+    async def add() -> None:
+        for number in numbers:
+            study = number // 200
+            key = ObjectKey(f"1.2.1.{study}", f"1.2.2.{study}", f"1.2.3.{number}", f"{number:016x}")
+            location = location_of(key)
+            (data_dir / location).parent.mkdir(parents=True, exist_ok=True)
+            (data_dir / location).touch()
+            entry = index_entry(str(number), study=str(study), series="1", location=location)
+            await index.add(entry, DuplicatePolicy.KEEP_FIRST)
+
+    await asyncio.gather(*(add() for _ in range(256)))
+    assert (await index.totals()).parts == instances
+    await index.close()
+
+
+@pytest.mark.slow
+async def test_a_large_archive_is_ready_within_2_seconds_also_after_a_kill(tmp_path: Path) -> None:
+    """What was in flight is looked at before ready, all the rest after it."""
+    await _fill(tmp_path, INSTANCES)
+    seconds = []
+    for seed in range(3):
+        daemon = DaemonProcess(tmp_path)
+        began = time.monotonic()
+        ready = await asyncio.to_thread(daemon.start)
+        seconds.append(time.monotonic() - began)
+        stored = ct_image(seed=seed)
+        try:
+            async with await ScriptedPeer.connect("127.0.0.1", ready.dicom_port) as peer:
+                await peer.associate(storage_contexts(stored))
+                assert await peer.store(stored) == 0x0000
+        finally:
+            await asyncio.to_thread(daemon.kill)
+        examined = [ended["examined"] for ended in daemon.log_records("recovery.ended")]
+        assert examined in ([], [seed]), "only the series that an object came to since the start before"
+    assert min(seconds) < 2, seconds
 
 
 # --- one daemon for a folder

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from scp_server.runtime.process import open_files_needed
 from scp_server.settings import load_settings
 from scp_server.testing import wire
 from scp_server.testing.scripted_peer import ScriptedPeer
@@ -85,7 +86,9 @@ def test_the_unit_agrees_with_the_settings(tmp_path: Path, monkeypatch: pytest.M
     settings = load_settings(config)
     assert str(settings.data_dir) == "/var/lib/" + service["StateDirectory"][0]
     assert int(service["TimeoutStopSec"][0]) > settings.drain_timeout_seconds
-    assert int(service["LimitNOFILE"][0]) > settings.limits.max_connections
+    limits = settings.limits
+    needed = open_files_needed(limits.max_connections, limits.max_associations)
+    assert int(service["LimitNOFILE"][0]) >= needed
 
 
 class Activated:

@@ -373,3 +373,24 @@ async def test_the_totals_are_what_counting_finds_whatever_was_added_replaced_an
     assert all(counted)
     ((size_bytes,),) = _rows(path, "SELECT sum(size_bytes) FROM parts")
     assert list(asdict(await index.totals()).values()) == [*counted, size_bytes]
+
+
+@pytest.mark.parametrize(
+    "text", ["'; DROP TABLE parts; --", '" OR 1=1 --', "100%_*?", ":name", "\\'", "a\nb"]
+)
+async def test_text_of_a_peer_is_a_value_and_never_a_statement(
+    index: SqlIndex, path: Path, text: str
+) -> None:
+    """Also where it is looked up: the second study of the same patient finds the first one's row."""
+    attributes: dict[str, Any] = {"patient_id": text, "issuer_of_patient_id": text, "patient_name": text}
+    for study in ("1", "2"):
+        entry = index_entry(study, study=study, study_description=text, **attributes)
+        entry = replace(entry, calling_ae_title=text, location=f"{text}{study}")
+        assert (await index.add(entry, KEEP_FIRST)).outcome is AddOutcome.ADDED
+    totals = await index.totals()
+    assert (totals.patients, totals.studies, totals.parts) == (1, 2, 2)
+    assert _rows(path, "SELECT patient_id, patient_name FROM patients") == [(text, text)]
+    (part,) = await index.parts(entry.summary.sop_instance_uid)
+    assert (part.calling_ae_title, part.location) == (text, f"{text}2")
+    await index.remove([f"{text}1"])
+    assert (await index.totals()).parts == 1

@@ -406,5 +406,9 @@ async def test_a_reset_asks_for_no_linger(connect: Connect) -> None:
     recorder.reset()
     assert transport.aborted
     assert (socket.SOL_SOCKET, socket.SO_LINGER) in transport.sock.options
+
+
+async def test_every_socket_sends_at_once_and_keeps_alive(connect: Connect) -> None:
+    _, transport = connect()
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY) in transport.sock.options
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE) in transport.sock.options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from scp_server.interfaces import AcceptedContext, AssociationInfo, Operation, S
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.net.operation import PerformedOperation, refusing
 from scp_server.protocol.events import Buffer
-from scp_server.protocol.message import CEchoRQ, CStoreRQ, Message, Request, Response
+from scp_server.protocol.message import CEchoRQ, CStoreRQ, Message, Request, Response, response_to
 from scp_server.testing.acceptor_scene import succeed
 
 CONTEXT = AcceptedContext(1, "1.2.840.10008.1.1", "1.2.840.10008.1.2")
@@ -65,6 +66,34 @@ async def test_a_refusal_is_its_status_comment_and_elements_and_a_warning(logs: 
     assert (response.status, response.error_comment) == (0xA900, "not this one")
     assert response.offending_elements == (0x00080016,)
     assert [(line["level"], line["error"]) for line in logs] == [("warning", "not this one")]
+
+
+@pytest.mark.parametrize("warning", [0xB000, 0xB006, 0xB007, 0xBFFF])
+@pytest.mark.parametrize("raised", [False, True])
+@pytest.mark.parametrize(("is_dicos", "told"), [(True, 0x0000), (False, None)])
+async def test_a_dicos_scanner_hears_success_where_another_peer_hears_a_warning(
+    logs: Logs, warning: int, raised: bool, is_dicos: bool, told: int | None
+) -> None:
+    async def warn(operation: Operation) -> Message:
+        if raised:
+            raise OperationRefused(warning, "coerced")
+        return response_to(STORE, warning, comment="coerced")
+
+    performance = Performance(STORE, warn)
+    performance.operation.dataset.push(memoryview(b""), last=True)
+    performance.operation.association = replace(INFO, is_dicos=is_dicos)
+    await performance.operation.perform()
+    assert performance.statuses == [warning if told is None else told]
+    assert performance.operation.status == performance.statuses[0]
+    assert logs[-1]["status"] == f"0x{performance.statuses[0]:04X}"
+
+
+async def test_a_failure_stays_a_failure_to_a_dicos_scanner(logs: Logs) -> None:
+    performance = Performance(STORE, refusing(0xC000, "cut"))
+    performance.operation.dataset.push(memoryview(b""), last=True)
+    performance.operation.association = replace(INFO, is_dicos=True)
+    await performance.operation.perform()
+    assert performance.statuses == [0xC000]
 
 
 async def test_what_the_service_left_of_the_data_set_is_awaited_and_released(logs: Logs) -> None:

@@ -342,6 +342,16 @@ def test_a_bad_ae_title_is_told_why(title: str, error: str) -> None:
     assert error in (ae_title_error(title) or "")
 
 
+@pytest.mark.parametrize("title", ["   ", "A\\B", "A\nB", "A\x1b", "A\x7f", "\xc9"])
+def test_a_bad_ae_title_is_not_recognized(title: str) -> None:
+    assert rejection(replace(REQUEST, called_ae_title=title), POLICY) is (
+        RejectReason.CALLED_AE_TITLE_NOT_RECOGNIZED
+    )
+    assert rejection(replace(REQUEST, calling_ae_title=title), POLICY) is (
+        RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED
+    )
+
+
 # --- whatever a peer sends ------------------------------------------------------------------------------
 
 ANY_TEXT = st.text(st.characters(max_codepoint=0xFF), max_size=80) | st.sampled_from(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from scp_server.errors import ConfigurationError
-from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
+from scp_server.runtime.process import DataFolderLock, open_files_needed, raise_descriptor_limit
+from scp_server.settings.limits import LimitsSettings
 
 HOLDER = """
 import pathlib, sys, time
@@ -114,28 +116,57 @@ class _Limits:
         self.soft, self.hard = limits
 
 
-@pytest.mark.parametrize("hard", [4_352, 1_000_000, resource.RLIM_INFINITY])
-def test_the_soft_limit_is_raised_until_the_connections_fit(
+@pytest.mark.parametrize("hard", [6_352, 1_000_000, resource.RLIM_INFINITY])
+def test_the_soft_limit_is_raised_until_connections_and_objects_fit(
     monkeypatch: pytest.MonkeyPatch, hard: int
 ) -> None:
     limits = _Limits(monkeypatch, 1_024, hard)
-    assert raise_descriptor_limit(4_096) == 4_352
-    assert (limits.soft, limits.hard) == (4_352, hard)
+    assert raise_descriptor_limit(4_096, 2_000) == 6_352
+    assert (limits.soft, limits.hard) == (6_352, hard)
 
 
-@pytest.mark.parametrize("soft", [4_352, 100_000, resource.RLIM_INFINITY])
+@pytest.mark.parametrize("soft", [6_352, 100_000, resource.RLIM_INFINITY])
 def test_a_soft_limit_that_is_high_enough_stays(monkeypatch: pytest.MonkeyPatch, soft: int) -> None:
     limits = _Limits(monkeypatch, soft, resource.RLIM_INFINITY)
     limits.error = AssertionError("not to be called")
-    assert raise_descriptor_limit(4_096) == soft
+    assert raise_descriptor_limit(4_096, 2_000) == soft
 
 
 def test_a_hard_limit_that_is_too_low_is_a_configuration_error_with_the_setting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _Limits(monkeypatch, 1_024, 4_351)
-    with pytest.raises(ConfigurationError, match=r"^limits.max_connections: 4096 .* 4352 .* 4351"):
-        raise_descriptor_limit(4_096)
+    _Limits(monkeypatch, 1_024, 6_351)
+    with pytest.raises(
+        ConfigurationError, match=r"^limits.max_connections: 4096 .* 2000 .* 6352 .* 6351; raise it to 6352 "
+    ):
+        raise_descriptor_limit(4_096, 2_000)
+
+
+@pytest.mark.parametrize("hard", [259, 512, 1_024, 4_096, 6_351])
+@pytest.mark.parametrize("max_associations", [1, 10, 2_000])
+def test_the_caps_that_the_error_names_fit_and_are_valid_settings(
+    monkeypatch: pytest.MonkeyPatch, hard: int, max_associations: int
+) -> None:
+    _Limits(monkeypatch, 100, hard)
+    with pytest.raises(ConfigurationError) as refused:
+        raise_descriptor_limit(6_500, max_associations)
+    named = dict(re.findall(r"SCP_SERVER_(LIMITS__\w+)=(\d+)", str(refused.value)))
+    associations, connections = (
+        int(named[f"LIMITS__{name}"]) for name in ("MAX_ASSOCIATIONS", "MAX_CONNECTIONS")
+    )
+    assert f"limits.max_associations = {associations} and limits.max_connections = {connections} " in str(
+        refused.value
+    )
+    assert associations <= max_associations
+    assert open_files_needed(connections, associations) == hard
+    LimitsSettings(max_associations=associations, max_connections=connections)
+    assert raise_descriptor_limit(connections, associations) == hard
+
+
+def test_where_no_caps_fit_only_a_higher_limit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _Limits(monkeypatch, 100, 258)
+    with pytest.raises(ConfigurationError, match=r"raise it to 6352 [^;]*\)$"):
+        raise_descriptor_limit(4_096, 2_000)
 
 
 @pytest.mark.parametrize("error", [ValueError("not allowed"), OSError(errno.EPERM, "not permitted")])
@@ -144,4 +175,4 @@ def test_a_system_that_refuses_is_a_configuration_error(
 ) -> None:
     _Limits(monkeypatch, 1_024, 1_000_000).error = error
     with pytest.raises(ConfigurationError, match=r"^limits.max_connections: .*not "):
-        raise_descriptor_limit(4_096)
+        raise_descriptor_limit(4_096, 2_000)

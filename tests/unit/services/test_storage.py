@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from scp_server.errors import (
     AssociationAborted,
@@ -75,6 +76,14 @@ async def test_the_index_learns_where_the_bytes_lie_and_who_sent_them(bench: Sto
     assert part.transfer_syntax_uid == stored.transfer_syntax_uid
     assert await bench.index.header(part.location)
     assert part.arrival_id in part.location
+
+
+@pytest.mark.parametrize("staged", [False, True])
+async def test_the_digest_is_the_blake3_of_the_data_set_alone(bench: StorageBench, staged: bool) -> None:
+    stored = dicos_tdr()
+    assert await bench.status(_staged() if staged else store_operation(stored)) == 0x0000
+    (part,) = await bench.index.parts(stored.sop_instance_uid)
+    assert (part.digest_algorithm, part.digest) == ("blake3", blake3(stored.dataset).digest())
 
 
 # --- failures, one at every step

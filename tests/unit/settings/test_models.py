@@ -25,6 +25,21 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert settings.log.format is None
 
 
+def test_the_default_limits_are_those_that_are_promised() -> None:
+    limits, timeouts = Settings().limits, Settings().timeouts
+    caps = (limits.max_associations, limits.max_associations_per_peer, limits.max_associations_per_address)
+    assert caps == (2_000, 1_000, 1_000)
+    assert (limits.max_pdu_bytes, limits.max_associate_pdu_bytes) == (131_072, 1 << 20)
+    assert (limits.max_command_bytes, limits.max_empty_fragments) == (64 << 10, 1_000)
+    assert (limits.header_buffer_bytes, limits.max_header_value_bytes) == (1 << 20, 64 << 10)
+    assert (limits.max_sequence_depth, limits.max_inflate_ratio) == (64, 200)
+    assert (timeouts.artim_seconds, timeouts.dimse_seconds, timeouts.write_seconds) == (10, 60, 30)
+    assert (timeouts.idle_seconds, timeouts.dicos_idle_seconds) == (300, 0)
+    assert timeouts.minimum_bytes_per_second > 0
+    assert Settings().storage.durability == "full"
+    assert not Settings().access.known_peers_only
+
+
 def test_defaults_equal_those_of_the_protocol_core() -> None:
     settings, limits = Settings(), Limits()
     for name in ("max_pdu_bytes", "max_associate_pdu_bytes", "max_command_bytes", "max_empty_fragments"):
@@ -97,6 +112,14 @@ def test_invalid_ae_titles_are_refused(title: str) -> None:
 def test_what_makes_no_sense_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**arguments)
+
+
+def test_a_layout_that_cannot_be_one_is_refused_by_its_key_and_reason() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Settings(storage={"layout": "{patient}"})  # type: ignore[arg-type]
+    (error,) = refusal.value.errors()
+    assert error["loc"] == ("storage", "layout")
+    assert "must name one of" in error["msg"]
 
 
 @pytest.mark.parametrize("size", [0, 4_096, 0xFFFF_FFFF])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -81,3 +83,14 @@ def test_reference_writes_both_files(tmp_path: Path) -> None:
     main(tmp_path)
     assert (tmp_path / "docs/settings.md").read_text(encoding="utf-8") == markdown()
     assert (tmp_path / "config/example.toml").read_text(encoding="utf-8") == example()
+
+
+@pytest.mark.parametrize("page", ["docs/deploying.md", "docs/operating.md"])
+def test_settings_files_written_in_the_documents_load(page: str, tmp_path: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    written = re.findall(r"^ *cat >\S+\.toml <<'END'\n(.*?)^ *END$", text, re.MULTILINE | re.DOTALL)
+    assert written
+    for number, lines in enumerate(written):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(textwrap.dedent(lines))
+        load_settings(path)

@@ -141,6 +141,24 @@ async def test_a_small_object_costs_one_visit_to_a_thread(
         assert len(visits) == 1
 
 
+@pytest.mark.parametrize("size_bytes", [10, 5 << 20])
+async def test_the_digest_is_computed_off_the_event_loop(opened: Opened, root: Path, size_bytes: int) -> None:
+    threads: set[int] = set()
+
+    class Watched:
+        def update(self, data: Any) -> None:
+            del data
+            threads.add(threading.get_ident())
+
+    async with opened(root) as storage:
+        key = object_key(arrival_id())
+        writer = await storage.begin(key.arrival_id, b"", Watched())
+        await writer.write([bytes(size_bytes)])
+        await writer.commit(key)
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 async def test_buffers_are_written_without_being_copied(
     opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
