@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, bindparam, func, select
+from sqlalchemy import Connection, Engine, bindparam, select
 
 from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry, IndexTotals, PartRecord, Scope
@@ -19,7 +19,7 @@ from scp_server.index.batching import BatchQueue
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, page_of_parts
 from scp_server.index.removal import RemoveRequest
-from scp_server.index.schema import discarded_objects, headers, instances, parts, patients, series, studies
+from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
 from scp_server.index.sqlite import reader_engine
 from scp_server.index.transactions import IndexConfig, IndexWriter, unavailable
 from scp_server.index.writer import AddRequest
@@ -49,13 +49,7 @@ _known_locations = select(parts.c.location).where(
 _discarded = select(discarded_objects.c.location).where(
     ~select(parts.c.location).where(parts.c.location == discarded_objects.c.location).exists()
 )
-_totals = select(
-    *[
-        select(func.count()).select_from(table).scalar_subquery().label(table.name)
-        for table in (patients, studies, series, instances, parts)
-    ],
-    select(func.coalesce(func.sum(parts.c.size_bytes), 0)).scalar_subquery().label("bytes"),
-)
+_totals = select(*(column for column in totals.columns if not column.primary_key))
 
 
 class SqlIndex:
@@ -180,7 +174,7 @@ class SqlIndex:
         return await self._read(read)
 
     async def totals(self) -> IndexTotals:
-        """Count what is kept, at one moment."""
+        """How much is kept, at one moment: read, not counted, however much it is."""
 
         def read(connection: Connection) -> IndexTotals:
             return IndexTotals(**connection.execute(_totals).one()._mapping)

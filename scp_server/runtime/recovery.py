@@ -25,8 +25,9 @@ from scp_server.errors import IndexFailure, IndexUnavailable, ObjectNotFound, Op
 from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
-from scp_server.objects.summary import summarize
+from scp_server.objects.summary import summarizing
 from scp_server.observability.logs import get_logger
+from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
 from scp_server.services.storage import StorageServiceConfig
 from scp_server.storage.base import Storage, StoredObject
@@ -217,7 +218,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     """
     meta: FileMeta | None = None
     tap: HeaderTap | None = None
-    digest = blake3()
+    digest, share = blake3(), LoopShare()
     beginning = b""
     async for chunk in storage.read(stored.location):
         if tap is None:
@@ -226,11 +227,11 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
                 continue
             meta = read_file_meta(beginning)
             tap = HeaderTap(meta.transfer_syntax_uid, limits)
-            tap.feed(beginning[meta.dataset_offset_bytes :])
+            await share.run(tap.steps(beginning[meta.dataset_offset_bytes :]))
             digest.update(beginning[meta.dataset_offset_bytes :])
             beginning = b""
         else:
-            tap.feed(chunk)
+            await share.run(tap.steps(chunk))
             digest.update(chunk)
     if tap is None or meta is None:
         raise ValueError("the file is empty")
@@ -238,7 +239,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     if meta.arrival_id is None or meta.received_at_ns is None:
         raise ValueError("the file was not written by this server")
     return IndexEntry(
-        summary=summarize(tap.header),
+        summary=await share.run(summarizing(tap.header, limits)),
         transfer_syntax_uid=meta.transfer_syntax_uid,
         digest_algorithm=DIGEST_ALGORITHM,
         digest=digest.digest(),
