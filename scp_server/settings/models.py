@@ -207,7 +207,7 @@ class IndexSettings(Section):
         "index does not know are adopted, rows without a file are logged.",
     )
     compare_objects_per_second: int = Field(
-        default=2_000, ge=1, description="How fast that comparison may go, so that it disturbs nobody."
+        default=1_000, ge=1, description="How fast that comparison may go, so that it disturbs nobody."
     )
 
 
@@ -226,6 +226,13 @@ class SettingsTree(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="After SIGTERM: how long operations may finish before associations are aborted.",
+    )
+    close_timeout_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After that: how long associations, storage and index may take to end before the process "
+        "ends without them, with exit code 1. A disk that hangs would hold it for ever.",
     )
     listen: ListenSettings = Field(default_factory=ListenSettings)
     http: HTTPSettings = Field(default_factory=HTTPSettings)
