@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,21 +26,24 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from scp_server.errors import IndexFailure, IndexSchemaUnknown, IndexUnavailable
+from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.index import migrations
 from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry, IndexTotals, PartRecord, Scope
 from scp_server.index.batching import BatchQueue
+from scp_server.index.failures import reason, unavailable
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, page_of_parts
 from scp_server.index.removal import RemoveRequest, remove_parts
 from scp_server.index.replacing import forget_discarded
 from scp_server.index.schema import discarded_objects, headers, instances, parts, patients, series, studies
+from scp_server.index.search import Judge, Search
+from scp_server.index.searching import SearchThreads, SqlSearch
 from scp_server.index.sqlite import check_file, keep_copy, reader_engine, writer_engine
 from scp_server.index.writer import AddRequest, EntryWriter
 from scp_server.observability.measures import IndexMeasures
 
 READERS = 2
-"""Threads, and connections, for reading."""
+"""Threads, and connections, for reading anything but searches."""
 
 MAX_LOCATIONS_PER_STATEMENT = 512
 
@@ -61,12 +63,16 @@ class IndexConfig:
     """Entries that wait or are being written, each with its packed header; further callers of `add` wait."""
     busy_timeout_seconds: float = 5.0
     """How long another process may hold the database before the index is unavailable."""
+    readers: int = 2
+    """Threads for searches, each with a connection. What else is read has threads of its own."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_batch <= 256:
             raise ValueError(f"max_batch must be from 1 to 256, not {self.max_batch}")
         if self.max_queue < 1:
             raise ValueError(f"max_queue must be at least 1, not {self.max_queue}")
+        if self.readers < 1:
+            raise ValueError(f"readers must be at least 1, not {self.readers}")
 
 
 _parts_of_instance = columns_of_parts.where(instances.c.sop_instance_uid == bindparam("uid")).order_by(
@@ -102,6 +108,9 @@ class SqlIndex:
         self._queue: BatchQueue[AddRequest | RemoveRequest, AddResult | int] | None = None
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
+        self._searches = SearchThreads(
+            config.path, readers=config.readers, busy_timeout_seconds=config.busy_timeout_seconds
+        )
 
     async def open(self) -> None:
         """Create or migrate, and make ready. Raises IndexSchemaUnknown or IndexUnavailable.
@@ -120,6 +129,7 @@ class SqlIndex:
         self._reader = reader_engine(
             self._config.path, connections=READERS, busy_timeout_seconds=self._config.busy_timeout_seconds
         )
+        self._searches.open()
         self._queue = BatchQueue(
             self._writer.perform,
             self._writer.close,
@@ -134,9 +144,10 @@ class SqlIndex:
         """Write what was accepted, then close. May be called twice, and after `open` failed."""
         queue, threads, reader = self._queue, self._threads, self._reader
         self._threads = self._reader = None
+        self._searches.stop()
         if threads is not None and reader is not None:
             # Readers go first: the last connection to close folds the log into the database.
-            await asyncio.get_running_loop().run_in_executor(None, _shut, threads, reader)
+            await asyncio.get_running_loop().run_in_executor(None, _shut, self._searches, threads, reader)
         if queue is not None:
             await queue.close()
             self._queue = None
@@ -213,6 +224,10 @@ class SqlIndex:
 
         return await self._read(read)
 
+    def search(self, search: Search, judge: Judge[T]) -> SqlSearch[T]:
+        """Look for entities, in a thread of its own (see `Index.search`)."""
+        return SqlSearch(self._searches, search, judge)
+
     async def totals(self) -> IndexTotals:
         """Count what is kept, at one moment."""
 
@@ -227,7 +242,7 @@ class SqlIndex:
             raise IndexUnavailable("the index is not open")
 
         def run() -> T:
-            with _unavailable(self._config.path), reader.connect() as connection:
+            with unavailable(self._config.path), reader.connect() as connection:
                 return query(connection)
 
         return await asyncio.get_running_loop().run_in_executor(threads, run)
@@ -248,7 +263,7 @@ class _Writer:
         """Create or migrate the database. Raises IndexSchemaUnknown or IndexUnavailable."""
         path = self._config.path
         check_file(path)
-        with _unavailable(path):
+        with unavailable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._engine = writer_engine(
             path,
@@ -256,7 +271,7 @@ class _Writer:
             busy_timeout_seconds=self._config.busy_timeout_seconds,
         )
         try:
-            with _unavailable(path):
+            with unavailable(path):
                 self._migrate(self._engine, path)
         except BaseException:
             self.close()
@@ -306,7 +321,7 @@ class _Writer:
                 removed = remove_parts(connection, request.locations)
         except (SQLAlchemyError, sqlite3.Error) as error:
             self.close()
-            failure = IndexUnavailable(f"the index {self._config.path} failed: {_reason(error)}")
+            failure = IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}")
             failure.__cause__ = error
             return failure
         except IndexUnavailable as error:
@@ -337,7 +352,7 @@ class _Writer:
         except IndexUnavailable as error:
             return error
         except Exception as error:
-            failure = IndexFailure(f"the index cannot record this instance: {_reason(error)}")
+            failure = IndexFailure(f"the index cannot record this instance: {reason(error)}")
             failure.__cause__ = error
             return failure
 
@@ -356,7 +371,7 @@ class _Writer:
             self._entries.forget()
             if isinstance(error, (SQLAlchemyError, sqlite3.Error)) and not _is_entrys_fault(error):
                 self.close()
-                raise IndexUnavailable(f"the index {self._config.path} failed: {_reason(error)}") from error
+                raise IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}") from error
             raise
 
     def _connect(self) -> Connection:
@@ -381,24 +396,7 @@ def _same_failure(error: IndexUnavailable) -> IndexUnavailable:
     return copy
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong, without the statement and its values, which may identify a patient."""
-    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
-    return f"{cause}" if isinstance(cause, (sqlite3.Error, OSError)) else type(cause).__name__
-
-
-@contextmanager
-def _unavailable(path: Path) -> Iterator[None]:
-    """Turn what a database or file system raises into an IndexFailure."""
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise IndexSchemaUnknown(f"{path} is not a database, so it cannot be the index") from error
-        raise IndexUnavailable(f"the index {path} failed: {_reason(error)}") from error
-
-
-def _shut(threads: ThreadPoolExecutor, reader: Engine) -> None:
+def _shut(searches: SearchThreads, threads: ThreadPoolExecutor, reader: Engine) -> None:
+    searches.close()
     threads.shutdown(wait=True)
     reader.dispose()

@@ -57,6 +57,7 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             max_batch=settings.index.max_batch,
             max_queue=settings.index.max_queue,
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
+            readers=settings.index.readers,
         ),
         measures.index if measures else None,
     )

@@ -185,6 +185,12 @@ class IndexSettings(Section):
         allow_inf_nan=False,
         description="How long a locked index is waited for before 0xA700.",
     )
+    readers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Threads that queries are searched and matched in, each with a connection to the index.",
+    )
     compare_at_start: bool = Field(
         default=True,
         description="Compare objects and index in the background once the server is ready: files that the "
