@@ -173,7 +173,7 @@ class StorageSettings(Section):
 
 
 class IndexSettings(Section):
-    """How the index is written."""
+    """How the index is written and searched."""
 
     max_batch: int = Field(default=256, ge=1, le=256, description="Most objects that share one transaction.")
     max_queue: int = Field(
