@@ -67,6 +67,7 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             max_queue=settings.index.max_queue,
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
             spare_bytes=SPARE_BYTES,
+            readers=settings.index.readers,
         ),
         measures.index if measures else None,
     )

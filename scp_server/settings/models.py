@@ -189,7 +189,7 @@ class StorageSettings(Section):
 
 
 class IndexSettings(Section):
-    """How the index is written."""
+    """How the index is written and searched."""
 
     max_batch: int = Field(default=256, ge=1, le=256, description="Most objects that share one transaction.")
     max_queue: int = Field(
@@ -200,6 +200,12 @@ class IndexSettings(Section):
         gt=0,
         allow_inf_nan=False,
         description="How long a locked index is waited for before 0xA700.",
+    )
+    readers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Threads that queries are searched and matched in, each with a connection to the index.",
     )
     compare_at_start: bool = Field(
         default=True,

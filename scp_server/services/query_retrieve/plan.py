@@ -226,8 +226,8 @@ class _Planner:
             return
         if not matched:
             self._all_supported = False
-        elif matcher.hint is not None and (name := _hinted_column(key, name)):
-            self._conditions.append(Condition(name, matcher.hint, self._config.unknown_values_match))
+        elif matcher.hint is not None and (hinted := _hinted_column(key, name)):
+            self._conditions.append(Condition(hinted, matcher.hint, self._config.unknown_values_match))
 
     def _is_matched(self, key: Key, level: EntityLevel) -> bool:
         """Whether this query matches a key of a level: at baseline no other one of higher levels than the
