@@ -303,7 +303,7 @@ class _Writer:
         try:
             connection = self._connect()
             with connection.begin():
-                removed = remove_parts(connection, request.locations)
+                return remove_parts(connection, request.locations)
         except (SQLAlchemyError, sqlite3.Error) as error:
             self.close()
             failure = IndexUnavailable(f"the index {self._config.path} failed: {_reason(error)}")
@@ -312,9 +312,7 @@ class _Writer:
         except IndexUnavailable as error:
             return error
         finally:
-            # What it remembers of studies and series may be gone.
-            self._entries.forget()
-        return removed
+            self._entries.forget_places()
 
     def _add(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:
         """Record a batch in one transaction; when an entry spoils it, each in one of its own."""
