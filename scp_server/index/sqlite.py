@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -89,18 +90,47 @@ def keep_copy(path: Path, copy: Path, busy_timeout_seconds: float) -> None:
     """
     unfinished = copy.with_name(copy.name + ".tmp")
     unfinished.unlink(missing_ok=True)
-    source = sqlite3.connect(path, timeout=busy_timeout_seconds)
     try:
-        target = sqlite3.connect(unfinished)
-        try:
+        with (
+            closing(sqlite3.connect(path, timeout=busy_timeout_seconds)) as source,
+            closing(sqlite3.connect(unfinished)) as target,
+        ):
             source.backup(target)
-        finally:
-            target.close()
-    finally:
-        source.close()
-    _sync(unfinished)
+        _sync(unfinished)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     unfinished.replace(copy)
     _sync(copy.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, each durable in the one above it. Raises OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+class NamedFile:
+    """A file as it is found under its name now, to be told from any other that has the name later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._identity = self._look()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the name still leads to that file. Blocks as long as stat does."""
+        return self._look() == self._identity
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def _sync(path: Path) -> None:

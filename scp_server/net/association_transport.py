@@ -23,6 +23,8 @@ from scp_server.protocol.pdu import AbortSource
 log = get_logger(__name__)
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
+READ_BYTES = 262_144
+"""The most that asyncio's transports read at once."""
 _SMALL_WRITE_BYTES = 65_536
 """Up to this many bytes are joined, so that a response leaves in one segment."""
 

@@ -31,7 +31,7 @@ from scp_server.protocol.events import (
 )
 from scp_server.protocol.message import CCancelRQ, Message, Request, UnrecognizedCommand
 from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateRQ, RejectReason
-from scp_server.protocol.status import Status, StatusClass, status_class
+from scp_server.protocol.status import Status
 from scp_server.protocol.upper_layer import is_final_response
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Connection(AssociationTransport):
         self._config = config
         self._services = manager.services
         self._budget = manager.budget
-        self._counts = manager.measures.associations
+        self._measures = manager.measures
         self._held_bytes = 0
         self._operations: deque[PerformedOperation] = deque()
         self._unanswered: dict[int, PerformedOperation] = {}
@@ -81,7 +81,7 @@ class Connection(AssociationTransport):
 
     def data_received(self, data: bytes) -> None:
         """Until an association is asked for, what arrives counts against the bound for all half-open ones."""
-        self._counts.received_bytes += len(data)
+        self._measures.associations.received_bytes += len(data)
         super().data_received(data)
         if self._asks_still:
             self._asks_still = self.is_half_open
@@ -96,11 +96,11 @@ class Connection(AssociationTransport):
 
     def reading_stopped(self, why: str) -> None:
         """See `AssociationTransport`."""
-        self._counts.stops[why].stopped()
+        self._measures.associations.stops[why].stopped()
 
     def reading_went_on(self, why: str) -> None:
         """See `AssociationTransport`."""
-        self._counts.stops[why].went_on()
+        self._measures.associations.stops[why].went_on()
 
     @property
     def is_half_open(self) -> bool:
@@ -111,6 +111,11 @@ class Connection(AssociationTransport):
     def is_draining(self) -> bool:
         """The association is over; only the peer's end of the socket is waited for."""
         return bool(self._outcome)
+
+    @property
+    def peer_name(self) -> str | None:
+        """What the settings call the peer; None for who matched none of them, or asked for nothing yet."""
+        return None if self.info is None or self.info.peer is None else self.info.peer.name
 
     @property
     def requests_received(self) -> int:
@@ -260,7 +265,7 @@ class Connection(AssociationTransport):
             raise LocalProtocolError("a data set fragment arrived without a command")
         size_bytes = len(event.data)
         self._dataset_bytes += size_bytes
-        self._manager.activity.received(size_bytes)
+        self._measures.operations.received(self._measures.peers.of(self.peer_name), size_bytes)
         self._held_bytes += size_bytes
         operation.dataset.push(event.data, last=event.last)
         # After the push: who is asked to let go must already hold it.
@@ -289,15 +294,13 @@ class Connection(AssociationTransport):
             log.exception("operation.failed", association_id=operation.association.association_id)
             self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
         finally:
-            self._manager.measures.operations.ended(
+            self._measures.operations.ended(
+                self._measures.peers.of(self.peer_name),
                 operation.request,
                 operation.status,
                 time.monotonic() - operation.started_at,
                 operation.dataset.received_bytes,
             )
-            if operation.status is not None:
-                failed = status_class(operation.status) is StatusClass.FAILURE
-                self._manager.activity.performed(success=not failed)
             self._operation_ended()
 
     def _operation_ended(self) -> None:
@@ -387,7 +390,7 @@ class Connection(AssociationTransport):
                 log.info("connection.aborted", peer_host=self.host, **_safe(details))
             return
         self._manager.association_ended(self)
-        self._counts.ended[outcome] += 1
+        self._measures.associations.ended[outcome] += 1
         emit = log.info if outcome == "released" else log.warning
         emit(
             "association.ended",

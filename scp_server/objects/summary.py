@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from scp_server.errors import OperationRefused
+from scp_server.objects.header_tap import DEFAULT_LIMITS, TapLimits
 from scp_server.objects.raw_header import AttributeSource, RawHeader
 from scp_server.objects.text import decode_text
 from scp_server.objects.uids import clean_uid, is_valid_uid
@@ -14,10 +15,6 @@ from scp_server.objects.vr import tag_text
 
 MAX_TEXT_CHARACTERS: Final = 1_024
 """Longest text of a column; the whole value stays in the raw header."""
-MAX_REFERENCES: Final = 1_000
-"""Most referenced instances that are indexed for one object."""
-MAX_ITEMS_VISITED: Final = 5_000
-"""Most sequence items that are looked at to find them."""
 CANNOT_UNDERSTAND: Final = 0xC000
 """Status of an object that lacks what an archive needs (PS3.4 B.2.3)."""
 
@@ -183,12 +180,23 @@ _BINARY: Final = {
 """Bytes of a binary integer, and whether it has a sign."""
 
 
-def summarize(header: RawHeader) -> InstanceSummary:
+def summarize(header: RawHeader, limits: TapLimits = DEFAULT_LIMITS) -> InstanceSummary:
     """Read the index's columns from a raw header.
 
     Raises OperationRefused (0xC000, with the offending element) when one of the four UIDs is missing or not
     valid; nothing else in an object makes this fail.
     """
+    steps = summarizing(header, limits)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            summary: InstanceSummary = end.value
+            return summary
+
+
+def summarizing(header: RawHeader, limits: TapLimits) -> Generator[None, None, InstanceSummary]:
+    """`summarize` in steps, one for each referenced item, between which others may work."""
     sop_class, sop_instance, study, series = [_required_uid(header, tag, name) for tag, name in _REQUIRED]
     charset = header.specific_character_set
     columns: dict[str, Any] = {name: _text(raw, charset) for name, raw in header.raw_values(_TEXT).items()}
@@ -199,7 +207,7 @@ def summarize(header: RawHeader) -> InstanceSummary:
         sop_instance_uid=sop_instance,
         study_instance_uid=study,
         series_instance_uid=series,
-        referenced_sop_instance_uids=_references(header),
+        referenced_sop_instance_uids=(yield from _references(header, limits)),
         **columns,
     )
 
@@ -254,7 +262,7 @@ def _text_number(raw: bytes) -> int | None:
     return int(number) if number.is_integer() and abs(number) < _INTEGER_LIMIT else None
 
 
-def _references(header: RawHeader) -> tuple[str, ...]:
+def _references(header: RawHeader, limits: TapLimits) -> Generator[None, None, tuple[str, ...]]:
     """Valid Referenced SOP Instance UIDs along `_REFERENCE_PATHS`, each once, in the order they are found."""
     found: dict[str, None] = {}
     visited = 0
@@ -266,8 +274,9 @@ def _references(header: RawHeader) -> tuple[str, ...]:
             uid = "" if item is None else clean_uid(item.raw(_REFERENCED_SOP_INSTANCE_UID) or b"")
             if uid and is_valid_uid(uid):
                 found[uid] = None
-            if len(found) >= MAX_REFERENCES or visited >= MAX_ITEMS_VISITED:
+            if len(found) >= limits.max_references or visited >= limits.max_reference_items:
                 return tuple(found)
+            yield
     return tuple(found)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from scp_server.errors import StorageError
 from scp_server.observability.logs import get_logger
+from scp_server.observability.measures import QuarantineEvent
 from scp_server.runtime.control import Command, WrongArguments, only, text
 from scp_server.services.release import QuarantineRelease
 from scp_server.storage.layout import checked_arrival_id
@@ -77,6 +78,7 @@ async def drop_object(quarantine: Quarantine, object_id: str) -> dict[str, Any]:
         await quarantine.drop(object_id)
     finally:
         quarantine.let_go(object_id)
+    quarantine.note(QuarantineEvent.DROPPED)
     log.info("quarantine.dropped", id=object_id)
     return {"id": object_id, "dropped": True}
 

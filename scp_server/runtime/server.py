@@ -15,6 +15,7 @@ from scp_server.net.listener import Listener
 from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
+from scp_server.observability.rates import Rates
 from scp_server.runtime.build import (
     build_index,
     build_manager,
@@ -77,15 +78,18 @@ class Server:
         self._storage = build_storage(settings)
         self._measures = Measures()
         self._index = build_index(settings, self._measures)
-        self._quarantine = build_quarantine(settings, self._storage)
+        self._quarantine = build_quarantine(settings, self._storage, self._measures)
         self._deletions = Deletions(settings.data_dir, self._storage, self._index)
         limits = build_storage_service_config(settings).tap_limits
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
         self._manager = build_manager(settings, self._storage, self._index, self._measures, service)
-        self._sight = Sight(self._measures, self.health, self._manager, self._storage)
-        status = StatusReporter(settings, self._manager, self._index, self._quarantine)
+        rates = Rates(self._measures.operations, time.monotonic)
+        self._sight = Sight(
+            self._measures, self.health, self._manager, self._storage, self._quarantine, rates
+        )
+        status = StatusReporter(settings, self._manager, rates, self._index, self._quarantine)
         maintenance = MaintenanceCommands(
             self._storage,
             self._index,

@@ -26,6 +26,7 @@ from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import ReceptionMeasures
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
+from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
@@ -92,9 +93,11 @@ class StorageService:
         config: StorageServiceConfig,
         measures: ReceptionMeasures | None = None,
         quarantine: Quarantine | None = None,
+        share: LoopShare | None = None,
         deletions: Deletions | None = None,
     ) -> None:
         self._storage = storage
+        self._share = share or LoopShare()
         self._index = index
         self._config = config
         self._measures = measures or ReceptionMeasures()
@@ -114,7 +117,7 @@ class StorageService:
 
     async def _store(self, operation: Operation, refused: RefusedObjects) -> Message:
         request = cast(CStoreRQ, operation.request)
-        reception = Reception(self._storage, self._config, operation, self._arrivals.next())
+        reception = Reception(self._storage, self._config, operation, self._arrivals.next(), self._share)
         try:
             _check_command(request, operation)
             await reception.receive()

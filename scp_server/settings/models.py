@@ -25,6 +25,7 @@ from scp_server.settings.names import (
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.section import AETitle, Section, Texts
+from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
 
 
 def _host(text: str) -> str:
@@ -146,6 +147,14 @@ class StorageSettings(Section):
         description="What an acknowledged object survives: full is a power failure (object, directory and "
         "index are synced before the answer), process is a crash of the server only.",
     )
+    layout: str = Field(
+        default=DEFAULT_TEMPLATE,
+        description="The directories below objects that a new object lies in, with {"
+        + "}, {".join(FIELDS)
+        + "}. UIDs are hashes, but for study_uid and series_uid; other text keeps its letters, digits, _ and "
+        "-, and what is missing is none. Example: {year}/{month}/{patient}/{modality}/{study}/{series}. The "
+        "file's name stays ours. Objects that another layout has placed stay where they are, and found.",
+    )
     reserve_bytes: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
         description="Free space that stays untouched; below it objects are refused with 0xA700. When not "
@@ -171,6 +180,12 @@ class StorageSettings(Section):
         "UID.",
     )
 
+    @field_validator("layout")
+    @classmethod
+    def _layout(cls, template: str) -> str:
+        Layout(template)
+        return template
+
 
 class IndexSettings(Section):
     """How the index is written."""
@@ -191,7 +206,7 @@ class IndexSettings(Section):
         "index does not know are adopted, rows without a file are logged.",
     )
     compare_objects_per_second: int = Field(
-        default=2_000,
+        default=1_000,
         ge=1,
         description="How fast that comparison may go, and index verify while the server runs, so that they "
         "disturb nobody.",
@@ -213,6 +228,13 @@ class SettingsTree(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="After SIGTERM: how long operations may finish before associations are aborted.",
+    )
+    close_timeout_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After that: how long associations, storage and index may take to end before the process "
+        "ends without them, with exit code 1. A disk that hangs would hold it for ever.",
     )
     listen: ListenSettings = Field(default_factory=ListenSettings)
     http: HTTPSettings = Field(default_factory=HTTPSettings)

@@ -10,7 +10,7 @@ from itertools import islice
 from threading import Lock
 
 from scp_server.storage.base import StoredObject
-from scp_server.storage.layout import is_directory, is_file_name
+from scp_server.storage.layout import MAX_DEPTH, is_directory_name, is_file_name
 
 
 class FileReader:
@@ -67,27 +67,33 @@ class Batches:
 
 
 def objects_below(root: str, top: str) -> Iterator[StoredObject]:
-    """Every visible object below the relative directory `top`, in the filesystem's order.
+    """Every visible object below the relative directory `top`, at any depth that a layout may have.
 
-    What disappears meanwhile is passed over, as is every file that is none of ours.
+    What disappears meanwhile is passed over, as is every file that is none of ours. Memory holds the names of
+    the directories beside those on the way to where it is.
     """
-    for study_group in _names(root, top):
-        for study in _names(root, f"{top}/{study_group}"):
-            for series in _names(root, f"{top}/{study_group}/{study}"):
-                directory = f"{top}/{study_group}/{study}/{series}"
-                if is_directory(directory):
-                    yield from objects_in(root, directory)
+    waiting = [[f"{top}/{name}" for name in _directories(root, top)]]
+    while waiting:
+        if not waiting[-1]:
+            waiting.pop()
+            continue
+        directory = waiting[-1].pop()
+        yield from objects_in(root, directory)
+        if len(waiting) < MAX_DEPTH:
+            waiting.append([f"{directory}/{name}" for name in _directories(root, directory)])
 
 
-def _names(root: str, directory: str) -> list[str]:
+def _directories(root: str, directory: str) -> list[str]:
+    """The names in a directory that objects may lie below."""
     try:
-        return os.listdir(f"{root}/{directory}")
+        with os.scandir(f"{root}/{directory}") as entries:
+            return [entry.name for entry in entries if is_directory_name(entry.name) and entry.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def objects_in(root: str, directory: str) -> Iterator[StoredObject]:
-    """The visible objects of one series directory."""
+    """The visible objects of one directory, without those below."""
     try:
         entries = os.scandir(f"{root}/{directory}")
     except (FileNotFoundError, NotADirectoryError):

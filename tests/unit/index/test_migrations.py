@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,22 @@ async def test_a_database_whose_first_migration_never_began_is_migrated(path: Pa
     database.close()
     await _opens(path)
     await _opens(path)
+
+
+async def test_an_index_that_counted_when_asked_is_counted_once_and_then_kept_up(path: Path) -> None:
+    index = SqlIndex(IndexConfig(path))
+    await index.open()
+    for number in range(3):
+        await index.add(index_entry(f"{number}", study=f"{number // 2}"), DuplicatePolicy.KEEP_FIRST)
+    before = await index.totals()
+    await index.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f"DROP TRIGGER {name}")
+        database.execute("DROP TABLE totals")
+        database.execute("UPDATE alembic_version SET version_num = '0002'")
+    await index.open()
+    assert await index.totals() == before
+    await index.add(index_entry("4"), DuplicatePolicy.KEEP_FIRST)
+    assert (await index.totals()).parts == 4
+    await index.close()

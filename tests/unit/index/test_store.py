@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 import textwrap
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +354,25 @@ async def test_a_disk_that_fails_while_a_spoilt_batch_is_retried_fails_only_what
     assert [type(result) for result in results].count(IndexUnavailable) == 1
     (lost,) = (e.location for e, r in zip(entries, results, strict=True) if isinstance(r, Exception))
     assert await index.unknown_locations([entry.location for entry in entries]) == [lost]
+
+
+async def test_the_totals_are_what_counting_finds_whatever_was_added_replaced_and_removed(
+    index: SqlIndex, path: Path
+) -> None:
+    policies = (KEEP_FIRST, DuplicatePolicy.PARTS, DuplicatePolicy.REPLACE)
+    for number in range(24):
+        study = str(number % 4)
+        entry = index_entry(
+            f"{number % 12}", b"%d" % number, study=study, series=study, patient_id=f"P{number % 3}"
+        )
+        await index.add(entry, policies[number % 3])
+    kept = [part.location for part in await index.list_parts()]
+    assert await index.remove(kept[::3]) > 0
+    tables = ("patients", "studies", "series", "instances", "parts")
+    counted = [_rows(path, f"SELECT count(*) FROM {table}")[0][0] for table in tables]
+    assert all(counted)
+    ((size_bytes,),) = _rows(path, "SELECT sum(size_bytes) FROM parts")
+    assert list(asdict(await index.totals()).values()) == [*counted, size_bytes]
 
 
 @pytest.mark.parametrize(
