@@ -22,7 +22,7 @@ from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.registry import ServiceRegistry
-from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
@@ -89,6 +89,7 @@ def build_storage_service(
     index: SqlIndex,
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
+    deletions: Deletions | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released."""
     return StorageService(
@@ -97,6 +98,7 @@ def build_storage_service(
         build_storage_service_config(settings),
         (measures or Measures()).reception,
         quarantine,
+        deletions=deletions,
     )
 
 
