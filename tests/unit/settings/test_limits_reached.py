@@ -15,6 +15,7 @@ SECTIONS = ("limits", "timeouts", "quarantine", "control", "index")
 """All settings of these are bounds."""
 OTHERS = frozenset(
     {
+        "close_timeout_seconds",
         "drain_timeout_seconds",
         "peers.idle_seconds",
         "storage.reserve_bytes",
@@ -98,6 +99,8 @@ REACHED_BY: dict[str, str] = {
     "storage.threads": "unit/storage/test_filesystem.py::test_no_more_calls_block_at_once_than_the_threads",
     "storage.write_buffer_bytes": "unit/storage/test_filesystem.py::"
     "test_tiny_fragments_cost_no_more_than_the_buffer",
+    "close_timeout_seconds": "integration/test_slow_disk.py::"
+    "test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending",
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",
     "peers.idle_seconds": "integration/test_access.py::"
     "test_an_idle_association_ends_when_its_peers_rules_say",
