@@ -6,7 +6,7 @@
 
 Every server is sent the same objects, then asked the same kinds of query by 1 and by 8 clients, each a
 process with an association of its own. The servers take turns, so that all meet the same state of the
-machine; those whose answers differ in number are named. Figures are ratios to be compared within one run only.
+machine; those whose answers differ in number are named. Compare ratios of one run only.
 """
 
 from __future__ import annotations
