@@ -4,6 +4,7 @@
 
     SCPServerError
     ├── ConfigurationError          wrong settings or usage; names the key            (exit code 2)
+    │   └── QueryError              a query that no identifier can say; names the key
     ├── ProtocolError               the peer broke PS3.8 or PS3.7: carries the A-ABORT it is told
     ├── LocalProtocolError          our own code asked for what the state forbids
     ├── AssociationError            there is no (more) association                    (exit code 3)
@@ -13,12 +14,14 @@
     │   ├── AssociationReleased     the peer released while we still wanted something
     │   └── AssociationLost         the transport ended without a word
     ├── OperationRefused            carries status, Error Comment and Offending Elements
+    │   ├── FindFailed              the peer ended our C-FIND with another status than success
     │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
     ├── StorageError                an object could not be written, read or deleted
     │   ├── StorageFull             no space (ENOSPC, EDQUOT, or the reserve)         (0xA700)
     │   └── ObjectNotFound          no object lies at that location
     └── IndexFailure                the index could not do it
         ├── IndexUnavailable        locked, full or failing now; trying again may help (0xA700)
+        ├── SearchInterrupted       a search was stopped by whoever asked for it
         └── IndexSchemaUnknown      written by a newer version, or not an index at all
 """
 
@@ -33,6 +36,10 @@ class SCPServerError(Exception):
 
 class ConfigurationError(SCPServerError):
     """The settings or the command line ask for something impossible; the text names the key."""
+
+
+class QueryError(ConfigurationError):
+    """A query that no identifier can say; the text names the key."""
 
 
 class ProtocolError(SCPServerError):
@@ -100,6 +107,18 @@ class OperationRefused(SCPServerError):
         self.offending_elements = tuple(offending_elements)
 
 
+class FindFailed(OperationRefused):
+    """The peer ended our C-FIND with a failure; what matched before was handed out already.
+
+    `status`, `comment` and `offending_elements` are the peer's.
+    """
+
+    def __str__(self) -> str:
+        tags = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in self.offending_elements)
+        parts = (f"C-FIND ended with status 0x{self.status:04X}", self.comment, tags)
+        return ": ".join(part for part in parts if part)
+
+
 class UnreadableDataset(OperationRefused):
     """The data set is structurally broken: cut, overrunning, too deep, or not a data set at all.
 
@@ -136,6 +155,10 @@ class IndexFailure(SCPServerError):
 
 class IndexUnavailable(IndexFailure):
     """The index is locked, full or failing now; trying again may help."""
+
+
+class SearchInterrupted(IndexFailure):
+    """A search was stopped by whoever asked for it."""
 
 
 class IndexSchemaUnknown(IndexFailure):

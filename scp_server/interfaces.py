@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -52,6 +52,8 @@ class PeerRules:
     duplicates: DuplicatePolicy | None = None
     """None: as for everybody."""
     dicos: DicosMode = DicosMode.AUTO
+    relational: bool | None = None
+    """Whether its queries are relational without having been negotiated as such; None: as for everybody."""
 
 
 @dataclass(slots=True)
@@ -70,6 +72,8 @@ class AssociationInfo:
     implementation_class_uid: str = ""
     implementation_version_name: str = ""
     contexts: dict[int, AcceptedContext] = field(default_factory=dict)
+    extended_negotiations: Mapping[str, bytes] = field(default_factory=dict)
+    """By SOP class, the service-class application information that was agreed on (PS3.7 D.3.3.5)."""
     is_dicos: bool = False
     """True with one of the DICOS application context names, or once the glued framing was used, unless
     `peer` says otherwise."""
@@ -124,6 +128,10 @@ class Operation(Protocol):
     @property
     def cancel_requested(self) -> bool:
         """A C-CANCEL-RQ for this operation has arrived (PS3.7 9.3.2.3), or the association has ended."""
+        ...
+
+    def when_cancelled(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called as soon as `cancel_requested` becomes true; now, where it is already."""
         ...
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:

@@ -5,15 +5,25 @@ Nothing heavy is imported here: `scp-server echo` is to answer at once.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scp_server.errors import AssociationError, ConfigurationError, SCPServerError
+from scp_server.cli.ending import end
+from scp_server.cli.options import (
+    AsJSON,
+    CalledAETitle,
+    CallingAETitle,
+    ConfigFile,
+    DataDir,
+    Host,
+    Port,
+    QuarantineIds,
+    Timeout,
+)
+from scp_server.cli.query_commands import find, worklist
 
 PROGRAM = "scp-server"
 
@@ -51,45 +61,6 @@ def _print_version(wanted: bool) -> None:
 
         print(f"{PROGRAM} {__version__}")
         raise typer.Exit
-
-
-def _ae_title(text: str) -> str:
-    """An AE title that a request can carry (PS3.8 9.3.2), for the commands that do not load the settings."""
-    title = text.strip(" ")
-    if not (0 < len(title) <= 16 and title.isascii() and title.isprintable()) or "\\" in title:
-        raise typer.BadParameter("must be 1 to 16 printable ASCII characters without a backslash")
-    return title
-
-
-Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Name or address of the peer.")]
-Port = Annotated[int, typer.Option("--port", metavar="N", min=1, max=65_535, help="TCP port of the peer.")]
-CalledAETitle = Annotated[
-    str, typer.Option("--ae-title", metavar="CALLED", callback=_ae_title, help="AE title of the peer.")
-]
-CallingAETitle = Annotated[
-    str, typer.Option("--calling-ae-title", metavar="T", callback=_ae_title, help="Our own AE title.")
-]
-Timeout = Annotated[
-    float,
-    typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long the peer may take for each answer."),
-]
-AsJSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, for machines.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default=False)
-]
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        metavar="DIR",
-        help="Data folder of the server; default SCP_SERVER_DATA_DIR, else ./scp-data.",
-        show_default=False,
-    ),
-]
-QuarantineIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids that quarantine list shows.", show_default=False)
-]
 
 
 @app.callback()
@@ -157,7 +128,7 @@ def serve(
             "log.level": log_level,
         }
     )
-    _end(lambda: run_server(config, overrides))
+    end(lambda: run_server(config, overrides))
 
 
 @app.command()
@@ -181,7 +152,7 @@ def demo(
     """
     from scp_server.cli.demo import run_demo
 
-    _end(lambda: run_demo(once=once, pictures=pictures, as_json=as_json))
+    end(lambda: run_demo(once=once, pictures=pictures, as_json=as_json))
 
 
 @app.command()
@@ -201,7 +172,7 @@ def echo(
     from scp_server.cli.peer import Peer
 
     peer = Peer(host, port, ae_title, calling_ae_title, timeout)
-    _end(lambda: run_echo(peer, as_json=as_json))
+    end(lambda: run_echo(peer, as_json=as_json))
 
 
 @app.command()
@@ -232,7 +203,11 @@ def store(
     from scp_server.cli.store import run_store
 
     peer = Peer(host, port, ae_title, calling_ae_title, timeout)
-    _end(lambda: run_store(inputs, peer, as_json=as_json))
+    end(lambda: run_store(inputs, peer, as_json=as_json))
+
+
+app.command()(find)
+app.command()(worklist)
 
 
 @config_app.command("check")
@@ -246,7 +221,7 @@ def config_check(
     """
     from scp_server.cli.config import run_check
 
-    _end(lambda: run_check(file, as_json=as_json))
+    end(lambda: run_check(file, as_json=as_json))
 
 
 @config_app.command("show")
@@ -257,7 +232,7 @@ def config_show(config: ConfigFile = None, as_json: AsJSON = False) -> None:
     """
     from scp_server.cli.config import run_show
 
-    _end(lambda: run_show(config, as_json=as_json))
+    end(lambda: run_show(config, as_json=as_json))
 
 
 @app.command()
@@ -272,7 +247,7 @@ def status(
     """
     from scp_server.cli.status import run_status
 
-    _end(lambda: run_status(data_dir, watch=watch, as_json=as_json))
+    end(lambda: run_status(data_dir, watch=watch, as_json=as_json))
 
 
 @quarantine_app.command("list")
@@ -283,7 +258,7 @@ def quarantine_list(data_dir: DataDir = None, as_json: AsJSON = False) -> None:
     """
     from scp_server.cli.quarantine import run_list
 
-    _end(lambda: run_list(data_dir, as_json=as_json))
+    end(lambda: run_list(data_dir, as_json=as_json))
 
 
 @quarantine_app.command("show")
@@ -298,7 +273,7 @@ def quarantine_show(
     """
     from scp_server.cli.quarantine import run_show
 
-    _end(lambda: run_show(object_id, data_dir, as_json=as_json))
+    end(lambda: run_show(object_id, data_dir, as_json=as_json))
 
 
 @quarantine_app.command("release")
@@ -311,7 +286,7 @@ def quarantine_release(ids: QuarantineIds, data_dir: DataDir = None, as_json: As
     """
     from scp_server.cli.quarantine import run_release
 
-    _end(lambda: run_release(ids, data_dir, as_json=as_json))
+    end(lambda: run_release(ids, data_dir, as_json=as_json))
 
 
 @quarantine_app.command("drop")
@@ -322,7 +297,7 @@ def quarantine_drop(ids: QuarantineIds, data_dir: DataDir = None, as_json: AsJSO
     """
     from scp_server.cli.quarantine import run_drop
 
-    _end(lambda: run_drop(ids, data_dir, as_json=as_json))
+    end(lambda: run_drop(ids, data_dir, as_json=as_json))
 
 
 @index_app.command("rebuild")
@@ -337,7 +312,7 @@ def index_rebuild(config: ConfigFile = None, data_dir: DataDir = None, as_json: 
     """
     from scp_server.cli.index import run_rebuild
 
-    _end(lambda: run_rebuild(config, data_dir, as_json=as_json))
+    end(lambda: run_rebuild(config, data_dir, as_json=as_json))
 
 
 @index_app.command("verify")
@@ -367,7 +342,7 @@ def index_verify(
     """
     from scp_server.cli.index import run_verify
 
-    _end(
+    end(
         lambda: run_verify(
             config, data_dir, digest=digest, repair=repair, drop_danglers=drop_danglers, as_json=as_json
         )
@@ -402,7 +377,7 @@ def delete(
     """
     from scp_server.cli.delete import run_delete
 
-    _end(
+    end(
         lambda: run_delete(
             config, data_dir, study=study, series=series, instance=instance, yes=yes, as_json=as_json
         )
@@ -429,7 +404,7 @@ def backup(
     """
     from scp_server.cli.backup import run_backup
 
-    _end(lambda: run_backup(config, data_dir, output, copy_objects=copy_objects, as_json=as_json))
+    end(lambda: run_backup(config, data_dir, output, copy_objects=copy_objects, as_json=as_json))
 
 
 @app.command("restore")
@@ -445,33 +420,7 @@ def restore(
     """
     from scp_server.cli.backup import run_restore
 
-    _end(lambda: run_restore(config, data_dir, source, as_json=as_json))
-
-
-def _end(command: Callable[[], int]) -> None:
-    """Run a command and end with its exit code; what it raises on purpose becomes one."""
-    from scp_server.cli.output import ExitCode, complain
-
-    try:
-        code = command()
-        sys.stdout.flush()
-    except ConfigurationError as error:
-        complain(str(error))
-        code = ExitCode.USAGE
-    except AssociationError as error:
-        complain(str(error))
-        code = ExitCode.NO_ASSOCIATION
-    except SCPServerError as error:
-        complain(str(error))
-        code = ExitCode.FAILED
-    except KeyboardInterrupt:
-        complain("interrupted")
-        code = ExitCode.FAILED
-    except BrokenPipeError:
-        # What is still in the buffer has no reader; the interpreter must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.FAILED
-    raise typer.Exit(int(code))
+    end(lambda: run_restore(config, data_dir, source, as_json=as_json))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

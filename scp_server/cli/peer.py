@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scp_server.net.requestor import Requestor
+    from scp_server.objects.query_model import QueryOptions
 
 Context = tuple[str, str]
 """Abstract syntax and transfer syntax of one presentation context."""
@@ -26,7 +27,9 @@ class Peer:
     def __str__(self) -> str:
         return f"{self.called_ae_title} at {self.host}:{self.port}"
 
-    def requestor(self, contexts: Sequence[tuple[str, Sequence[str]]]) -> Requestor:
+    def requestor(
+        self, contexts: Sequence[tuple[str, Sequence[str]]], query_options: QueryOptions | None = None
+    ) -> Requestor:
         """An association to this peer, not yet asked for."""
         from scp_server.net.requestor import Requestor, RequestorConfig
         from scp_server.protocol.limits import Limits
@@ -38,6 +41,7 @@ class Peer:
             called_ae_title=self.called_ae_title,
             calling_ae_title=self.calling_ae_title,
             contexts=contexts,
+            query_options=query_options,
             config=RequestorConfig(
                 limits=Limits(idle_seconds=0.0, response_seconds=seconds, dimse_seconds=seconds),
                 connect_seconds=seconds,

@@ -12,7 +12,9 @@ the tables' own primary keys end in `_key` and mean nothing outside the index. T
 
 An Object of Inspection (DICOS) is a patient here, a scan a study. An object without a Patient ID belongs to
 a patient of its own study, named by `unidentified_study_instance_uid`, so that unknown patients of different
-studies never become one. Absent text is the empty string in a key, NULL elsewhere.
+studies never become one. Absent text is the empty string in a key, NULL elsewhere. Text is in normal form C,
+dates are YYYYMMDD where they can be read, and `patient_name_folded` is what names are looked for in
+(`objects/folding.py`).
 
 `discarded_objects` names files whose rows are gone and that are still to be deleted.
 
@@ -91,11 +93,12 @@ patients = Table(
     Column("issuer_of_patient_id", Text, nullable=False),
     Column("unidentified_study_instance_uid", Text, nullable=False),
     *_text("type_of_patient_id", "patient_name", "patient_birth_date", "patient_sex", "ooi_type"),
+    *_text("patient_name_folded"),
     UniqueConstraint(
         "patient_id", "issuer_of_patient_id", "unidentified_study_instance_uid", name="uq_patients_identity"
     ),
 )
-Index(None, patients.c.patient_name)
+Index(None, patients.c.patient_name_folded)
 _where_present(patients, "ooi_type")
 
 studies = Table(
@@ -130,6 +133,9 @@ series = Table(
 Index(None, series.c.series_instance_uid)
 Index(None, series.c.modality, series.c.study_key)
 
+SPARSE_INSTANCE_COLUMNS = ("alarm_decision", "alarm_decision_time", "threat_categories", "assessment_flags")
+"""What only threat detection reports have, and is searched for in the whole archive."""
+
 instances = Table(
     "instances",
     metadata,
@@ -142,10 +148,12 @@ instances = Table(
     *_text("specific_character_set", "dicos_version", "tdr_type", "alarm_decision", "alarm_decision_time"),
     *_text("abort_flag"),
     *_integers("number_of_total_objects", "number_of_alarm_objects"),
+    *_text("threat_categories", "assessment_flags"),
     UniqueConstraint("sop_instance_uid"),
 )
 Index(None, instances.c.series_key)
-_where_present(instances, "alarm_decision")
+for _sparse in SPARSE_INSTANCE_COLUMNS:
+    _where_present(instances, _sparse)
 
 parts = Table(
     "parts",

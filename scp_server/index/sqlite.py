@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,9 @@ JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 """A log that grew beyond this while a reader held it back is cut when it is reused."""
 
 PREPARED_STATEMENTS = 256
+
+STEPS_BETWEEN_QUESTIONS = 500_000
+"""Of SQLite's virtual machine, some milliseconds: the interpreter lock has to be won for every question."""
 
 
 def writer_engine(path: Path, *, synchronous_full: bool, busy_timeout_seconds: float) -> Engine:
@@ -65,6 +69,21 @@ def reader_engine(path: Path, *, connections: int, busy_timeout_seconds: float) 
     )
     _on_connect(engine, ("query_only = ON", "temp_store = MEMORY", f"cache_size = -{READER_CACHE_KIB}"))
     return engine
+
+
+@contextmanager
+def stoppable(connection: Connection, stopped: Callable[[], bool]) -> Iterator[None]:
+    """Within, a statement that runs fails (SQLITE_INTERRUPT) soon after `stopped` answers True.
+
+    SQLite asks, rather than being told by `sqlite3.Connection.interrupt`: that has no effect on a statement
+    which is just about to start, and one that comes late hits whoever uses the connection next.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    driver.set_progress_handler(stopped, STEPS_BETWEEN_QUESTIONS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
 
 
 def check_file(path: Path) -> None:

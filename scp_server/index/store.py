@@ -16,19 +16,22 @@ from sqlalchemy import Connection, Engine, bindparam, select
 from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry, IndexTotals, PartRecord, Scope
 from scp_server.index.batching import BatchQueue
+from scp_server.index.failures import unavailable
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, page_of_parts
 from scp_server.index.removal import RemoveRequest
 from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
+from scp_server.index.search import Judge, Search
+from scp_server.index.searching import SearchThreads, SqlSearch
 from scp_server.index.sqlite import reader_engine
-from scp_server.index.transactions import IndexConfig, IndexWriter, unavailable
+from scp_server.index.transactions import IndexConfig, IndexWriter
 from scp_server.index.writer import AddRequest
 from scp_server.observability.measures import IndexMeasures
 
 __all__ = ["IndexConfig", "SqlIndex"]
 
 READERS = 2
-"""Threads, and connections, for reading."""
+"""Threads, and connections, for reading anything but searches."""
 
 MAX_LOCATIONS_PER_STATEMENT = 512
 
@@ -62,6 +65,9 @@ class SqlIndex:
         self._queue: BatchQueue[AddRequest | RemoveRequest, AddResult | int] | None = None
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
+        self._searches = SearchThreads(
+            config.path, readers=config.readers, busy_timeout_seconds=config.busy_timeout_seconds
+        )
 
     async def open(self) -> None:
         """Create or migrate, and make ready. Raises IndexSchemaUnknown or IndexUnavailable.
@@ -80,6 +86,7 @@ class SqlIndex:
         self._reader = reader_engine(
             self._config.path, connections=READERS, busy_timeout_seconds=self._config.busy_timeout_seconds
         )
+        self._searches.open()
         self._queue = BatchQueue(
             self._writer.perform,
             self._writer.finish,
@@ -94,9 +101,10 @@ class SqlIndex:
         """Write what was accepted, then close. May be called twice, and after `open` failed."""
         queue, threads, reader = self._queue, self._threads, self._reader
         self._threads = self._reader = None
+        self._searches.stop()
         if threads is not None and reader is not None:
             # Readers go first: the last connection to close folds the log into the database.
-            await asyncio.get_running_loop().run_in_executor(None, _shut, threads, reader)
+            await asyncio.get_running_loop().run_in_executor(None, _shut, self._searches, threads, reader)
         if queue is not None:
             await queue.close()
             self._queue = None
@@ -173,6 +181,10 @@ class SqlIndex:
 
         return await self._read(read)
 
+    def search(self, search: Search, judge: Judge[T]) -> SqlSearch[T]:
+        """Look for entities, in a thread of its own (see `Index.search`)."""
+        return SqlSearch(self._searches, search, judge)
+
     async def totals(self) -> IndexTotals:
         """How much is kept, at one moment: read, not counted, however much it is."""
 
@@ -193,6 +205,7 @@ class SqlIndex:
         return await asyncio.get_running_loop().run_in_executor(threads, run)
 
 
-def _shut(threads: ThreadPoolExecutor, reader: Engine) -> None:
+def _shut(searches: SearchThreads, threads: ThreadPoolExecutor, reader: Engine) -> None:
+    searches.close()
     threads.shutdown(wait=True)
     reader.dispose()

@@ -25,9 +25,10 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from scp_server.errors import IndexFailure, IndexSchemaUnknown, IndexUnavailable
+from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.index import migrations
 from scp_server.index.base import AddResult
+from scp_server.index.failures import reason, unavailable
 from scp_server.index.removal import RemoveRequest, remove_parts
 from scp_server.index.replacing import forget_discarded
 from scp_server.index.spare import SpareFile
@@ -50,12 +51,16 @@ class IndexConfig:
     """How long another process may hold the database before the index is unavailable."""
     spare_bytes: int = 0
     """Kept in a file beside the database, for opening it on a full disk; 0 keeps none."""
+    readers: int = 2
+    """Threads for searches, each with a connection. What else is read has threads of its own."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_batch <= 256:
             raise ValueError(f"max_batch must be from 1 to 256, not {self.max_batch}")
         if self.max_queue < 1:
             raise ValueError(f"max_queue must be at least 1, not {self.max_queue}")
+        if self.readers < 1:
+            raise ValueError(f"readers must be at least 1, not {self.readers}")
 
 
 class IndexWriter:
@@ -154,7 +159,7 @@ class IndexWriter:
             if isinstance(error, IndexUnavailable):
                 return error
             self.close()
-            failure = IndexUnavailable(f"the index {self._config.path} failed: {_reason(error)}")
+            failure = IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}")
             failure.__cause__ = error
             return failure
         self._entries.forget_places()
@@ -181,7 +186,7 @@ class IndexWriter:
         except IndexUnavailable as error:
             return error
         except Exception as error:
-            failure = IndexFailure(f"the index cannot record this instance: {_reason(error)}")
+            failure = IndexFailure(f"the index cannot record this instance: {reason(error)}")
             failure.__cause__ = error
             return failure
 
@@ -199,7 +204,7 @@ class IndexWriter:
             self._entries.forget()
             if isinstance(error, (SQLAlchemyError, sqlite3.Error)) and not _is_entrys_fault(error):
                 self.close()
-                raise IndexUnavailable(f"the index {self._config.path} failed: {_reason(error)}") from error
+                raise IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}") from error
             raise
 
     @contextmanager
@@ -245,21 +250,3 @@ def _same_failure(error: IndexUnavailable) -> IndexUnavailable:
     copy = IndexUnavailable(str(error))
     copy.__cause__ = error.__cause__
     return copy
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, without the statement and its values, which may identify a patient."""
-    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
-    return f"{cause}" if isinstance(cause, (sqlite3.Error, OSError)) else type(cause).__name__
-
-
-@contextmanager
-def unavailable(path: Path) -> Iterator[None]:
-    """Turn what a database or file system raises into an IndexFailure."""
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise IndexSchemaUnknown(f"{path} is not a database, so it cannot be the index") from error
-        raise IndexUnavailable(f"the index {path} failed: {_reason(error)}") from error

@@ -122,6 +122,15 @@ class PeerEntry:
                 refused_sop_classes=policy.refused_sop_classes | classes,
                 refuses_storage=policy.refuses_storage or PeerService.STORE in refused,
             )
+        relational = self.rules.relational
+        if relational is not None:
+            policy = dataclasses.replace(
+                policy,
+                extended_negotiations={
+                    uid: bytes([relational]) + information[1:]
+                    for uid, information in policy.extended_negotiations.items()
+                },
+            )
         if self.rules.dicos is DicosMode.NEVER:
             names = policy.application_context_names & {DICOM_APPLICATION_CONTEXT}
             policy = dataclasses.replace(policy, application_context_names=names)

@@ -40,6 +40,10 @@ class Admission(NamedTuple):
                 for context in self.answer.presentation_contexts
                 if context.result == ContextResult.ACCEPTANCE
             },
+            extended_negotiations={
+                item.sop_class_uid: item.application_information
+                for item in self.answer.user_information.extended_negotiations
+            },
             peer=None if self.peer is None else self.peer.rules,
         )
 

@@ -257,7 +257,7 @@ class Connection(AssociationTransport):
             return
         operation = self._unanswered.get(message.message_id_being_responded_to)
         if operation is not None:
-            operation.cancel_requested = True
+            operation.cancel()
 
     def _dataset_fragment(self, event: DatasetFragment) -> None:
         operation = self._receiving

@@ -23,6 +23,7 @@ class PerformedOperation:
     """An `Operation` of one association."""
 
     __slots__ = (
+        "_cancel_callbacks",
         "_end",
         "_send",
         "_service",
@@ -31,6 +32,7 @@ class PerformedOperation:
         "context",
         "dataset",
         "request",
+        "responses",
         "started_at",
         "status",
         "task",
@@ -51,23 +53,41 @@ class PerformedOperation:
         self.dataset = dataset
         self.cancel_requested = False
         self.started_at = time.monotonic()
+        self.responses = 0
+        """Pending ones that were sent."""
         self.status: int | None = None
         """What the peer was told; None while it was told nothing."""
         self.task: asyncio.Task[None] | None = None
         self._service = service
         self._send = send
         self._end: AssociationError | None = None
+        self._cancel_callbacks: list[Callable[[], None]] = []
+
+    def when_cancelled(self, callback: Callable[[], None]) -> None:
+        """See `Operation.when_cancelled`."""
+        if self.cancel_requested:
+            callback()
+        else:
+            self._cancel_callbacks.append(callback)
+
+    def cancel(self) -> None:
+        """A C-CANCEL-RQ names this operation: tell the service, which answers in its own time."""
+        self.cancel_requested = True
+        callbacks, self._cancel_callbacks = self._cancel_callbacks, []
+        for callback in callbacks:
+            callback()
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:
         """See `Operation.send`."""
         await self._send(self, response, dataset)
+        self.responses += 1
         # Where the peer reads fast enough nothing above waits; a C-CANCEL-RQ must still be seen.
         await asyncio.sleep(0)
 
     def association_ended(self, error: AssociationError) -> None:
         """No answer is of use any more; whoever waits for the rest of the data set gets `error`."""
-        self.cancel_requested = True
         self._end = error
+        self.cancel()
         self.dataset.fail(error)
 
     async def perform(self) -> None:
@@ -130,6 +150,8 @@ class PerformedOperation:
             fields["sop_class_uid"] = peer_text(self.request.affected_sop_class_uid)
             fields["sop_instance_uid"] = peer_text(self.request.affected_sop_instance_uid)
             fields["transfer_syntax_uid"] = self.context.transfer_syntax
+        if self.responses:
+            fields["responses"] = self.responses
         if error:
             fields["error"] = peer_text(error)
         emit(

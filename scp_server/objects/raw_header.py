@@ -14,7 +14,7 @@ from scp_server.objects.dictionary import vr_of
 from scp_server.objects.raw_elements import Gap, IndexedElement, KeptBytes, elements, items
 from scp_server.objects.text import decode_text
 from scp_server.objects.uids import TransferSyntax, clean_uid, is_dicos_sop_class
-from scp_server.objects.vr import CHARACTER_SET_VRS, SINGLE_VALUED_TEXT_VRS, TEXT_VRS, numbers
+from scp_server.objects.vr import CHARACTER_SET_VRS, SINGLE_VALUED_TEXT_VRS, TEXT_VRS, numbers, tags_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -148,20 +148,7 @@ class AttributeSource:
         vr, value = self.vr(tag), self.raw(tag)
         if not vr or not value:
             return []
-        if vr == "AT":
-            words = [int(number) for number in numbers("US", value, self.little_endian)]
-            return [high << 16 | low for high, low in zip(words[::2], words[1::2], strict=False)]
-        if vr not in TEXT_VRS:
-            return list(numbers(vr, value, self.little_endian))
-        text = decode_text(value, self._charset if vr in CHARACTER_SET_VRS else None)
-        if vr in SINGLE_VALUED_TEXT_VRS:
-            return [text.rstrip(" \0")]
-        values = [part.strip(" \0") for part in text.split("\\")]
-        if vr == "IS":
-            return [_integer(part) for part in values]
-        if vr == "DS":
-            return [_decimal(part) for part in values]
-        return list(values)
+        return decode_value(vr, value, self._charset, self.little_endian)
 
     def items(self, tag: int) -> Iterator[RawItem]:
         """The items of a sequence, one at a time; none where the element is absent or no sequence.
@@ -267,6 +254,23 @@ class RawHeader(AttributeSource):
         from scp_server.objects.pydicom_bridge import to_dataset
 
         return to_dataset(self)
+
+
+def decode_value(vr: str, value: bytes, charset: bytes | None, little_endian: bool) -> list[Scalar]:
+    """The values of an element that is not empty, as `AttributeSource.value` gives them."""
+    if vr == "AT":
+        return list(tags_of(value, little_endian))
+    if vr not in TEXT_VRS:
+        return list(numbers(vr, value, little_endian))
+    text = decode_text(value, charset if vr in CHARACTER_SET_VRS else None)
+    if vr in SINGLE_VALUED_TEXT_VRS:
+        return [text.rstrip(" \0")]
+    values = [part.strip(" \0") for part in text.split("\\")]
+    if vr == "IS":
+        return [_integer(part) for part in values]
+    if vr == "DS":
+        return [_decimal(part) for part in values]
+    return list(values)
 
 
 def _integer(text: str) -> Scalar:

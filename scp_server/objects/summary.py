@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 from scp_server.errors import OperationRefused
+from scp_server.objects.folding import canonical_date, folded_name, normal_text
 from scp_server.objects.header_tap import DEFAULT_LIMITS, TapLimits
 from scp_server.objects.raw_header import AttributeSource, RawHeader
 from scp_server.objects.text import decode_text
 from scp_server.objects.uids import clean_uid, is_valid_uid
 from scp_server.objects.vr import tag_text
+
+T = TypeVar("T")
 
 MAX_TEXT_CHARACTERS: Final = 1_024
 """Longest text of a column; the whole value stays in the raw header."""
@@ -20,7 +24,8 @@ CANNOT_UNDERSTAND: Final = 0xC000
 
 _MAX_TEXT_BYTES: Final = 8 * MAX_TEXT_CHARACTERS
 """Most bytes that are decoded for a column: characters take at most four, and some escape sequences."""
-_INTEGER_LIMIT: Final = 1 << 31
+INTEGER_LIMIT: Final = 1 << 31
+"""Columns have integers below this, and from its negative on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,9 @@ class InstanceSummary:
     """The index's columns of one object.
 
     The four UIDs are cleaned and valid (`uids.is_valid_uid`). Everything else is None where the object has
-    no such attribute, an empty one, or one that cannot be read. Text is Unicode, without outer spaces and
-    without NUL, at most `MAX_TEXT_CHARACTERS`; dates and times are the object's own text.
+    no such attribute, an empty one, or one that cannot be read. Text is Unicode in normal form C, without
+    outer spaces and without NUL, at most `MAX_TEXT_CHARACTERS`; dates and times are the object's own text,
+    but for dates of the old form, which become YYYYMMDD.
     """
 
     sop_class_uid: str
@@ -85,9 +91,18 @@ class InstanceSummary:
     abort_flag: str | None = None
     number_of_total_objects: int | None = None
     number_of_alarm_objects: int | None = None
+    threat_categories: str | None = None
+    r"""The distinct values in Threat Sequence > ATD Assessment Sequence, like `\EXPLOSIVE\OTHER\`."""
+    assessment_flags: str | None = None
+    """Assessment Flag (4010,1015) in the same way."""
 
     referenced_sop_instance_uids: tuple[str, ...] = ()
     """Instances this one refers to (a TDR's images, source images, evidence), each once, valid ones only."""
+
+    @property
+    def patient_name_folded(self) -> str | None:
+        """What the name is looked for in."""
+        return None if self.patient_name is None else folded_name(self.patient_name)
 
 
 _TEXT: Final = {
@@ -128,6 +143,7 @@ _TEXT: Final = {
     "alarm_decision_time": 0x4010102B,
     "abort_flag": 0x40101024,
 }
+_DATES: Final = ("patient_birth_date", "study_date", "series_date", "content_date")
 _NUMBER_OF_FRAMES: Final = 0x00280008
 _INTEGERS: Final = {
     "series_number": 0x00200011,
@@ -139,6 +155,15 @@ _INTEGERS: Final = {
     "number_of_total_objects": 0x40101033,
     "number_of_alarm_objects": 0x40101034,
 }
+COLUMN_TAGS: Final = {
+    "sop_class_uid": 0x00080016,
+    "sop_instance_uid": 0x00080018,
+    "study_instance_uid": 0x0020000D,
+    "series_instance_uid": 0x0020000E,
+    **_TEXT,
+    **_INTEGERS,
+}
+"""The attribute behind each field of `InstanceSummary` that is one attribute."""
 _TEXT_INTEGERS: Final = frozenset((0x00200011, 0x00200013, _NUMBER_OF_FRAMES))
 """Those that are IS where the stream has no VR; the others are US. DICOS has US for the frames, too."""
 
@@ -149,12 +174,17 @@ _REQUIRED: Final = (
     (0x0020000E, "Series Instance UID"),
 )
 
+_THREAT_SEQUENCE: Final = 0x40101011
+_ASSESSMENTS: Final = (_THREAT_SEQUENCE, 0x40101038)
+_THREAT_CATEGORY: Final = 0x40101012
+_ASSESSMENT_FLAG: Final = 0x40101015
+
 _REFERENCED_SERIES: Final = 0x00081115
 _REFERENCED_SOP: Final = 0x00081199
 _REFERENCED_INSTANCE: Final = 0x0008114A
 _REFERENCED_SOP_INSTANCE_UID: Final = 0x00081155
 _REFERENCE_PATHS: Final = (
-    (0x40101011, 0x40101037, _REFERENCED_INSTANCE),
+    (_THREAT_SEQUENCE, 0x40101037, _REFERENCED_INSTANCE),
     (_REFERENCED_INSTANCE,),
     (0x00081140,),
     (0x00082112,),
@@ -186,13 +216,7 @@ def summarize(header: RawHeader, limits: TapLimits = DEFAULT_LIMITS) -> Instance
     Raises OperationRefused (0xC000, with the offending element) when one of the four UIDs is missing or not
     valid; nothing else in an object makes this fail.
     """
-    steps = summarizing(header, limits)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            summary: InstanceSummary = end.value
-            return summary
+    return _ended(summarizing(header, limits))
 
 
 def summarizing(header: RawHeader, limits: TapLimits) -> Generator[None, None, InstanceSummary]:
@@ -202,6 +226,12 @@ def summarizing(header: RawHeader, limits: TapLimits) -> Generator[None, None, I
     columns: dict[str, Any] = {name: _text(raw, charset) for name, raw in header.raw_values(_TEXT).items()}
     for name, raw in header.raw_values(_INTEGERS).items():
         columns[name] = _integer(header, _INTEGERS[name], raw)
+    for name in _DATES:
+        if date := columns.get(name):
+            columns[name] = canonical_date(date)
+    if _THREAT_SEQUENCE in header:
+        categories, flags = yield from _assessing(header, limits)
+        columns["threat_categories"], columns["assessment_flags"] = categories, flags
     return InstanceSummary(
         sop_class_uid=sop_class,
         sop_instance_uid=sop_instance,
@@ -228,7 +258,7 @@ def _text(raw: bytes, charset: bytes | None) -> str | None:
         text = decode_text(raw[:_MAX_TEXT_BYTES], charset)
     if "\0" in text:
         text = text.replace("\0", "")
-    return text.strip()[:MAX_TEXT_CHARACTERS].rstrip() or None
+    return normal_text(text).strip()[:MAX_TEXT_CHARACTERS].rstrip() or None
 
 
 def _integer(header: RawHeader, tag: int, raw: bytes) -> int | None:
@@ -238,7 +268,7 @@ def _integer(header: RawHeader, tag: int, raw: bytes) -> int | None:
         is_text = tag in _TEXT_INTEGERS and not (tag == _NUMBER_OF_FRAMES and header.is_dicos)
         vr = b"IS" if is_text else b"US"
     number = _text_number(raw) if vr in (b"IS", b"DS") else _binary_number(raw, vr, header.little_endian)
-    return number if number is not None and -_INTEGER_LIMIT <= number < _INTEGER_LIMIT else None
+    return number if number is not None and -INTEGER_LIMIT <= number < INTEGER_LIMIT else None
 
 
 def _binary_number(raw: bytes, vr: bytes, little_endian: bool) -> int | None:
@@ -259,7 +289,50 @@ def _text_number(raw: bytes) -> int | None:
         number = float(text)
     except ValueError:
         return None
-    return int(number) if number.is_integer() and abs(number) < _INTEGER_LIMIT else None
+    return int(number) if number.is_integer() and abs(number) < INTEGER_LIMIT else None
+
+
+def assessments(header: AttributeSource, limits: TapLimits = DEFAULT_LIMITS) -> tuple[str | None, str | None]:
+    """The distinct threat categories and assessment flags in a report, each joined and wrapped by `\\`.
+
+    Those of the first `limits.max_reference_items` items, up to `MAX_TEXT_CHARACTERS`; None where there are
+    none.
+    """
+    return _ended(_assessing(header, limits))
+
+
+def _assessing(
+    header: AttributeSource, limits: TapLimits
+) -> Generator[None, None, tuple[str | None, str | None]]:
+    found: tuple[dict[str, None], dict[str, None]] = ({}, {})
+    charset = header.specific_character_set
+    for item in islice(_items_along(header, _ASSESSMENTS), limits.max_reference_items):
+        yield
+        if item is None:
+            continue
+        for values, tag in zip(found, (_THREAT_CATEGORY, _ASSESSMENT_FLAG), strict=True):
+            text = _text(item.raw(tag) or b"", charset)
+            values.update(dict.fromkeys(part.strip() for part in text.split("\\")) if text else {})
+    categories, flags = [_wrapped(values) for values in found]
+    return categories, flags
+
+
+def _ended(steps: Generator[None, None, T]) -> T:
+    """What steps come to, all at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def _wrapped(values: Iterable[str]) -> str | None:
+    text = "\\"
+    for value in filter(None, values):
+        if len(text) + len(value) < MAX_TEXT_CHARACTERS:
+            text += f"{value}\\"
+    return text if len(text) > 1 else None
 
 
 def _references(header: RawHeader, limits: TapLimits) -> Generator[None, None, tuple[str, ...]]:
@@ -280,7 +353,7 @@ def _references(header: RawHeader, limits: TapLimits) -> Generator[None, None, t
     return tuple(found)
 
 
-def _items_along(header: RawHeader, path: tuple[int, ...]) -> Iterator[AttributeSource | None]:
+def _items_along(header: AttributeSource, path: tuple[int, ...]) -> Iterator[AttributeSource | None]:
     """The items of the last sequence of `path`; None for each item on the way there."""
     stack = [header.items(path[0])]
     while stack:

@@ -1,4 +1,7 @@
-"""Decoding text by Specific Character Set (0008,0005), never failing (PS3.3 C.12.1.1.2, PS3.5 6.1)."""
+"""Text by Specific Character Set (0008,0005): decoding, which never fails, and encoding (PS3.5 6.1).
+
+The defined terms are those of PS3.3 C.12.1.1.2.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,8 @@ _SINGLE_BYTE_CODECS: Final = {
     "IR 159": "ascii",
 }
 """By the number in the defined term. The last two are only reached through an escape sequence."""
+_JIS_X_0201: Final = "shift_jis"
+"""Its single bytes are JIS X 0201; the others are not of ISO-IR 13."""
 _WHOLE_CODECS: Final = {"GB18030": "gb18030", "GBK": "gbk"}
 
 _TERM = re.compile(r"ISO[ _]?(?:2022[ _]|8859-)?(IR[ _]?)?(\d+)").fullmatch
@@ -73,22 +78,47 @@ _ESCAPES: Final = {
     b"$)A": _Escape("gb2312", b"", True),
 }
 """By what follows the ESC (PS3.3 C.12.1.1.2, Tables C.12-3 and C.12-4)."""
+_DESIGNATIONS: Final = {
+    "IR 6": b"(B",
+    "IR 13": b")I",
+    "IR 100": b"-A",
+    "IR 101": b"-B",
+    "IR 109": b"-C",
+    "IR 110": b"-D",
+    "IR 144": b"-L",
+    "IR 127": b"-G",
+    "IR 126": b"-F",
+    "IR 138": b"-H",
+    "IR 148": b"-M",
+    "IR 203": b"-b",
+    "IR 166": b"-T",
+    "IR 87": b"$B",
+    "IR 159": b"$(D",
+    "IR 149": b"$)C",
+    "IR 58": b"$)A",
+}
+"""What designates a term's character set: what is beyond ASCII in it, where it has two."""
+_MULTI_BYTE_G0: Final = frozenset([b"$B", b"$(D"])
+_SINGLE_BYTE_DESIGNATIONS: Final = frozenset(_ESCAPES) - _MULTI_BYTE_G0 - {b"$)C", b"$)A"}
 _DELIMITER = re.compile(rb"[\\^=\r\n\f\t]")
+_DELIMITERS: Final = frozenset("\\^=\r\n\f\t")
 
 
 def codec_of(specific_character_set: bytes | None) -> str:
     """The Python codec of text without escape sequences; ASCII where the term is absent or unknown."""
     if not specific_character_set:
         return "ascii"
-    first = specific_character_set.split(b"\\", 1)[0].decode("latin-1").strip(" \0").upper()
-    if first in _WHOLE_CODECS:
-        return _WHOLE_CODECS[first]
-    match = _TERM(first)
+    first = _plain_term(specific_character_set.split(b"\\", 1)[0])
+    return _WHOLE_CODECS.get(first) or _SINGLE_BYTE_CODECS.get(first, "ascii")
+
+
+def _plain_term(term: bytes) -> str:
+    """A defined term without what precedes its number: `IR 100`; also of the spellings that are around."""
+    text = term.decode("latin-1").strip(" \0").upper()
+    match = _TERM(text)
     if match is None:
-        return "ascii"
-    if match[1] is None:
-        return _SINGLE_BYTE_CODECS.get(_PART_OF_8859.get(match[2], ""), "ascii")
-    return _SINGLE_BYTE_CODECS.get(f"IR {match[2]}", "ascii")
+        return text if text in _WHOLE_CODECS else ""
+    return _PART_OF_8859.get(match[2], "") if match[1] is None else f"IR {match[2]}"
 
 
 def decode_text(value: bytes, specific_character_set: bytes | None) -> str:
@@ -121,5 +151,80 @@ def _decode_escaped(piece: bytes, initial_codec: str) -> str:
         text, rest = piece[length:], b""
         if escape.resets and (delimiter := _DELIMITER.search(text)):
             text, rest = text[: delimiter.start()], text[delimiter.start() :]
-        return (escape.prefix + text).decode(escape.codec, "replace") + rest.decode(initial_codec, "replace")
+        # ESC ( B is about G0 alone: what lies above ASCII stays the first character set's.
+        codec = initial_codec if escape.codec == "ascii" else escape.codec
+        return (escape.prefix + text).decode(codec, "replace") + rest.decode(initial_codec, "replace")
     return "\ufffd" + piece.decode(initial_codec, "replace")
+
+
+def encode_text(text: str, specific_character_set: bytes | None) -> bytes | None:
+    """Encode a text value as a whole, or None where the character set cannot say it.
+
+    What is encoded reads back as the same text. With code extensions the first term's set is in force at the
+    beginning and after every delimiter (PS3.5 6.1.2.5.3), and each other set where its escape sequence is.
+    """
+    if text.isascii() and "\x1b" not in text:
+        return text.encode("ascii")
+    terms = [_plain_term(term) for term in (specific_character_set or b"").split(b"\\")]
+    extended = len(terms) > 1 or b"2022" in (specific_character_set or b"")
+    try:
+        if extended and "" not in terms[1:] and terms[0] not in _WHOLE_CODECS and "IR 192" not in terms:
+            encoded = _encode_extended(text, terms)
+        else:
+            codec = codec_of(specific_character_set)
+            encoded = text.encode(codec)
+            if codec == _JIS_X_0201 and len(encoded) > len(text):
+                return None
+    except UnicodeEncodeError:
+        return None
+    return encoded if decode_text(encoded, specific_character_set) == text else None
+
+
+def _encode_extended(text: str, terms: list[str]) -> bytes:
+    """Encode with escape sequences, as few as there can be. Raises UnicodeEncodeError."""
+    designations = [_DESIGNATIONS[term] for term in terms if term in _DESIGNATIONS]
+    ascii_again = b"\x1b(J" if terms[0] == "IR 13" else b"\x1b(B"
+    initial = _DESIGNATIONS.get(terms[0], b"(B")
+    if initial not in _SINGLE_BYTE_DESIGNATIONS:
+        initial = b"(B"
+    out = bytearray()
+    current = initial
+    for character in text:
+        if character.isascii():
+            if current in _MULTI_BYTE_G0:
+                out += ascii_again
+                current = initial
+            out += character.encode("ascii")
+            if character in _DELIMITERS:
+                current = initial
+            continue
+        encoded = _encode_character(character, current)
+        if encoded is None:
+            for designation in designations:
+                encoded = _encode_character(character, designation)
+                if encoded is not None:
+                    break
+            else:
+                raise UnicodeEncodeError("ascii", character, 0, 1, "in none of the character sets")
+            if current in _MULTI_BYTE_G0 and designation not in _MULTI_BYTE_G0:
+                out += ascii_again
+            out += b"\x1b" + designation
+            current = designation
+        out += encoded
+    if current in _MULTI_BYTE_G0:
+        out += ascii_again
+    return bytes(out)
+
+
+def _encode_character(character: str, designation: bytes) -> bytes | None:
+    """A character beyond ASCII in one designated character set; None where that does not have it."""
+    escape = _ESCAPES[designation]
+    try:
+        encoded = character.encode(escape.codec)
+    except UnicodeEncodeError:
+        return None
+    if designation in _MULTI_BYTE_G0:
+        begin = b"\x1b" + designation
+        return encoded[len(begin) : -len(b"\x1b(B")] if encoded.startswith(begin) else None
+    expected = 1 if designation in _SINGLE_BYTE_DESIGNATIONS else 2
+    return encoded if len(encoded) == expected and encoded[0] >= 0x80 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from scp_server.objects.uids import TransferSyntax
@@ -36,7 +36,7 @@ CHARACTER_SET_VRS: Final = frozenset(["LO", "LT", "PN", "SH", "ST", "UC", "UT"])
 SINGLE_VALUED_TEXT_VRS: Final = frozenset(["LT", "ST", "UR", "UT"])
 """Text in which a backslash is a character and not a delimiter."""
 
-_NUMBER_CODES = {
+NUMBER_CODES = {
     "US": "H",
     "SS": "h",
     "UL": "I",
@@ -46,6 +46,10 @@ _NUMBER_CODES = {
     "FL": "f",
     "FD": "d",
 }
+NUMBER_BYTES: Final = {vr: struct.calcsize(f"<{code}") for vr, code in NUMBER_CODES.items()}
+"""Bytes of one number, by the VRs that have binary ones."""
+WORD_BYTES: Final = {**NUMBER_BYTES, "AT": 2, "OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
+"""Bytes of what changes places with the byte order, by VR (PS3.5 7.3)."""
 
 _HEADER_BYTES = dict.fromkeys(SHORT_FORM_VRS, SHORT_HEADER_BYTES) | dict.fromkeys(
     LONG_FORM_VRS, LONG_HEADER_BYTES
@@ -65,12 +69,41 @@ def is_possible_vr(vr: bytes) -> bool:
 
 def numbers(vr: str, value: bytes, little_endian: bool) -> list[int | float]:
     """The numbers of a binary value, a rest at its end ignored; none for a VR without numbers."""
-    code = _NUMBER_CODES.get(vr)
+    code = NUMBER_CODES.get(vr)
     if code is None:
         return []
     size = struct.calcsize("<" + code)
     count = len(value) // size
     return list(struct.unpack_from(f"{'<' if little_endian else '>'}{count}{code}", value))
+
+
+def tags_of(value: bytes, little_endian: bool) -> list[int | float]:
+    """The tags of a value of VR AT, as 32-bit integers."""
+    words = [int(number) for number in numbers("US", value, little_endian)]
+    return [high << 16 | low for high, low in zip(words[::2], words[1::2], strict=False)]
+
+
+def little_endian_words(vr: str, value: bytes, little_endian: bool) -> bytes:
+    """A value with the bytes of its words in ascending order; the other way round it is the same."""
+    size = WORD_BYTES.get(vr, 1)
+    if little_endian or size == 1:
+        return value
+    whole = len(value) - len(value) % size
+    swapped = bytearray(value)
+    for byte in range(size):
+        swapped[byte:whole:size] = value[size - 1 - byte : whole : size]
+    return bytes(swapped)
+
+
+def encoded_numbers(vr: str, values: Sequence[int | float]) -> bytes | None:
+    """Numbers as a little endian value of a VR; None where the VR has none, or not these."""
+    code = NUMBER_CODES.get(vr)
+    if code is None:
+        return None
+    try:
+        return struct.pack(f"<{len(values)}{code}", *values)
+    except (struct.error, OverflowError):
+        return None
 
 
 def tag_text(tag: int) -> str:

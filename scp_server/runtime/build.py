@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scp_server.index.base import DuplicatePolicy
+from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import DicosMode, PeerRules
@@ -17,10 +17,15 @@ from scp_server.net.association_manager import AcceptorConfig, AssociationManage
 from scp_server.net.association_transport import READ_BYTES, TransportConfig
 from scp_server.net.dataset_stream import KEPT_ALIVE_AT_MOST
 from scp_server.objects.header_tap import TapLimits
+from scp_server.objects.identifier import IdentifierLimits
 from scp_server.observability.measures import Measures
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
+from scp_server.services.query_retrieve.find import FindConfig, FindService
+from scp_server.services.query_retrieve.models import FIND_MODELS
+from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
+from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
@@ -62,6 +67,7 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             max_queue=settings.index.max_queue,
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
             spare_bytes=SPARE_BYTES,
+            readers=settings.index.readers,
         ),
         measures.index if measures else None,
     )
@@ -125,6 +131,25 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
     )
 
 
+def build_find_service(settings: Settings, index: Index) -> FindService:
+    """What answers queries."""
+    query = settings.query
+    return FindService(
+        index,
+        FindConfig(
+            plan=PlanConfig(
+                retrieve_ae_title=settings.listen.ae_title,
+                limits=IdentifierLimits(max_keys=query.max_keys),
+                header_match_rows=query.header_match_rows,
+                unknown_values_match=query.unknown_values_match,
+            ),
+            relational=RelationalQueries(query.relational),
+            max_matches=query.max_matches,
+            max_identifier_bytes=query.max_identifier_bytes,
+        ),
+    )
+
+
 def build_limits(settings: Settings) -> Limits:
     """The bounds of one association."""
     limits, timeouts = settings.limits, settings.timeouts
@@ -151,7 +176,10 @@ def build_policy(settings: Settings) -> NegotiationPolicy:
         application_context_names=frozenset(settings.negotiation.application_context_names),
         storage_sop_classes=standard_storage_sop_classes() | additional,
         any_sop_class=settings.negotiation.sop_classes == "any",
-        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID}),
+        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *FIND_MODELS}),
+        extended_negotiations=dict.fromkeys(
+            FIND_MODELS, offered(RelationalQueries(settings.query.relational))
+        ),
         transfer_syntaxes=tuple(settings.negotiation.transfer_syntax_uids),
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
@@ -169,6 +197,7 @@ def build_access(settings: Settings) -> AccessRules:
                     name=peer.name,
                     duplicates=None if peer.duplicates is None else DuplicatePolicy(peer.duplicates),
                     dicos=DicosMode(peer.dicos),
+                    relational=peer.relational,
                 ),
                 ae_title=peer.ae_title,
                 network=None if peer.address is None else parse_network(peer.address),
@@ -199,6 +228,7 @@ def build_manager(
         storage_service or build_storage_service(settings, storage, index, measures),
         StorageSOPClasses(policy),
     )
+    services.register(build_find_service(settings, index), FIND_MODELS)
     return AssociationManager(
         AcceptorConfig(
             policy=policy,

@@ -30,6 +30,7 @@ RELOADABLE = frozenset(
         "log",
         "negotiation",
         "peers",
+        "query",
         "storage.dicos_duplicates",
         "storage.duplicates",
         "timeouts",

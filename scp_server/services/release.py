@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from scp_server.errors import OperationRefused, StorageError
@@ -84,6 +84,10 @@ class _ReleasedOperation:
     def dataset(self) -> DatasetSource:
         """See `Operation.dataset`."""
         return self._dataset
+
+    def when_cancelled(self, callback: Callable[[], None]) -> None:
+        """See `Operation.when_cancelled`: nobody can."""
+        del callback
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:
         """See `Operation.send`: a C-STORE has no pending responses (PS3.7 9.1.1)."""

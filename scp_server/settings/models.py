@@ -24,6 +24,7 @@ from scp_server.settings.names import (
     transfer_syntax_uid,
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
+from scp_server.settings.query import QuerySettings
 from scp_server.settings.section import AETitle, Section, Texts
 from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
 
@@ -188,7 +189,7 @@ class StorageSettings(Section):
 
 
 class IndexSettings(Section):
-    """How the index is written."""
+    """How the index is written and searched."""
 
     max_batch: int = Field(default=256, ge=1, le=256, description="Most objects that share one transaction.")
     max_queue: int = Field(
@@ -199,6 +200,12 @@ class IndexSettings(Section):
         gt=0,
         allow_inf_nan=False,
         description="How long a locked index is waited for before 0xA700.",
+    )
+    readers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Threads that queries are searched and matched in, each with a connection to the index.",
     )
     compare_at_start: bool = Field(
         default=True,
@@ -245,6 +252,7 @@ class SettingsTree(BaseModel):
     timeouts: TimeoutsSettings = Field(default_factory=TimeoutsSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
+    query: QuerySettings = Field(default_factory=QuerySettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(

@@ -47,6 +47,12 @@ class PeerSettings(Section):
         "accepts only DICOM's application context name (else A-ASSOCIATE-RJ 1/1/2), and idle_seconds holds.",
     )
 
+    relational: bool | None = Field(
+        default=None,
+        description="Whether this peer's queries may leave out the unique keys of higher levels, and match "
+        "every key, without having negotiated it; when not set, query.relational holds.",
+    )
+
     @field_validator("address")
     @classmethod
     def _address(cls, text: str | None) -> str | None:

@@ -79,11 +79,29 @@ class FakeOperation:
         self.cancel_requested = False
         self.sent: list[Message] = []
         """Pending responses, in order."""
+        self.sent_datasets: list[bytes | None] = []
+        """Their data sets."""
+        self.before_send: Callable[[], None] = lambda: None
+        self._cancel_callbacks: list[Callable[[], None]] = []
+
+    def when_cancelled(self, callback: Callable[[], None]) -> None:
+        """See `Operation.when_cancelled`."""
+        if self.cancel_requested:
+            callback()
+        else:
+            self._cancel_callbacks.append(callback)
+
+    def cancel(self) -> None:
+        """What a C-CANCEL-RQ does."""
+        self.cancel_requested = True
+        for callback in self._cancel_callbacks:
+            callback()
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:
         """See `Operation.send`."""
-        del dataset
+        self.before_send()
         self.sent.append(response)
+        self.sent_datasets.append(None if dataset is None else bytes(dataset))
 
 
 def store_operation(

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from scp_server.errors import IndexSchemaUnknown
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision, that of `schema.metadata`."""
 
 _version = Table("alembic_version", MetaData(), Column("version_num", Text))
@@ -54,12 +54,12 @@ def check_known(revision: str, name: str) -> None:
         )
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring a database to `HEAD`, in the caller's transaction. Raises SQLAlchemy's DBAPIError."""
+def upgrade(connection: Connection, revision: str = HEAD) -> None:
+    """Bring a database to `revision`, in the caller's transaction. Raises SQLAlchemy's DBAPIError."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

@@ -60,6 +60,8 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "demo",
         "echo",
         "store",
+        "find",
+        "worklist",
         "status",
         "config check",
         "config show",

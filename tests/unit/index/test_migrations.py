@@ -6,7 +6,9 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -18,7 +20,10 @@ from scp_server.errors import IndexSchemaUnknown, IndexUnavailable
 from scp_server.index import migrations
 from scp_server.index.base import DuplicatePolicy
 from scp_server.index.schema import metadata
+from scp_server.index.sqlite import writer_engine
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.objects.header_tap import HeaderTap
+from scp_server.testing.dataset_encoder import DatasetEncoder, Element, TransferSyntax
 from scp_server.testing.index_contract import index_entry
 
 
@@ -207,20 +212,95 @@ async def test_a_database_whose_first_migration_never_began_is_migrated(path: Pa
     await _opens(path)
 
 
+_STUDY = "INSERT INTO studies (study_key, patient_key, study_instance_uid, study_date, study_description)"
+_PATIENT = (
+    "INSERT INTO patients (patient_key, patient_id, issuer_of_patient_id, unidentified_study_instance_uid,"
+    " patient_name, patient_birth_date)"
+)
+
+
+def _second_schema(path: Path) -> None:
+    """A database as the version before searches left it: with a report, decomposed text and an old date."""
+    engine = writer_engine(path, synchronous_full=False, busy_timeout_seconds=1.0)
+    with engine.begin() as connection:
+        migrations.upgrade(connection, "0002")
+    engine.dispose()
+    category, flag = Element(0x40101012, "CS", "EXPLOSIVE"), Element(0x40101015, "CS", "THREAT")
+    threat = [Element(0x40101038, "SQ", [[category, flag]])]
+    tap = HeaderTap(TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN)
+    tap.feed(
+        DatasetEncoder(TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN).encode([Element(0x40101011, "SQ", [threat])])
+    )
+    tap.finish()
+    database = sqlite3.connect(path)
+    decomposed = normalize("NFD", "Åsa")
+    with database:
+        database.execute(f"{_PATIENT} VALUES (1, ?, '', '', 'ÅSA^X', NULL)", (decomposed,))
+        database.execute(f"{_PATIENT} VALUES (2, 'Åsa', '', '', 'Doe^Jane', '1970.01.31')")
+        database.execute(f"{_PATIENT} VALUES (3, '', '', '1.3', ?, '1970')", (normalize("NFD", "É^^"),))
+        database.execute(f"{_STUDY} VALUES (4, 1, '1.1', '2024.05.06', ?)", (normalize("NFD", "Schädel"),))
+        database.execute(f"{_STUDY} VALUES (5, 2, '1.2', '20240506', NULL)")
+        database.execute(f"{_STUDY} VALUES (6, 3, '1.3', NULL, NULL)")
+        database.execute(
+            "INSERT INTO series (series_key, study_key, series_instance_uid) VALUES (7, 4, '2.1')"
+        )
+        for key in range(10, 3_010):
+            report = ("MACHINE", "ALARM") if key % 1_000 == 10 else (None, None)
+            database.execute(
+                "INSERT INTO instances (instance_key, series_key, sop_class_uid, sop_instance_uid,"
+                " content_date, tdr_type, alarm_decision) VALUES (?, 7, '1.5', ?, '2024.05.06', ?, ?)",
+                (key, f"3.{key}", *report),
+            )
+            database.execute(
+                "INSERT INTO parts VALUES (?, ?, 1, 'sha256', x'00', '1.2', ?, 1, 1, 'a', 1, 'A', 'B')",
+                (key, key, f"{key}"),
+            )
+            header = tap.header.pack() if key == 10 else b"damaged"
+            database.execute("INSERT INTO headers VALUES (?, ?)", (key, header))
+        database.execute("INSERT INTO instance_references VALUES (10, '3.11')")
+    database.close()
+
+
+async def test_what_is_kept_already_is_brought_into_the_form_that_searches_need(path: Path) -> None:
+    _second_schema(path)
+    await _opens(path)
+    database = sqlite3.connect(path)
+    patients = (
+        "SELECT patient_key, patient_id, patient_name, patient_name_folded, patient_birth_date FROM patients"
+    )
+    assert database.execute(patients).fetchall() == [
+        (2, "Åsa", "Doe^Jane", "=doe^jane=", "19700131"),
+        (3, "", "É^^", "=é=", "1970"),
+    ]
+    studies = "SELECT study_key, patient_key, study_date, study_description FROM studies"
+    assert database.execute(studies).fetchall() == [
+        (4, 2, "20240506", "Schädel"),
+        (5, 2, "20240506", None),
+        (6, 3, None, None),
+    ]
+    assert database.execute("SELECT DISTINCT content_date FROM instances").fetchall() == [("20240506",)]
+    assert database.execute(
+        "SELECT instance_key, threat_categories, assessment_flags FROM instances"
+        " WHERE threat_categories IS NOT NULL OR assessment_flags IS NOT NULL"
+    ).fetchall() == [(10, "\\EXPLOSIVE\\", "\\THREAT\\")]
+    assert database.execute("SELECT * FROM instance_references").fetchall() == [(10, "3.11")]
+    assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert database.execute("PRAGMA foreign_key_check").fetchall() == []
+    database.close()
+    assert path.with_name("index.sqlite.0002.backup").is_file()
+
+
 async def test_an_index_that_counted_when_asked_is_counted_once_and_then_kept_up(path: Path) -> None:
+    _second_schema(path)
     index = SqlIndex(IndexConfig(path))
     await index.open()
-    for number in range(3):
-        await index.add(index_entry(f"{number}", study=f"{number // 2}"), DuplicatePolicy.KEEP_FIRST)
-    before = await index.totals()
-    await index.close()
-    with closing(sqlite3.connect(path)) as database, database:
-        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            database.execute(f"DROP TRIGGER {name}")
-        database.execute("DROP TABLE totals")
-        database.execute("UPDATE alembic_version SET version_num = '0002'")
-    await index.open()
-    assert await index.totals() == before
+    with closing(sqlite3.connect(path)) as database:
+        counted = {
+            table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("patients", "studies", "series", "instances", "parts")
+        }
+        size_bytes = database.execute("SELECT sum(size_bytes) FROM parts").fetchone()[0]
+    assert asdict(await index.totals()) == {**counted, "bytes": size_bytes}
     await index.add(index_entry("4"), DuplicatePolicy.KEEP_FIRST)
-    assert (await index.totals()).parts == 4
+    assert (await index.totals()).parts == counted["parts"] + 1
     await index.close()

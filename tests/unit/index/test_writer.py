@@ -50,7 +50,7 @@ def test_a_bulk_insert_inserts_any_number_of_rows(
     connection: Connection, path: Path, count: int, paramstyle: Literal["qmark", "named"]
 ) -> None:
     """By any other parameter style Core inserts them itself, as it will for other databases."""
-    rows = [(n + 1, f"P{n}", "", "", None, f"N{n}", None, None, None) for n in range(count)]
+    rows = [(n + 1, f"P{n}", "", "", None, f"N{n}", None, None, None, f"=n{n}=") for n in range(count)]
     engine = create_engine(f"sqlite:///{path}", paramstyle=paramstyle)
     with engine.begin() as styled:
         BulkInsert(patients).execute(styled, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,7 @@ def uid_item(uid: str) -> list[Element]:
     return [Element(0x00081150, "UI", CT_CLASS), Element(0x00081155, "UI", uid)]
 
 
+FROM_SEQUENCES = {"referenced_sop_instance_uids", "threat_categories", "assessment_flags"}
 COLUMNS: list[tuple[str, Element, object]] = [
     ("patient_id", Element(0x00100020, "LO", "PAT-1"), "PAT-1"),
     ("issuer_of_patient_id", Element(0x00100021, "LO", "HOSPITAL"), "HOSPITAL"),
@@ -103,7 +105,7 @@ def test_every_column_is_read_in_every_encoding(syntax: TransferSyntax) -> None:
     expected = {name: value for name, _, value in COLUMNS}
     found = dataclasses.asdict(summary)
     assert {name: found[name] for name in expected} == expected
-    others = set(found) - set(expected) - set(REQUIRED.values()) - {"referenced_sop_instance_uids"}
+    others = set(found) - set(expected) - set(REQUIRED.values()) - FROM_SEQUENCES
     assert others == set()
 
 
@@ -233,6 +235,60 @@ def test_a_value_too_short_for_its_vr_is_none() -> None:
     tap.feed(DatasetEncoder(EXPLICIT).encode(identity()) + b"\x28\x00\x10\x00US\x01\x00\x05")
     tap.finish()
     assert summarize(tap.header).rows is None
+
+
+# Forms of text
+
+
+def test_text_beyond_ascii_is_in_normal_form_c() -> None:
+    decomposed = Element(0x00100010, "PN", unicodedata.normalize("NFD", "Größe^Åsa"))
+    charset = Element(0x00080005, "CS", "ISO_IR 192")
+    summary = summary_of([charset, decomposed], codec="utf-8")
+    assert summary.patient_name == "Größe^Åsa"
+    assert summary.patient_name_folded == "=grösse^åsa="
+    assert summary_of([]).patient_name_folded is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        (0x00080020, "study_date"),
+        (0x00080021, "series_date"),
+        (0x00080023, "content_date"),
+        (0x00100030, "patient_birth_date"),
+    ],
+)
+def test_dates_of_the_old_form_become_those_of_today(tag: int, name: str) -> None:
+    assert getattr(summary_of([Element(tag, "DA", "1994.12.31")]), name) == "19941231"
+
+
+# Assessments
+
+
+def assessed(*found: tuple[str, str]) -> list[Element]:
+    assessment = [[Element(0x40101012, "CS", each), Element(0x40101015, "CS", flag)] for each, flag in found]
+    return [Element(0x40101010, "US", 1), Element(0x40101038, "SQ", assessment)]
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG])
+def test_a_tdr_s_categories_and_flags_are_kept_once_each(syntax: TransferSyntax) -> None:
+    threats = [assessed(("EXPLOSIVE", "THREAT"), ("OTHER", "")), [], assessed(("EXPLOSIVE", "NO_THREAT"))]
+    summary = summary_of([Element(0x40101011, "SQ", threats)], syntax, sop_class=DICOS_TDR_CLASS)
+    assert summary.threat_categories == "\\EXPLOSIVE\\OTHER\\"
+    assert summary.assessment_flags == "\\THREAT\\NO_THREAT\\"
+
+
+def test_a_report_without_assessments_has_none() -> None:
+    summary = summary_of([Element(0x40101011, "SQ", [assessed(), assessed(("", ""))])])
+    assert (summary.threat_categories, summary.assessment_flags) == (None, None)
+
+
+def test_assessments_are_bounded_in_items_and_characters() -> None:
+    many = [assessed((f"CATEGORY{number}", "THREAT")) for number in range(3_000)]
+    summary = summary_of([Element(0x40101011, "SQ", [*many, assessed(("LAST", "LAST"))])])
+    assert summary.assessment_flags == "\\THREAT\\"
+    assert summary.threat_categories is not None
+    assert len(summary.threat_categories) <= MAX_TEXT_CHARACTERS
 
 
 # References

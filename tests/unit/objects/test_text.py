@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.charset import convert_encodings, decode_bytes
 
-from scp_server.objects.text import codec_of, decode_text
+from scp_server.objects.text import codec_of, decode_text, encode_text
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,77 @@ def test_what_cannot_be_read_becomes_a_replacement_character() -> None:
 def test_no_bytes_make_it_fail(raw: bytes, charset: bytes | None) -> None:
     decode_text(raw, charset).encode("utf-8")
     "".encode(codec_of(charset))
+
+
+EXTENDED = {
+    b"\\ISO 2022 IR 87": "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f\u308d\u3046",
+    b"ISO 2022 IR 13\\ISO 2022 IR 87": "\uff94\uff8f\uff80\uff9e^\uff80=\u5c71\u7530^\u592a\u90ce=\u3084 a",
+    b"\\ISO 2022 IR 87\\ISO 2022 IR 159": "\u5c71\u4e02^\u4e02 a\\\u5c71",
+    b"\\ISO 2022 IR 149": "Hong^Gildong=\u6d2a^\u5409\u6d1e=\ud64d^\uae38\ub3d9",
+    b"ISO 2022 IR 149": "\uae38\ub3d9 a",
+    b"\\ISO 2022 IR 58": "Zhang^XiaoDong=\u5f20^\u5c0f\u4e1c=",
+    b"ISO 2022 IR 100\\ISO 2022 IR 126": "\u00e9\u03b1\u00e9^\u00e9 \u03b1=\u03b1",
+    b"ISO 2022 IR 100\\ISO 2022 IR 87": "\u5c71 \u00e9^\u00e9\u5c71\u00e9",
+    b"ISO 2022 IR 6\\ISO 2022 IR 101\\ISO 2022 IR 144": "\u0142 \u041b\u0142",
+    b"ISO 2022 IR 100": "\u00e9",
+}
+
+
+@pytest.mark.parametrize("charset", EXTENDED)
+def test_text_is_encoded_with_code_extensions(charset: bytes) -> None:
+    """PS3.5 6.1.2.5: pydicom, another reader, finds the same (it leaves the escapes of IR 58 standing)."""
+    text = EXTENDED[charset]
+    encoded = encode_text(text, charset)
+    assert encoded is not None
+    assert decode_text(encoded, charset) == text
+    encodings = convert_encodings(charset.decode().split("\\"))
+    theirs = decode_bytes(encoded, encodings, {ord(character) for character in "\\^="})
+    assert theirs.replace("\x1b$)A", "") == text
+
+
+def test_the_examples_of_the_standard_are_encoded_as_they_stand_there() -> None:
+    """PS3.5 H.3, I.2, K.2."""
+    assert (
+        encode_text("Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", b"\\ISO 2022 IR 87")
+        == b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
+    )
+    assert (
+        encode_text("\uff94\uff8f\uff80\uff9e=\u5c71\u7530", b"ISO 2022 IR 13\\ISO 2022 IR 87")
+        == b"\xd4\xcf\xc0\xde=\x1b$B;3ED\x1b(J"
+    )
+    assert (
+        encode_text("\u6d2a^\u5409\u6d1e", b"\\ISO 2022 IR 149") == b"\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "charset"),
+    [
+        ("\u00e9", None),
+        ("\u00e9", b"ISO_IR 6"),
+        ("\u00e9", b"nonsense"),
+        ("\u5c71", b"ISO_IR 100"),
+        ("\u5c71", b"ISO_IR 13"),
+        ("\uae38", b"\\ISO 2022 IR 87"),
+        ("\u00e9", b"\\nonsense"),
+        ("a\x1b(Bb", b"ISO_IR 192"),
+        ("\ud800", b"ISO_IR 192"),
+    ],
+)
+def test_what_a_character_set_cannot_say_is_none(text: str, charset: bytes | None) -> None:
+    assert encode_text(text, charset) is None
+
+
+@given(
+    st.text(
+        st.sampled_from("aA ^=\\\u00e9\u03b1\u5c71\u4e02\uae38\u0e01\uff94\u0142\u20ac\ufffd\x1b$(B\n"),
+        max_size=12,
+    ),
+    st.one_of(st.none(), st.sampled_from([*EXTENDED, b"ISO_IR 100", b"ISO_IR 166", b"GBK", b"GB18030"])),
+)
+def test_what_is_encoded_reads_back_the_same(text: str, charset: bytes | None) -> None:
+    encoded = encode_text(text, charset)
+    if encoded is not None:
+        assert decode_text(encoded, charset) == text
+    elif charset == b"GB18030":
+        assert "\x1b" in text

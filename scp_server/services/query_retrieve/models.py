@@ -1,0 +1,67 @@
+"""The information models of Query/Retrieve, their levels and unique keys (PS3.4 C.3, C.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from scp_server.index.search import EntityLevel
+
+QUERY_RETRIEVE_LEVEL: Final = 0x00080052
+
+LEVEL_NAMES: Final[Mapping[str, EntityLevel]] = {
+    "PATIENT": EntityLevel.PATIENT,
+    "STUDY": EntityLevel.STUDY,
+    "SERIES": EntityLevel.SERIES,
+    "IMAGE": EntityLevel.INSTANCE,
+}
+"""The values of Query/Retrieve Level (0008,0052)."""
+
+UNIQUE_KEYS: Final[Mapping[EntityLevel, int]] = {
+    EntityLevel.PATIENT: 0x00100020,
+    EntityLevel.STUDY: 0x0020000D,
+    EntityLevel.SERIES: 0x0020000E,
+    EntityLevel.INSTANCE: 0x00080018,
+}
+"""The tag of each level's unique key (PS3.4 C.6.1.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class InformationModel:
+    """One model. `levels` are those that it has, the highest first."""
+
+    name: str
+    find_sop_class_uid: str
+    levels: tuple[EntityLevel, ...]
+
+    def higher_levels(self, level: EntityLevel) -> tuple[EntityLevel, ...]:
+        """Those above `level`: each has a unique key that a hierarchical query gives."""
+        return tuple(other for other in self.levels if other < level)
+
+    def belongs_to_higher_level(self, attribute_level: EntityLevel, level: EntityLevel) -> bool:
+        """Whether an attribute of one level is a higher level's in a query of another.
+
+        Where a model has no patients, their attributes are its studies' (PS3.4 C.6.2.1).
+        """
+        return max(attribute_level, self.levels[0]) < level
+
+
+PATIENT_ROOT: Final = InformationModel(
+    "Patient Root",
+    "1.2.840.10008.5.1.4.1.2.1.1",
+    (EntityLevel.PATIENT, EntityLevel.STUDY, EntityLevel.SERIES, EntityLevel.INSTANCE),
+)
+STUDY_ROOT: Final = InformationModel(
+    "Study Root",
+    "1.2.840.10008.5.1.4.1.2.2.1",
+    (EntityLevel.STUDY, EntityLevel.SERIES, EntityLevel.INSTANCE),
+)
+PATIENT_STUDY_ONLY: Final = InformationModel(
+    "Patient/Study Only", "1.2.840.10008.5.1.4.1.2.3.1", (EntityLevel.PATIENT, EntityLevel.STUDY)
+)
+
+FIND_MODELS: Final[Mapping[str, InformationModel]] = {
+    model.find_sop_class_uid: model for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
+}
+"""By the SOP class of C-FIND."""

@@ -1,0 +1,47 @@
+"""The settings of queries."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from scp_server.settings.limits import KIB, MIB, Count
+from scp_server.settings.section import Section
+
+
+class QuerySettings(Section):
+    """How C-FIND is answered; docs/query.md says more."""
+
+    relational: Literal["never", "negotiated", "always"] = Field(
+        default="negotiated",
+        description="Whether a query may leave out the unique keys of higher levels and match every key: "
+        "when that was negotiated, always, or never. A peer's own setting wins over always and negotiated.",
+    )
+    header_match_rows: Count = Field(
+        default=5_000,
+        description="How many headers one query may compare with keys that the index has no column for; "
+        "further matches are returned with those keys unmatched, and the status 0xFF01 says so.",
+    )
+    unknown_values_match: bool = Field(
+        default=False,
+        description="Whether what has no value for a key matches it, whatever it asks for (PS3.4 C.2.2.1.2). "
+        "Workstations expect that it does not.",
+    )
+    max_matches: int = Field(
+        default=0,
+        ge=0,
+        description="Matches after which a query ends with 0xA700; 0 is no limit. They are streamed, so that "
+        "many cost no memory.",
+    )
+    max_identifier_bytes: int = Field(
+        default=MIB,
+        ge=4 * KIB,
+        le=64 * MIB,
+        description="Largest identifier of a query; a larger one is refused with 0xC000.",
+    )
+    max_keys: Count = Field(
+        default=1_000,
+        le=100_000,
+        description="Most keys of one query, those in sequences too; more are refused with 0xC000.",
+    )
