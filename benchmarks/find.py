@@ -352,9 +352,15 @@ def main() -> None:
                 print(f"{name} is not installed", file=sys.stderr)
             else:
                 peers.append(stack.enter_context(peer))
+        filled = []
         for peer in peers:
-            fill(peer, archive, options.instances)
-        compare(peers, archive, options.seconds, options.clients)
+            try:
+                fill(peer, archive, options.instances)
+            except (OSError, RuntimeError) as error:
+                print(f"{peer.name} is left out: {error}", file=sys.stderr)
+            else:
+                filled.append(peer)
+        compare(filled, archive, options.seconds, options.clients)
 
 
 if __name__ == "__main__":
