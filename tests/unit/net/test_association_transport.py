@@ -424,7 +424,12 @@ async def test_what_is_put_off_shares_a_write_with_what_comes_before_the_loop_go
     recorder, transport = connect()
     writes: list[int] = []
     write = transport.write
-    monkeypatch.setattr(transport, "write", lambda data: (writes.append(len(data)), write(data)))
+
+    def counted(data: bytes) -> None:
+        writes.append(len(data))
+        write(data)
+
+    monkeypatch.setattr(transport, "write", counted)
 
     def put_off(count: int) -> None:
         for _ in range(count):
