@@ -1,4 +1,4 @@
-"""A request of ours with many responses, C-FIND, C-MOVE or C-GET: sent when asked, ended early by C-CANCEL."""
+"""A request with many responses, C-FIND, C-MOVE or C-GET: sent when asked, ended early by C-CANCEL."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class ObjectSinkWriter(Protocol):
     """Takes one object. After `commit` or `abort` it is of no more use."""
 
     async def write(self, chunks: Sequence[memoryview]) -> None:
-        """The data set's next bytes, in the context's transfer syntax. The views stay valid as long as kept."""
+        """The data set's next bytes, in the context's transfer syntax. Views stay valid as long as kept."""
         ...
 
     async def commit(self) -> None:

@@ -284,7 +284,7 @@ class Requestor:
         return self._query_options & QueryOptions.decode(answer)
 
     async def _take_turn(self, operation: CancellableOperation[Any] | None) -> None:
-        """Wait until the last operation is out of the way. Raises LocalProtocolError while it is being read."""
+        """Wait until the last operation is out of the way. Raises LocalProtocolError while it is read."""
         last = self._operation
         if last is not None and last.running:
             if not last.given_up:

@@ -55,7 +55,7 @@ class RequestorConfig:
     cancel_seconds: float = 10.0
     """After a C-CANCEL-RQ: how long the final response may take, before the association is aborted."""
     waiting_object_bytes: int = 4_194_304
-    """What of objects that a C-GET brings may wait for the sink, before nothing more is read from the peer."""
+    """What of a C-GET's objects may wait for the sink, before nothing more is read from the peer."""
     max_retrieved_objects: int = 65_535
     """Objects that one C-GET may bring, the most its counters can say; then it is cancelled."""
     max_retrieved_bytes: int = 1 << 40

@@ -1,4 +1,4 @@
-"""C-MOVE and C-GET that we ask for: their progress as the peer counts it, and how they ended (PS3.4 C.4.2-3)."""
+"""C-MOVE and C-GET that we ask for: progress as the peer counts it, and how it ended (PS3.4 C.4.2, C.4.3)."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def make_move_call(
     destination: str,
     message_id: int,
 ) -> Call:
-    """Encode a C-MOVE to the AE title `destination`. Raises QueryError; LocalProtocolError without a context."""
+    """Encode a C-MOVE to an AE title. Raises QueryError; LocalProtocolError without a context."""
     problem = ae_title_error(destination)
     if problem is not None:
         raise QueryError(f"the destination {problem}")

@@ -60,7 +60,7 @@ def make_query(
     model: str = QueryModel.STUDY,
     complete: bool = True,
 ) -> Query:
-    """Read a query. Without any return key it gets those of its level (`default_keys`), unless not `complete`.
+    """Read a query. Without any return key it gets those of its level (`default_keys`), if `complete`.
 
     `level` is STUDY unless it is given here or as Query/Retrieve Level in `keys`. Raises QueryError.
     """

@@ -20,9 +20,7 @@ _LEVEL_KEYS: Final = {tag: level for level, (tag, _) in UNIQUE_KEYS.items()}
 _LEVELS: Final = tuple(QueryLevel)
 
 
-def make_retrieve(
-    keys: Mapping[str, object], *, level: str | None = None, model: str | None = None
-) -> Query:
+def make_retrieve(keys: Mapping[str, object], *, level: str | None = None, model: str | None = None) -> Query:
     """Read what is to be retrieved: unique keys with values, a list of UIDs at the level itself.
 
     Without `level` it is that of the lowest key. Without `model` it is the Patient Root where the patient's

@@ -44,7 +44,7 @@ class DatasetCutter:
     """Cuts one data set, given in pieces of any length, into PDUs.
 
     An odd piece leaves its last byte behind, which goes out in front of the next one. `glued_command` is a
-    command set that goes out in front of the first piece, in the same stream of PDVs, as DICOS scanners do it.
+    command set that goes out in front of the first piece, in the same stream of PDVs, as from DICOS scanners.
     """
 
     context_id: int
