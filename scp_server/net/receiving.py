@@ -87,7 +87,8 @@ class _Incoming:
 class ObjectReceiver:
     """Takes the peer's C-STORE requests one after another (`RequestReceiver`), and answers each.
 
-    Of data sets no more than `waiting_bytes` are held. `performing(bool)` hears when objects are being taken
+    Of data sets no more than `waiting_bytes` are held. `expected` says whether requests may still come: one
+    after the final response aborts the association. `performing(bool)` hears when objects are being taken
     and when not, `received` of each object, and `limit_reached`, once, why no more will be taken.
     """
 
@@ -97,6 +98,7 @@ class ObjectReceiver:
         config: ReceiverConfig,
         sink: ObjectSink,
         *,
+        expected: Callable[[], bool],
         performing: Callable[[bool], None],
         received: Callable[[ReceivedObject], None],
         limit_reached: Callable[[str], None],
@@ -104,6 +106,7 @@ class ObjectReceiver:
         self._connection = connection
         self._config = config
         self._sink = sink
+        self._expected = expected
         self._performing = performing
         self._received = received
         self._limit_reached = limit_reached
@@ -113,14 +116,12 @@ class ObjectReceiver:
         self._bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._refusing = ""
-        self.closed = False
-        """The final response has come: a request after it aborts the association."""
 
     # -- RequestReceiver ----------------------------------------------------------------------------------
 
     def request_received(self, context_id: int, request: CStoreRQ) -> None:
         """See `RequestReceiver`."""
-        if self.closed:
+        if not self._expected():
             raise ProtocolError("the peer sent a C-STORE-RQ after the final response")
         if not request.has_dataset:
             raise ProtocolError("the peer sent a C-STORE-RQ without a data set")

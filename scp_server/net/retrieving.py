@@ -119,6 +119,7 @@ class Getting(Retrieval):
             call.connection,
             config,
             sink,
+            expected=lambda: self.running,
             performing=self._performing,
             received=received or _nobody_listens,
             limit_reached=self._limit_reached,
@@ -127,14 +128,10 @@ class Getting(Retrieval):
     async def _send(self) -> ResponseStream:
         stream = await super()._send()
         self._call.connection.request_receiver = self._receiver
-        stream.ended.add_done_callback(lambda _ended: self._close_receiver())
         return stream
 
     async def settled(self) -> None:
         await self._receiver.settled()
-
-    def _close_receiver(self) -> None:
-        self._receiver.closed = True
 
     def _performing(self, busy: bool) -> None:
         if not busy:
