@@ -63,7 +63,7 @@ class Archive(ScriptedPeer):
     async def accept(self) -> None:
         self.request = (await self.read_pdu()).body
         roles = b"".join(_role(uid) for uid, _ in RECEIVES)
-        contexts = {number: (0, EXPLICIT) for number in (MOVE_ID, GET_ID, CT_ID, DICOS_ID)}
+        contexts = dict.fromkeys((MOVE_ID, GET_ID, CT_ID, DICOS_ID), (0, EXPLICIT))
         await self.send(wire.associate_ac(contexts, user_items=roles))
 
     async def read_request(self) -> int:
@@ -457,11 +457,11 @@ async def test_what_was_not_asked_for_is_refused_and_the_rest_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "why"),
-    [({"max_retrieved_objects": 2}, "more than 2 objects"), ({"max_retrieved_bytes": 2000}, "more than 2000")],
+    ("objects", "size_bytes", "why"),
+    [(2, 0, "more than 2 objects"), (0, 2000, "more than 2000 bytes")],
     ids=["objects", "bytes"],
 )
-async def test_endless_objects_are_cancelled_at_the_limit(limits: dict[str, int], why: str) -> None:
+async def test_endless_objects_are_cancelled_at_the_limit(objects: int, size_bytes: int, why: str) -> None:
     async def script(archive: Archive) -> None:
         number = await archive.read_request()
         for given in range(2):
@@ -474,7 +474,9 @@ async def test_endless_objects_are_cancelled_at_the_limit(limits: dict[str, int]
         await archive.expect_release()
 
     sink = Memory()
-    config = RequestorConfig(limits=Limits(idle_seconds=0), **limits)
+    config = RequestorConfig(
+        limits=Limits(idle_seconds=0), max_retrieved_objects=objects, max_retrieved_bytes=size_bytes
+    )
     async with peer(script) as call, call(config) as association:
         getting = association.get(QUERY, receive=sink)
         with pytest.raises(RetrieveFailed, match=why):
@@ -493,16 +495,15 @@ async def test_a_peer_that_never_ends_after_a_cancel_is_aborted() -> None:
                 await archive.read_response()
 
     sink = Memory()
-    async with peer(script) as call:
+    async with peer(script) as call, call() as association:
+        getting = association.get(QUERY, receive=sink)
+        asking = asyncio.create_task(progress_of(getting))
+        await sink.writing.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
         with pytest.raises(AssociationAborted, match=r"no final response within 0\.5 s after C-CANCEL"):
-            async with call() as association:
-                getting = association.get(QUERY, receive=sink)
-                asking = asyncio.create_task(progress_of(getting))
-                await sink.writing.wait()
-                asking.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asking
-                await progress_of(association.move(QUERY, destination="ANY"))
+            await progress_of(association.move(QUERY, destination="ANY"))
 
 
 async def test_no_final_response_is_silence_that_ends() -> None:
@@ -593,11 +594,13 @@ async def test_messages_that_make_no_sense_abort_the_association(case: str) -> N
         await archive.expect_abort()
 
     sink = Memory()
-    async with peer(script) as call:
+    async with peer(script) as call, call() as association:
         with pytest.raises(AssociationAborted):
-            async with call() as association:
-                await progress_of(association.get(QUERY, receive=sink))
-                await progress_of(association.move(QUERY, destination="ANY"))
+            for ask in (
+                lambda: association.get(QUERY, receive=sink),
+                lambda: association.move(QUERY, destination="ANY"),
+            ):
+                await progress_of(ask())
     assert sink.kept == []
 
 
@@ -612,22 +615,23 @@ async def test_an_association_that_dies_leaves_no_part_of_an_object(tmp_path: Pa
         await archive.reset()
 
     received: list[ReceivedObject] = []
-    async with peer(script) as call:
-        with pytest.raises(AssociationLost), ReceivedFolder(tmp_path, on_bytes=lambda _size: None) as folder:
-            async with call() as association:
-                getting = association.get(QUERY, receive=folder, on_object=received.append)
-                asking = asyncio.create_task(progress_of(getting))
-                async with asyncio.timeout(5):
-                    while len(list(tmp_path.iterdir())) < 2:
-                        await asyncio.sleep(0)
-                dead.set()
+    async with peer(script) as call, call() as association:
+        with ReceivedFolder(tmp_path) as folder:
+            getting = association.get(QUERY, receive=folder, on_object=received.append)
+            asking = asyncio.create_task(progress_of(getting))
+            async with asyncio.timeout(5):
+                while len(list(tmp_path.iterdir())) < 2:
+                    await asyncio.sleep(0)
+            dead.set()
+            with pytest.raises(AssociationLost):
                 await asking
+            await getting.settled()
     assert files(tmp_path) == {f"{IMAGES[0].sop_instance_uid}.dcm": IMAGES[0].dataset}
     assert [one.status for one in received] == [0, None]
 
 
 async def test_objects_sent_ahead_are_answered_one_by_one() -> None:
-    """No window was negotiated, so that nothing may be sent ahead; who does is served, and read no further."""
+    """No window was negotiated, so nothing may be sent ahead; who does is served, and read no further."""
 
     async def script(archive: Archive) -> None:
         number = await archive.read_request()
