@@ -1,6 +1,6 @@
 """What `store --resume` remembers: the files that a peer has acknowledged, each with a line of its own.
 
-No kill costs a line. A file is known again by its real path, size and time of change. The journal is of one peer; a line is there
+A file is known again by its real path, size and time of change. The journal is of one peer; a line is there
 only once 0x0000 has come, so that what was in hand at a kill is sent again.
 """
 

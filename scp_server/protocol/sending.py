@@ -78,9 +78,12 @@ class DatasetCutter:
         pieces: list[bytes | memoryview] = []
         for start in range(0, len(stream), self.fragment_bytes):
             fragment = stream[start : start + self.fragment_bytes]
-            is_last = last and start + len(fragment) == len(stream)
+            is_last = last and len(view) > 0 and start + len(fragment) == len(stream)
             control = (COMMAND_FRAGMENT if start < len(command) else 0) | (LAST_FRAGMENT if is_last else 0)
             pieces += [_headers(self.context_id, control, len(fragment)), fragment]
+        if last and not view:
+            # Of an empty data set, too, the end is a fragment of its own: it must not end the command set.
+            pieces.append(_headers(self.context_id, LAST_FRAGMENT, 0))
         return pieces
 
 

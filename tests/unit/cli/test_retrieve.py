@@ -152,7 +152,7 @@ def test_get_reports_each_instance_for_machines(archive: Archive, tmp_path: Path
     result = invoke(archive, "get", "--output", str(tmp_path), "--json")
     document = json.loads(result.stdout)
     assert document["status"] == "0x0000"
-    assert document["counters"] == {"remaining": None, "completed": 3, "failed": 0, "warning": 0}
+    assert document["counters"] == {"remaining": 0, "completed": 3, "failed": 0, "warning": 0}
     assert document["exit_code"] == 0
     assert document["objects"][0] == {
         "sop_class_uid": CT_IMAGE_STORAGE,
@@ -198,7 +198,9 @@ def test_get_stops_at_its_limit(archive: Archive, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_nobody_there_is_exit_3_and_a_model_that_is_not_there_exit_1(archive: Archive, tmp_path: Path) -> None:
+def test_nobody_there_is_exit_3_and_a_model_that_is_not_there_exit_1(
+    archive: Archive, tmp_path: Path
+) -> None:
     for command in ("get", "move"):
         where = ["--output", str(tmp_path)] if command == "get" else ["--dest", "VIEWER"]
         arguments = [command, "--port", "1", "--query", QUERY, *where, "--json"]
