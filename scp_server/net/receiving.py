@@ -184,7 +184,7 @@ class ObjectReceiver:
                 if len(self._waiting) <= 1:
                     self._connection.go_on_reading(_OBJECT_UNANSWERED)
         except Exception:
-            log.exception("object.unreceived")
+            log.exception("retrieval.failed")
             self._connection.abort_association("internal error")
         finally:
             for incoming in self._waiting:
@@ -238,7 +238,7 @@ class ObjectReceiver:
         except AssociationError:
             raise
         except Exception:
-            log.exception("object.unreceived")
+            log.exception("retrieval.failed")
             return Status.PROCESSING_FAILURE, "internal error"
         return Status.SUCCESS, ""
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
@@ -182,7 +183,7 @@ def test_get_that_the_peer_fails_is_exit_1(archive: Archive, tmp_path: Path, sta
 def test_get_of_an_object_without_a_context_is_exit_1_with_the_rest_kept(
     archive: Archive, tmp_path: Path
 ) -> None:
-    archive.has[1].SOPClassUID = archive.has[1].file_meta.MediaStorageSOPClassUID = "1.2.840.99.1"
+    archive.has[1].SOPClassUID = archive.has[1].file_meta.MediaStorageSOPClassUID = UID("1.2.840.99.1")
     result = invoke(archive, "get", "--output", str(tmp_path), "--json", "--sop-class", CT_IMAGE_STORAGE)
     assert result.exit_code == 1
     document = json.loads(result.stdout)

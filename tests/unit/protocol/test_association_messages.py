@@ -196,8 +196,8 @@ def test_a_glued_message_is_one_stream_that_an_acceptor_reads_alike(
     command, *fragments = drain(acceptor)
     assert isinstance(command, CommandReceived)
     assert command.message == STORE
-    # Where the command set fills its PDVs exactly, or there is no data at all, nothing shows.
-    assert command.glued or maximum_length or not any(pieces)
+    # Where the command set fills its PDVs exactly, or the first piece has no even part, nothing shows.
+    assert command.glued or maximum_length or len(pieces[0]) < 2
     assert b"".join(one.data for one in fragments if isinstance(one, DatasetFragment)) == b"".join(pieces)
     (last,) = [one for one in fragments if isinstance(one, DatasetFragment) and one.last]
     assert last is fragments[-1]
