@@ -75,8 +75,6 @@ class RequestorConnection(AssociationTransport):
         self.contexts: dict[int, AcceptedContext] = {}
         self.error: AssociationError | None = None
         self.request_pdu: AssociateRQ | None = None
-        self.scp_role_sop_classes: frozenset[str] = frozenset()
-        """Whose SCP role the peer granted us (PS3.7 D.3.3.4)."""
         self.extended_negotiations: dict[str, bytes] = {}
         """As the peer answered, by SOP class (PS3.7 D.3.3.5)."""
         self._receivers: dict[int, tuple[int, ResponseReceiver]] = {}
@@ -160,9 +158,6 @@ class RequestorConnection(AssociationTransport):
             for context in event.answer.presentation_contexts
             if context.result == ContextResult.ACCEPTANCE and context.context_id in abstract_syntaxes
         }
-        self.scp_role_sop_classes = frozenset(
-            role.sop_class_uid for role in event.answer.user_information.role_selections if role.scp_role
-        )
         self.extended_negotiations = {
             item.sop_class_uid: item.application_information
             for item in event.answer.user_information.extended_negotiations

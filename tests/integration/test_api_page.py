@@ -64,6 +64,7 @@ def address() -> Iterator[tuple[str, int]]:
         return dict.fromkeys(event.app_info, b"\x01")
 
     def move(_event: Any) -> Iterator[Any]:
+        assert server is not None
         yield server.server_address
         yield from _get(_event)
 
