@@ -21,6 +21,7 @@ from scp_server.cli.options import (
     Host,
     Port,
     QuarantineIds,
+    StatementFormat,
     Timeout,
 )
 from scp_server.cli.query_commands import find, worklist
@@ -207,6 +208,23 @@ def config_show(config: ConfigFile = None, as_json: AsJSON = False) -> None:
     from scp_server.cli.config import run_show
 
     end(lambda: run_show(config, as_json=as_json))
+
+
+@app.command()
+def conformance(
+    format: Annotated[
+        StatementFormat, typer.Option("--format", help="A page (Markdown) or JSON.")
+    ] = StatementFormat.MD,
+    config: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print the conformance statement of the configuration: file, then environment.
+
+    Example: scp-server conformance --config scp-server.toml
+    """
+    from scp_server.cli.conformance import run_conformance
+
+    end(lambda: run_conformance(config, as_json=as_json or format is StatementFormat.JSON))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,15 @@ Limit = Annotated[
     typer.Option("--limit", metavar="N", min=1, help="Cancel after so many matches.", show_default=False),
 ]
 Fuzzy = Annotated[bool, typer.Option("--fuzzy", help="Ask for fuzzy matching of person names.")]
+
+
+class StatementFormat(StrEnum):
+    """How a conformance statement is written."""
+
+    MD = "md"
+    JSON = "json"
+
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default=False)
 ]

@@ -67,6 +67,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "status",
         "config check",
         "config show",
+        "conformance",
         "quarantine list",
         "quarantine show",
         "quarantine release",
