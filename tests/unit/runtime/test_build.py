@@ -141,7 +141,7 @@ def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSet
             + 31 * (64 << 10)
             + (256 << 10)
             + 2 * (4 << 20)
-            + 1_000 * 208
+            + 10_000 * 208
             + (64 << 10)
             + (128 << 10),
         ),
@@ -166,8 +166,23 @@ def test_the_memory_ceiling_grows_with_each_limit_that_it_follows_from(
         "half_open_buffer_bytes": 32 << 20,
         "max_associate_pdu_bytes": 1 << 20,
         "max_pending_operations": 2,
-        "max_indexed_elements": 1_000,
+        "max_indexed_elements": 10_000,
     }
-    before = memory_ceiling_bytes(make_settings(limits=limits))
-    after = memory_ceiling_bytes(make_settings(limits={**limits, setting: limits[setting] + more_bytes}))
-    assert after - before == growth_bytes
+    query = {"max_identifier_bytes": 4_096, "max_values": 1, "max_wildcard_bytes": 256}
+    more = {**limits, setting: limits[setting] + more_bytes}
+    before = memory_ceiling_bytes(make_settings(limits=limits, query=query))
+    assert memory_ceiling_bytes(make_settings(limits=more, query=query)) - before == growth_bytes
+
+
+@pytest.mark.parametrize(
+    ("setting", "growth_bytes"),
+    [("max_identifier_bytes", 2_000), ("max_values", 800_000), ("max_wildcard_bytes", 160_000)],
+)
+def test_the_memory_ceiling_follows_from_queries_where_they_cost_more(
+    make_settings: MakeSettings, setting: str, growth_bytes: int
+) -> None:
+    query = {"max_identifier_bytes": 1 << 20, "max_values": 16_384, "max_wildcard_bytes": 8_192}
+    limits = {"max_associations": 10, "max_connections": 20}
+    more = {**query, setting: query[setting] + 1_000}
+    before = memory_ceiling_bytes(make_settings(limits=limits, query=query))
+    assert memory_ceiling_bytes(make_settings(limits=limits, query=more)) - before == growth_bytes * 10
