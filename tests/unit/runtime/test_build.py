@@ -19,6 +19,7 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
+from scp_server.services.query_retrieve.models import FIND_MODELS
 from scp_server.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -122,6 +123,18 @@ def test_a_server_can_be_built_of_the_extremes_that_the_settings_allow(
     make_settings: MakeSettings, sections: dict[str, Any]
 ) -> None:
     assert Server(make_settings(**sections)).health.is_ready is False
+
+
+@pytest.mark.parametrize(
+    ("relational", "information"),
+    [("never", b"\0\1\1\0\0\1\1"), ("negotiated", b"\1\1\1\0\0\1\1"), ("always", b"\1\1\1\0\0\1\1")],
+)
+def test_every_query_model_is_a_service_with_extended_negotiation(
+    make_settings: MakeSettings, relational: str, information: bytes
+) -> None:
+    policy = build_policy(make_settings(query={"relational": relational}))
+    assert policy.service_sop_classes >= set(FIND_MODELS)
+    assert policy.extended_negotiations == dict.fromkeys(FIND_MODELS, information)
 
 
 def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSettings) -> None:
