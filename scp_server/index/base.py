@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
-from scp_server.index.search import Judge, RunningSearch, Search
+from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
 
@@ -188,11 +188,12 @@ class Index(Protocol):
         location greater than `after` on: the last one's location is where the next page begins."""
         ...
 
-    def search(self, search: Search, judge: Judge[T]) -> RunningSearch[T]:
+    def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> RunningSearch[T]:
         """Look for entities; nothing happens before the first page is asked for.
 
         What `add` returned before that is found. `judge` is called in another thread, one entity at a time;
-        what it raises is raised by the page, and ends the search. A search may be dropped at any time. A
+        what it raises is raised by the page, and ends the search. `size_of` says how much memory is in what
+        it gave, so that a page has not much more than a MiB of that. A search may be dropped at any time. A
         column or count that its level cannot have: ValueError, with the first page.
         """
         ...

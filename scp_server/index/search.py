@@ -72,6 +72,15 @@ Judge = Callable[[Entity], T | None]
 and is raised to the caller."""
 
 
+SizeOf = Callable[[T], int]
+"""How many bytes something that the judge gave holds."""
+
+
+def of_no_size(_: object) -> int:
+    """For what is small."""
+    return 0
+
+
 class RunningSearch(Protocol[T]):
     """A search being carried out: pages of what the judge gave, as lists that may be empty.
 

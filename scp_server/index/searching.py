@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine
 
 from scp_server.errors import IndexUnavailable, SearchInterrupted
 from scp_server.index.failures import unavailable
-from scp_server.index.search import Entity, Judge, Search
+from scp_server.index.search import Entity, Judge, Search, SizeOf, of_no_size
 from scp_server.index.search_shape import Parameters, take_apart
 from scp_server.index.search_sql import Statements, statements
 from scp_server.index.sqlite import reader_engine, stoppable
@@ -30,7 +30,10 @@ FIRST_PAGE_ROWS: Final = 32
 PAGE_GROWTH: Final = 4
 MAX_PAGE_ROWS: Final = 1_024
 MAX_PAGE_HEADER_BYTES: Final = 1 << 20
-"""Packed headers of one page; what is unpacked of them, and what is answered, is in proportion."""
+"""Packed headers of one page, beside the one that exceeds it."""
+MAX_PAGE_ANSWER_BYTES: Final = 1 << 20
+"""What the judge gave for one page, beside the one that exceeds it: a header unpacks to a thousand times what
+it is packed."""
 BLOCK_KEYS: Final = 16_384
 """Keys found at once. Each block costs the conditions once more."""
 
@@ -100,10 +103,13 @@ class SearchThreads:
 class SqlSearch(Generic[T]):
     """A `RunningSearch`. Its pages are made one at a time, each in some thread of `threads`."""
 
-    def __init__(self, threads: SearchThreads, search: Search, judge: Judge[T]) -> None:
+    def __init__(
+        self, threads: SearchThreads, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size
+    ) -> None:
         self._threads = threads
         self._search = search
         self._judge = judge
+        self._size_of = size_of
         self._interrupted = False
         self._ended = False
         self._statements: Statements | None = None
@@ -182,16 +188,17 @@ class SqlSearch(Generic[T]):
         """What the judge gave for `keys`; and which were read, where that was not all of them."""
         page: list[T] = []
         seen: set[int] = set()
-        header_bytes = 0
+        header_bytes = answer_bytes = 0
         for row in self._rows(connection, prepared, keys):
             self._check()
             key, header = row[0], row[1]
             given = self._judge(Entity(key, prepared.named(row), header))
             if given is not None:
                 page.append(given)
+                answer_bytes += self._size_of(given)
             seen.add(key)
             header_bytes += len(header or b"")
-            if header_bytes > MAX_PAGE_HEADER_BYTES:
+            if header_bytes > MAX_PAGE_HEADER_BYTES or answer_bytes > MAX_PAGE_ANSWER_BYTES:
                 return page, seen
         return page, None
 

@@ -21,7 +21,7 @@ from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, page_of_parts
 from scp_server.index.removal import RemoveRequest
 from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
-from scp_server.index.search import Judge, Search
+from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
 from scp_server.index.sqlite import reader_engine
 from scp_server.index.transactions import IndexConfig, IndexWriter
@@ -181,9 +181,9 @@ class SqlIndex:
 
         return await self._read(read)
 
-    def search(self, search: Search, judge: Judge[T]) -> SqlSearch[T]:
+    def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> SqlSearch[T]:
         """Look for entities, in a thread of its own (see `Index.search`)."""
-        return SqlSearch(self._searches, search, judge)
+        return SqlSearch(self._searches, search, judge, size_of)
 
     async def totals(self) -> IndexTotals:
         """How much is kept, at one moment: read, not counted, however much it is."""

@@ -12,7 +12,7 @@ from scp_server.net.association_transport import MOST_FLUSHES_PUT_OFF
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.protocol.events import Buffer
-from scp_server.protocol.message import CStoreRQ, Message, Request, Response, response_to
+from scp_server.protocol.message import CEchoRQ, CStoreRQ, Message, Request, Response, response_to
 from scp_server.protocol.status import Status, StatusClass, status_class
 
 log = get_logger(__name__)
@@ -138,9 +138,9 @@ class PerformedOperation:
             if self._end is not None and isinstance(failure, AssociationError):
                 raise
             log.exception("operation.failed", operation=type(self.request).__name__)
-            # 0x0110 is not among the statuses of C-STORE (PS3.7 9.1.1.1.9).
+            # 0x0110 is not among the statuses of services with data sets (PS3.7 9.1.1.1.9, 9.1.2.1.6).
             status = (
-                Status.CANNOT_UNDERSTAND if isinstance(self.request, CStoreRQ) else Status.PROCESSING_FAILURE
+                Status.PROCESSING_FAILURE if isinstance(self.request, CEchoRQ) else Status.CANNOT_UNDERSTAND
             )
             return response_to(self.request, status, comment="internal error"), type(failure).__name__
 

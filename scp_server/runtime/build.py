@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scp_server.index.base import DuplicatePolicy, Index
+from scp_server.index.searching import MAX_PAGE_ANSWER_BYTES
 from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import DicosMode, PeerRules
@@ -139,7 +140,11 @@ def build_find_service(settings: Settings, index: Index) -> FindService:
         FindConfig(
             plan=PlanConfig(
                 retrieve_ae_title=settings.listen.ae_title,
-                limits=IdentifierLimits(max_keys=query.max_keys),
+                limits=IdentifierLimits(
+                    max_keys=query.max_keys,
+                    max_values=query.max_values,
+                    max_wildcard_bytes=query.max_wildcard_bytes,
+                ),
                 header_match_rows=query.header_match_rows,
                 unknown_values_match=query.unknown_values_match,
             ),
@@ -259,20 +264,35 @@ ASSOCIATION_OBJECTS_BYTES = 131_072
 """The objects of an association without what a peer fills them with, and the window of its deflated data."""
 
 
+QUERY_VALUE_BYTES = 800
+"""Memory for one value of a query's keys, at worst."""
+QUERY_WILDCARD_FACTOR = 160
+"""Bytes of memory for each of a value with wild cards, at worst."""
+
+
 def memory_ceiling_bytes(settings: Settings) -> int:
     """The most memory that peers can make this process hold, all of them at their worst at once.
 
     Of a whole request that was accepted its texts may stay; of the commands, those that wait and the one that
-    makes reading stop, one in pieces, and what was read behind it; a header is kept, and copied to be packed.
+    makes reading stop, one in pieces, and what was read behind it. The operation that is performed keeps
+    either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
+    and a page of answers with the one that is being made.
     """
-    limits = settings.limits
+    limits, query = settings.limits, settings.query
     commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
+    storing = 2 * limits.max_header_bytes + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
+    querying = (
+        2 * query.max_identifier_bytes
+        + query.max_values * QUERY_VALUE_BYTES
+        + query.max_wildcard_bytes * QUERY_WILDCARD_FACTOR
+        + MAX_PAGE_ANSWER_BYTES
+        + 2 * limits.max_header_bytes
+    )
     per_association = (
         limits.max_associate_pdu_bytes
         + commands * limits.max_command_bytes
         + READ_BYTES
-        + 2 * limits.max_header_bytes
-        + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
+        + max(storing, querying)
         + limits.send_buffer_bytes
         + ASSOCIATION_OBJECTS_BYTES
     )

@@ -45,3 +45,17 @@ class QuerySettings(Section):
         le=100_000,
         description="Most keys of one query, those in sequences too; more are refused with 0xC000.",
     )
+    max_values: Count = Field(
+        default=16_384,
+        le=1_000_000,
+        description="Most values of all keys of one query together, such as UIDs in a list; more are refused "
+        "with 0xC000. Each takes up to some hundred bytes of memory.",
+    )
+    max_wildcard_bytes: int = Field(
+        default=8 * KIB,
+        ge=256,
+        le=MIB,
+        description="Most bytes of all values together that have wild cards in one query (of all names, "
+        "where fuzzy matching was agreed); more are refused with 0xC000. Each takes up to some hundred bytes "
+        "of memory, and time for everything it is compared with.",
+    )

@@ -15,7 +15,7 @@ from scp_server.index.base import (
     PartRecord,
     Scope,
 )
-from scp_server.index.search import Judge, RunningSearch, Search
+from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
 
@@ -180,9 +180,9 @@ class WatchedIndex:
     async def unknown_locations(self, locations: Sequence[str]) -> list[str]:
         return await self._index.unknown_locations(locations)
 
-    def search(self, search: Search, judge: Judge[T]) -> RunningSearch[T]:
+    def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> RunningSearch[T]:
         self._steps.log.append("search")
-        return self._index.search(search, judge)
+        return self._index.search(search, judge, size_of)
 
     async def totals(self) -> IndexTotals:
         return await self._index.totals()

@@ -42,6 +42,7 @@ class ItemType(IntEnum):
     MAXIMUM_LENGTH = 0x51
     IMPLEMENTATION_CLASS_UID = 0x52
     IMPLEMENTATION_VERSION_NAME = 0x55
+    EXTENDED_NEGOTIATION = 0x56
     USER_IDENTITY_RQ = 0x58
     USER_IDENTITY_AC = 0x59
 
@@ -246,6 +247,36 @@ def c_store_rq(message_id: int, sop_class_uid: str, sop_instance_uid: str, *, di
     if dicos:
         elements |= {Tag.MOVE_ORIGINATOR_AE_TITLE: "SCRIPTED", Tag.MOVE_ORIGINATOR_MESSAGE_ID: message_id}
     return command_set(elements)
+
+
+def c_find_rq(message_id: int, sop_class_uid: str) -> bytes:
+    """C-FIND-RQ (PS3.7 9.3.2.1)."""
+    return command_set(
+        {
+            Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            Tag.COMMAND_FIELD: 0x0020,
+            Tag.MESSAGE_ID: message_id,
+            Tag.PRIORITY: 0,
+            Tag.DATASET_TYPE: 1,
+        }
+    )
+
+
+def c_cancel_rq(message_id: int) -> bytes:
+    """C-CANCEL-RQ for the operation of this message id (PS3.7 9.3.2.3)."""
+    return command_set(
+        {
+            Tag.COMMAND_FIELD: 0x0FFF,
+            Tag.MESSAGE_ID_RESPONDED_TO: message_id,
+            Tag.DATASET_TYPE: NO_DATASET,
+        }
+    )
+
+
+def extended_negotiation(sop_class_uid: str, information: bytes) -> bytes:
+    """A SOP Class Extended Negotiation sub-item (PS3.7 D.3.3.5)."""
+    uid = sop_class_uid.encode("ascii")
+    return item(ItemType.EXTENDED_NEGOTIATION, struct.pack(">H", len(uid)) + uid + information)
 
 
 def read_command_set(data: bytes) -> dict[int, bytes]:

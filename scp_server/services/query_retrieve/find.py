@@ -21,8 +21,8 @@ from scp_server.services.registry import handles
 
 log = get_logger(__name__)
 
-_INLINE_IDENTIFIER_BYTES = 16 * 1024
-"""A larger identifier is read in a thread: it takes milliseconds."""
+_INLINE_IDENTIFIER_BYTES = 2 * 1024
+"""A larger identifier is read in a thread: it can take many milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class FindService:
     async def _answer(self, operation: Operation, plan: FindPlan) -> Status:
         """Send the matches. Raises IndexFailure, AssociationError."""
         request, most = cast(CFindRQ, operation.request), self._config.max_matches
-        search = self._index.search(plan.search, plan.judge)
+        search = self._index.search(plan.search, plan.judge, lambda answer: len(answer.dataset))
         operation.when_cancelled(search.interrupt)
         matches = 0
         try:

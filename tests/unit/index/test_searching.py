@@ -144,6 +144,16 @@ async def test_headers_bound_a_page(index: SqlIndex, monkeypatch: pytest.MonkeyP
     assert len(keys) == 100
 
 
+async def test_what_the_judge_gave_bounds_a_page(index: SqlIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "MAX_PAGE_ANSWER_BYTES", 10_000)
+    await _add(index, 100)
+    sizes = [
+        len(page) async for page in index.search(ALL, lambda entity: entity.key, size_of=lambda _: 3_000)
+    ]
+    assert set(sizes) == {4}
+    assert sum(sizes) == 100
+
+
 async def test_a_database_that_fails_is_unavailable(index: SqlIndex, path: Path) -> None:
     await _add(index, 50)
     search = index.search(ALL, _key)

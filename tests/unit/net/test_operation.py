@@ -12,7 +12,7 @@ from scp_server.interfaces import AcceptedContext, AssociationInfo, Operation, S
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.net.operation import PerformedOperation, refusing
 from scp_server.protocol.events import Buffer
-from scp_server.protocol.message import CEchoRQ, CStoreRQ, Message, Request, Response, response_to
+from scp_server.protocol.message import CEchoRQ, CFindRQ, CStoreRQ, Message, Request, Response, response_to
 from scp_server.testing.acceptor_scene import succeed
 
 CONTEXT = AcceptedContext(1, "1.2.840.10008.1.1", "1.2.840.10008.1.2")
@@ -21,6 +21,7 @@ ECHO = CEchoRQ(message_id=5)
 STORE = CStoreRQ(
     message_id=6, has_dataset=True, affected_sop_class_uid="1.2", affected_sop_instance_uid="1.2\n3"
 )
+FIND = CFindRQ(message_id=7, has_dataset=True, affected_sop_class_uid="1.2")
 Logs = list[dict[str, Any]]
 
 
@@ -107,7 +108,7 @@ async def test_what_the_service_left_of_the_data_set_is_awaited_and_released(log
     assert "\n" not in logs[-1]["sop_instance_uid"]
 
 
-@pytest.mark.parametrize(("request_", "status"), [(ECHO, 0x0110), (STORE, 0xC000)])
+@pytest.mark.parametrize(("request_", "status"), [(ECHO, 0x0110), (STORE, 0xC000), (FIND, 0xC000)])
 async def test_a_bug_is_a_failure_that_says_nothing_of_it_to_the_peer(
     logs: Logs, request_: Request, status: int
 ) -> None:

@@ -19,6 +19,7 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
+from scp_server.services.query_retrieve.models import FIND_MODELS
 from scp_server.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -124,6 +125,18 @@ def test_a_server_can_be_built_of_the_extremes_that_the_settings_allow(
     assert Server(make_settings(**sections)).health.is_ready is False
 
 
+@pytest.mark.parametrize(
+    ("relational", "information"),
+    [("never", b"\0\1\1\0\0\1\1"), ("negotiated", b"\1\1\1\0\0\1\1"), ("always", b"\1\1\1\0\0\1\1")],
+)
+def test_every_query_model_is_a_service_with_extended_negotiation(
+    make_settings: MakeSettings, relational: str, information: bytes
+) -> None:
+    policy = build_policy(make_settings(query={"relational": relational}))
+    assert policy.service_sop_classes >= set(FIND_MODELS)
+    assert policy.extended_negotiations == dict.fromkeys(FIND_MODELS, information)
+
+
 def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSettings) -> None:
     with pytest.raises(ValueError, match="max_batch"):
         make_settings(index={"max_batch": 257})
@@ -141,7 +154,7 @@ def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSet
             + 31 * (64 << 10)
             + (256 << 10)
             + 2 * (4 << 20)
-            + 1_000 * 208
+            + 10_000 * 208
             + (64 << 10)
             + (128 << 10),
         ),
@@ -166,8 +179,23 @@ def test_the_memory_ceiling_grows_with_each_limit_that_it_follows_from(
         "half_open_buffer_bytes": 32 << 20,
         "max_associate_pdu_bytes": 1 << 20,
         "max_pending_operations": 2,
-        "max_indexed_elements": 1_000,
+        "max_indexed_elements": 10_000,
     }
-    before = memory_ceiling_bytes(make_settings(limits=limits))
-    after = memory_ceiling_bytes(make_settings(limits={**limits, setting: limits[setting] + more_bytes}))
-    assert after - before == growth_bytes
+    query = {"max_identifier_bytes": 4_096, "max_values": 1, "max_wildcard_bytes": 256}
+    more = {**limits, setting: limits[setting] + more_bytes}
+    before = memory_ceiling_bytes(make_settings(limits=limits, query=query))
+    assert memory_ceiling_bytes(make_settings(limits=more, query=query)) - before == growth_bytes
+
+
+@pytest.mark.parametrize(
+    ("setting", "growth_bytes"),
+    [("max_identifier_bytes", 2_000), ("max_values", 800_000), ("max_wildcard_bytes", 160_000)],
+)
+def test_the_memory_ceiling_follows_from_queries_where_they_cost_more(
+    make_settings: MakeSettings, setting: str, growth_bytes: int
+) -> None:
+    query = {"max_identifier_bytes": 1 << 20, "max_values": 16_384, "max_wildcard_bytes": 8_192}
+    limits = {"max_associations": 10, "max_connections": 20}
+    more = {**query, setting: query[setting] + 1_000}
+    before = memory_ceiling_bytes(make_settings(limits=limits, query=query))
+    assert memory_ceiling_bytes(make_settings(limits=limits, query=more)) - before == growth_bytes * 10

@@ -19,6 +19,8 @@ OTHERS = frozenset(
         "query.max_identifier_bytes",
         "query.max_keys",
         "query.max_matches",
+        "query.max_values",
+        "query.max_wildcard_bytes",
         "close_timeout_seconds",
         "drain_timeout_seconds",
         "peers.idle_seconds",
@@ -111,6 +113,8 @@ REACHED_BY: dict[str, str] = {
     + "test_beyond_header_match_rows_matches_are_returned_unmatched_with_ff01",
     "query.max_identifier_bytes": QUERY + "test_an_identifier_above_max_identifier_bytes_is_refused",
     "query.max_keys": QUERY + "test_more_than_max_keys_are_refused",
+    "query.max_values": QUERY + "test_more_than_max_values_are_refused",
+    "query.max_wildcard_bytes": QUERY + "test_more_than_max_wildcard_bytes_are_refused",
     "close_timeout_seconds": "integration/test_slow_disk.py::"
     "test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending",
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",

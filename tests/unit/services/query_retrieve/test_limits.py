@@ -85,3 +85,21 @@ async def test_more_than_max_keys_are_refused(index: SqlIndex) -> None:
     assert refusal.value.status == Status.CANNOT_UNDERSTAND
     final, _ = await find(index, *keys, max_keys=3)
     assert final.status == Status.SUCCESS
+
+
+async def test_more_than_max_values_are_refused(index: SqlIndex) -> None:
+    keys = [Element(0x00081030, "LO", "a\\b"), Element(0x00080060, "CS", "CT\\MR")]
+    with pytest.raises(OperationRefused, match="more than 3 values") as refusal:
+        await find(index, *keys, max_values=3)
+    assert (refusal.value.status, refusal.value.offending_elements) == (0xC000, (0x00081030,))
+    final, _ = await find(index, *keys, max_values=4)
+    assert final.status == Status.SUCCESS
+
+
+async def test_more_than_max_wildcard_bytes_are_refused(index: SqlIndex) -> None:
+    wild, plain = Element(0x00081030, "LO", "*" + "a" * 255), Element(0x00080050, "SH", "b" * 512)
+    with pytest.raises(OperationRefused, match="more than 256 bytes with wild cards") as refusal:
+        await find(index, wild, Element(0x00100010, "PN", "a?"), plain, max_wildcard_bytes=256)
+    assert (refusal.value.status, refusal.value.offending_elements) == (0xC000, (0x00100010,))
+    final, _ = await find(index, wild, plain, max_wildcard_bytes=256)
+    assert final.status == Status.SUCCESS
