@@ -18,7 +18,7 @@ from scp_server.errors import (
 )
 from scp_server.interfaces import AcceptedContext
 from scp_server.net.association_transport import AssociationTransport, TransportConfig
-from scp_server.net.responses import ResponseReceiver
+from scp_server.net.responses import ExpectedResponses, ResponseReceiver
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
     Aborted,
@@ -34,7 +34,7 @@ from scp_server.protocol.events import (
 )
 from scp_server.protocol.items import ContextResult
 from scp_server.protocol.limits import Limits
-from scp_server.protocol.message import RESPONSE_BIT, Request, Response
+from scp_server.protocol.message import Request, Response
 from scp_server.protocol.pdu import AssociateRQ
 
 
@@ -70,8 +70,7 @@ class RequestorConnection(AssociationTransport):
         self.request_pdu: AssociateRQ | None = None
         self.extended_negotiations: dict[str, bytes] = {}
         """As the peer answered, by SOP class (PS3.7 D.3.3.5)."""
-        self._receivers: dict[int, tuple[int, ResponseReceiver]] = {}
-        self._dataset_for: ResponseReceiver | None = None
+        self._expected = ExpectedResponses()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the association as soon as the socket is there."""
@@ -133,11 +132,11 @@ class RequestorConnection(AssociationTransport):
         """
         if self.error is not None:
             raise self.error
-        self._receivers[request.message_id] = request.command_field | RESPONSE_BIT, receiver
+        self._expected.expect(request, receiver)
 
     def forget_responses(self, message_id: int) -> None:
         """Nobody waits for them any more."""
-        self._receivers.pop(message_id, None)
+        self._expected.forget(message_id)
 
     def _accepted(self, event: AssociateAccepted) -> None:
         proposed = self.request_pdu.presentation_contexts if self.request_pdu is not None else ()
@@ -158,22 +157,19 @@ class RequestorConnection(AssociationTransport):
 
     def _command_received(self, event: CommandReceived) -> None:
         message = event.message
-        if isinstance(message, Response):
-            command_field, receiver = self._receivers.get(message.message_id_being_responded_to, (0, None))
-            if receiver is not None and command_field == message.command_field:
-                self._dataset_for = receiver
-                try:
-                    receiver.response_received(event.context_id, message)
-                except ProtocolError as error:
-                    self.abort_association(str(error))
+        try:
+            if isinstance(message, Response) and self._expected.response_received(event.context_id, message):
                 return
+        except ProtocolError as error:
+            self.abort_association(str(error))
+            return
         self.abort_association("the peer sent what nobody asked for")
 
     def _fragment_received(self, event: DatasetFragment) -> None:
-        if self._dataset_for is None or self.error is not None:
+        if self.error is not None:
             return
         try:
-            self._dataset_for.fragment_received(event.data, last=event.last)
+            self._expected.fragment_received(event.data, last=event.last)
         except ProtocolError as error:
             self.abort_association(str(error))
 
@@ -184,5 +180,4 @@ class RequestorConnection(AssociationTransport):
         if not self.established.done():
             self.established.set_exception(self.error)
             self.established.exception()  # seen: nobody may be waiting
-        for _, receiver in self._receivers.values():
-            receiver.fail(self.error)
+        self._expected.fail(self.error)

@@ -170,6 +170,7 @@ def build_policy(settings: Settings) -> NegotiationPolicy:
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
         ),
+        grants_storage_scp_role=True,
         maximum_length=settings.limits.max_pdu_bytes,
     )
 
@@ -231,6 +232,7 @@ def build_manager(
             association_buffer_bytes=limits.association_buffer_bytes,
             process_buffer_bytes=limits.process_buffer_bytes,
             half_open_buffer_bytes=limits.half_open_buffer_bytes,
+            store_response_seconds=settings.timeouts.store_response_seconds,
         ),
         services,
         measures,
