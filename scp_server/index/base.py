@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from scp_server.index.search import Judge, RunningSearch, Search
 from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
 
@@ -20,6 +21,8 @@ __all__ = [
     "PackableHeader",
     "PartRecord",
 ]
+
+T = TypeVar("T")
 
 
 class AddOutcome(StrEnum):
@@ -175,7 +178,7 @@ class Index(Protocol):
         ...
 
     async def totals(self) -> IndexTotals:
-        """Count what is kept."""
+        """How much is kept. Who watches asks every second, so it takes no longer with a million instances."""
         ...
 
     async def list_parts(
@@ -183,6 +186,15 @@ class Index(Protocol):
     ) -> list[PartRecord]:
         """Up to `limit` parts, of `scope` or of everything, in the order of their locations, from the first
         location greater than `after` on: the last one's location is where the next page begins."""
+        ...
+
+    def search(self, search: Search, judge: Judge[T]) -> RunningSearch[T]:
+        """Look for entities; nothing happens before the first page is asked for.
+
+        What `add` returned before that is found. `judge` is called in another thread, one entity at a time;
+        what it raises is raised by the page, and ends the search. A search may be dropped at any time. A
+        column or count that its level cannot have: ValueError, with the first page.
+        """
         ...
 
     async def remove(self, locations: Sequence[str]) -> int:

@@ -40,7 +40,7 @@ class Condition:
     column: str
     hint: Hint
     or_missing: bool = False
-    """An entity without a value is found too."""
+    """An entity without a value is found too; if the column is below it, one without any value there."""
 
 
 @dataclass(frozen=True, slots=True)

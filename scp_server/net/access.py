@@ -167,6 +167,11 @@ class AccessRules:
         object.__setattr__(self, "_by_title", by_title)
         object.__setattr__(self, "_untitled", tuple(e for e in self.entries if e.ae_title is None))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the entries are called."""
+        return tuple(entry.rules.name for entry in self.entries)
+
     def find(self, calling_ae_title: str, host: str) -> PeerEntry | None:
         """The entry that a caller matches, or None."""
         candidates = self._by_title.get(calling_ae_title, self._untitled)

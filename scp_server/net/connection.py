@@ -62,7 +62,7 @@ class Connection(AssociationTransport):
         super().__init__(Role.ACCEPTOR, config.limits, config.transport)
         self._manager = manager
         self._budget = manager.budget
-        self._counts = manager.measures.associations
+        self._measures = manager.measures
         self._operations = Operations(self, manager, AcceptorSender(self))
         self._expected = ExpectedResponses()
         self._last_message_id = 0
@@ -88,7 +88,7 @@ class Connection(AssociationTransport):
 
     def data_received(self, data: bytes) -> None:
         """Until an association is asked for, what arrives counts against the bound for all half-open ones."""
-        self._counts.received_bytes += len(data)
+        self._measures.associations.received_bytes += len(data)
         super().data_received(data)
         if self._asks_still:
             self._asks_still = self.is_half_open
@@ -103,11 +103,11 @@ class Connection(AssociationTransport):
 
     def reading_stopped(self, why: str) -> None:
         """See `AssociationTransport`."""
-        self._counts.stops[why].stopped()
+        self._measures.associations.stops[why].stopped()
 
     def reading_went_on(self, why: str) -> None:
         """See `AssociationTransport`."""
-        self._counts.stops[why].went_on()
+        self._measures.associations.stops[why].went_on()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -123,6 +123,11 @@ class Connection(AssociationTransport):
     def is_draining(self) -> bool:
         """The association is over; only the peer's end of the socket is waited for."""
         return bool(self._outcome)
+
+    @property
+    def peer_name(self) -> str | None:
+        """What the settings call the peer; None for who matched none of them, or asked for nothing yet."""
+        return None if self.info is None or self.info.peer is None else self.info.peer.name
 
     @property
     def requests_received(self) -> int:
@@ -252,7 +257,11 @@ class Connection(AssociationTransport):
         AssociationError, and LocalProtocolError for a response that cannot be sent."""
         async with self.sending:
             self._queue_response(operation, response, dataset)
-        self.flush()
+        if is_final_response(response):
+            self._operations.answered(operation)
+            self.flush()
+        else:
+            self.flush_soon()
         await self.writable()
 
     def _queue_response(
@@ -271,8 +280,6 @@ class Connection(AssociationTransport):
             if self.association.state in _CAN_ANSWER:
                 raise  # It is the response that cannot be sent.
             raise AssociationLost(f"no answer can be sent any more: {error}") from error
-        if is_final_response(response):
-            self._operations.answered(operation)
 
     def next_message_id(self) -> int:
         """One for a request of ours, which the peer does not use for a request of its own either."""
@@ -344,7 +351,7 @@ class Connection(AssociationTransport):
                 log.info("connection.aborted", peer_host=self.host, **_safe(details))
             return
         self._manager.association_ended(self)
-        self._counts.ended[outcome] += 1
+        self._measures.associations.ended[outcome] += 1
         emit = log.info if outcome == "released" else log.warning
         emit(
             "association.ended",

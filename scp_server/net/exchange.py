@@ -54,8 +54,11 @@ async def perform(
     progress: Callable[[int], None] | None,
     *,
     response_seconds: float,
+    glued: bool = False,
 ) -> Response:
     """Send a request, with its data set if it has one, and wait for its single response.
+
+    `glued` sends command set and data set in one PDV stream.
 
     Raises AssociationError, and LocalProtocolError for what cannot be sent. Whatever ends it early aborts the
     association, unless nothing was sent yet: what `dataset` raises before its first piece, for one. Who gives
@@ -68,7 +71,7 @@ async def perform(
         connection.expect_responses(request, receiver)
         now = asyncio.get_running_loop().time()
         try:
-            connection.association.send_command(context.context_id, request, now)
+            connection.association.send_command(context.context_id, request, now, glued=glued)
         except LocalProtocolError:
             connection.forget_responses(request.message_id)
             raise  # Nothing was queued.

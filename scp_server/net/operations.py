@@ -16,7 +16,7 @@ from scp_server.observability.measures import ReadingStop
 from scp_server.protocol.events import DatasetFragment
 from scp_server.protocol.message import CCancelRQ, CStoreRQ, Request, UnrecognizedCommand
 from scp_server.protocol.pdu import AbortSource
-from scp_server.protocol.status import Status, StatusClass, status_class
+from scp_server.protocol.status import Status
 
 if TYPE_CHECKING:
     from scp_server.net.association_manager import AssociationManager
@@ -108,7 +108,8 @@ class Operations:
             raise LocalProtocolError("a data set fragment arrived without a command")
         size_bytes = len(event.data)
         self.dataset_bytes += size_bytes
-        self._manager.activity.received(size_bytes)
+        measures = self._manager.measures
+        measures.operations.received(measures.peers.of(self._connection.peer_name), size_bytes)
         self._held_bytes += size_bytes
         operation.dataset.push(event.data, last=event.last)
         # After the push: who is asked to let go must already hold it.
@@ -138,15 +139,14 @@ class Operations:
             log.exception("operation.failed", association_id=operation.association.association_id)
             connection.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
         finally:
-            self._manager.measures.operations.ended(
+            measures = self._manager.measures
+            measures.operations.ended(
+                measures.peers.of(connection.peer_name),
                 operation.request,
                 operation.status,
                 time.monotonic() - operation.started_at,
                 operation.dataset.received_bytes,
             )
-            if operation.status is not None:
-                failed = status_class(operation.status) is StatusClass.FAILURE
-                self._manager.activity.performed(success=not failed)
             self._operation_ended()
 
     def _operation_ended(self) -> None:

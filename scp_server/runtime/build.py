@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from scp_server.index.base import DuplicatePolicy, Index
+from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import DicosMode, PeerRules
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
-from scp_server.net.association_transport import TransportConfig
+from scp_server.net.association_transport import READ_BYTES, TransportConfig
+from scp_server.net.dataset_stream import KEPT_ALIVE_AT_MOST
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
 from scp_server.observability.measures import Measures
@@ -25,7 +27,7 @@ from scp_server.services.query_retrieve.models import FIND_MODELS
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
 from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.registry import ServiceRegistry
-from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
@@ -64,12 +66,16 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             max_batch=settings.index.max_batch,
             max_queue=settings.index.max_queue,
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
+            spare_bytes=SPARE_BYTES,
+            readers=settings.index.readers,
         ),
         measures.index if measures else None,
     )
 
 
-def build_quarantine(settings: Settings, storage: SettingAside | None) -> Quarantine:
+def build_quarantine(
+    settings: Settings, storage: SettingAside | None, measures: Measures | None = None
+) -> Quarantine:
     """The quarantine of the data folder; without a storage it only looks and drops."""
     return Quarantine(
         QuarantineConfig(
@@ -79,6 +85,7 @@ def build_quarantine(settings: Settings, storage: SettingAside | None) -> Quaran
             max_objects=settings.quarantine.max_objects,
         ),
         storage,
+        measures.quarantine if measures else None,
     )
 
 
@@ -88,6 +95,7 @@ def build_storage_service(
     index: SqlIndex,
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
+    deletions: Deletions | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released."""
     return StorageService(
@@ -96,6 +104,7 @@ def build_storage_service(
         build_storage_service_config(settings),
         (measures or Measures()).reception,
         quarantine,
+        deletions=deletions,
     )
 
 
@@ -110,6 +119,10 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
             max_elements=limits.max_header_elements,
             max_inflate_ratio=limits.max_inflate_ratio,
             max_inflated_bytes=limits.max_inflated_bytes,
+            inflate_grace_bytes=limits.inflate_grace_bytes,
+            max_indexed_elements=limits.max_indexed_elements,
+            max_references=limits.max_references,
+            max_reference_items=limits.max_reference_items,
         ),
         header_buffer_bytes=limits.header_buffer_bytes,
         max_object_bytes=limits.max_object_bytes,
@@ -145,6 +158,7 @@ def build_limits(settings: Settings) -> Limits:
         max_associate_pdu_bytes=limits.max_associate_pdu_bytes,
         max_command_bytes=limits.max_command_bytes,
         max_empty_fragments=limits.max_empty_fragments,
+        max_association_items=limits.max_association_items,
         max_user_information_items=limits.max_user_information_items,
         artim_seconds=timeouts.artim_seconds,
         response_seconds=timeouts.response_seconds,
@@ -239,12 +253,33 @@ def build_manager(
     )
 
 
+DECODED_COMMAND_FACTOR = 10
+"""Bytes of memory for each of a command set: a list of tags is the worst, 40 for four."""
+INDEXED_ELEMENT_BYTES = 208
+"""Memory to remember where an element of a header lies."""
+ASSOCIATION_OBJECTS_BYTES = 131_072
+"""The objects of an association without what a peer fills them with, and the window of its deflated data."""
+
+
 def memory_ceiling_bytes(settings: Settings) -> int:
-    """The most memory that peers can make this process hold, as the limits have it."""
+    """The most memory that peers can make this process hold, all of them at their worst at once.
+
+    Of a whole request that was accepted its texts may stay; of the commands, those that wait and the one that
+    makes reading stop, one in pieces, and what was read behind it; a header is kept, and copied to be packed.
+    """
     limits = settings.limits
-    per_association = limits.max_command_bytes + limits.max_header_bytes + limits.send_buffer_bytes
+    commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
+    per_association = (
+        limits.max_associate_pdu_bytes
+        + commands * limits.max_command_bytes
+        + READ_BYTES
+        + 2 * limits.max_header_bytes
+        + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
+        + limits.send_buffer_bytes
+        + ASSOCIATION_OBJECTS_BYTES
+    )
     return (
-        limits.process_buffer_bytes
+        KEPT_ALIVE_AT_MOST * limits.process_buffer_bytes
         + limits.half_open_buffer_bytes
         + limits.max_associations * per_association
     )

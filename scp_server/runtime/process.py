@@ -8,6 +8,7 @@ import resource
 from pathlib import Path
 
 from scp_server.errors import ConfigurationError
+from scp_server.storage.sync import make_folder
 
 _OTHER_DESCRIPTORS = 256
 """Files, databases, listeners and pipes beside the connections."""
@@ -23,7 +24,7 @@ class DataFolderLock:
     def acquire(self) -> None:
         """Raises ConfigurationError naming the process that has the folder, or why it cannot be used."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(os.path.abspath(self._path.parent), durable=True)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise ConfigurationError(f"data_dir: cannot use {self._path.parent}: {error.strerror}") from error

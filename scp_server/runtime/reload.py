@@ -24,6 +24,7 @@ log = get_logger(__name__)
 RELOADABLE = frozenset(
     {
         "access",
+        "close_timeout_seconds",
         "drain_timeout_seconds",
         "limits",
         "log",

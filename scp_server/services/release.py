@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scp_server.errors import LocalProtocolError, OperationRefused, StorageError
 from scp_server.interfaces import AcceptedContext, AssociationInfo, DatasetSource, Sender
 from scp_server.observability.logs import get_logger, peer_text
+from scp_server.observability.measures import QuarantineEvent
 from scp_server.protocol.events import Buffer
 from scp_server.protocol.message import CStoreRQ, Message
 from scp_server.protocol.status import Status
@@ -124,6 +125,7 @@ class QuarantineRelease:
             await quarantine.drop(object_id)
         finally:
             quarantine.let_go(object_id)
+        quarantine.note(QuarantineEvent.RELEASED)
         log.info(
             "quarantine.released",
             id=object_id,
@@ -133,6 +135,7 @@ class QuarantineRelease:
         return ReleaseResult(object_id, True, Status.SUCCESS, "")
 
     async def _refused_again(self, record: QuarantineRecord, refusal: OperationRefused) -> ReleaseResult:
+        self._quarantine.note(QuarantineEvent.RELEASE_REFUSED)
         log.warning(
             "quarantine.release_refused",
             id=record.id,

@@ -52,6 +52,11 @@ class LimitsSettings(Section):
     max_empty_fragments: Count = Field(
         default=1_000, description="Empty fragments in one message before it is aborted."
     )
+    max_association_items: Count = Field(
+        default=16_384,
+        description="Items and sub-items of one A-ASSOCIATE-RQ, so that one of nothing but empty items takes "
+        "no time; 128 presentation contexts of a hundred transfer syntaxes each fit.",
+    )
     max_user_information_items: Count = Field(
         default=1_024, description="Sub-items of one user information item."
     )
@@ -100,6 +105,18 @@ class LimitsSettings(Section):
     max_header_elements: Count = Field(
         default=1_000_000, description="Elements before the pixel data, nested ones included."
     )
+    max_indexed_elements: int = Field(
+        default=8_192,
+        ge=256,
+        description="Elements of a header's first level whose places are remembered, at 200 bytes of memory "
+        "each; those behind are as if they were absent. Usual headers have hundreds.",
+    )
+    max_references: Count = Field(
+        default=1_000, description="Referenced SOP instances that are indexed for one object."
+    )
+    max_reference_items: Count = Field(
+        default=5_000, description="Sequence items that are looked at to find them."
+    )
     max_sequence_depth: int = Field(
         default=64,
         ge=1,
@@ -111,6 +128,12 @@ class LimitsSettings(Section):
     )
     max_inflate_ratio: Count = Field(
         default=200, description="Largest ratio of inflated to received bytes of a deflated data set."
+    )
+    inflate_grace_bytes: int = Field(
+        default=MIB,
+        ge=0,
+        description="Inflated bytes before which that ratio is not looked at: short runs of zeros deflate a "
+        "thousandfold.",
     )
     max_inflated_bytes: int = Field(
         default=64 * GIB,

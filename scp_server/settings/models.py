@@ -189,7 +189,7 @@ class StorageSettings(Section):
 
 
 class IndexSettings(Section):
-    """How the index is written."""
+    """How the index is written and searched."""
 
     max_batch: int = Field(default=256, ge=1, le=256, description="Most objects that share one transaction.")
     max_queue: int = Field(
@@ -201,13 +201,22 @@ class IndexSettings(Section):
         allow_inf_nan=False,
         description="How long a locked index is waited for before 0xA700.",
     )
+    readers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Threads that queries are searched and matched in, each with a connection to the index.",
+    )
     compare_at_start: bool = Field(
         default=True,
         description="Compare objects and index in the background once the server is ready: files that the "
         "index does not know are adopted, rows without a file are logged.",
     )
     compare_objects_per_second: int = Field(
-        default=2_000, ge=1, description="How fast that comparison may go, so that it disturbs nobody."
+        default=1_000,
+        ge=1,
+        description="How fast that comparison may go, and index verify while the server runs, so that they "
+        "disturb nobody.",
     )
 
 
@@ -226,6 +235,13 @@ class SettingsTree(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="After SIGTERM: how long operations may finish before associations are aborted.",
+    )
+    close_timeout_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After that: how long associations, storage and index may take to end before the process "
+        "ends without them, with exit code 1. A disk that hangs would hold it for ever.",
     )
     listen: ListenSettings = Field(default_factory=ListenSettings)
     http: HTTPSettings = Field(default_factory=HTTPSettings)

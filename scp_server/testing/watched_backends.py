@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
 
 from scp_server.index.base import (
     AddResult,
@@ -14,8 +15,11 @@ from scp_server.index.base import (
     PartRecord,
     Scope,
 )
+from scp_server.index.search import Judge, RunningSearch, Search
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
+
+T = TypeVar("T")
 
 
 class Steps:
@@ -133,6 +137,9 @@ class WatchedStorage:
     async def settled(self) -> None:
         await self._storage.settled()
 
+    async def not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        return await self._storage.not_yet_indexed(locations)
+
     async def indexed(self, stored: StoredObject) -> None:
         await self._steps.enter("indexed")
         await self._storage.indexed(stored)
@@ -172,6 +179,10 @@ class WatchedIndex:
 
     async def unknown_locations(self, locations: Sequence[str]) -> list[str]:
         return await self._index.unknown_locations(locations)
+
+    def search(self, search: Search, judge: Judge[T]) -> RunningSearch[T]:
+        self._steps.log.append("search")
+        return self._index.search(search, judge)
 
     async def totals(self) -> IndexTotals:
         return await self._index.totals()

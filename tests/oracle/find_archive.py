@@ -303,7 +303,7 @@ def _key(chance: random.Random, tag: int, target: PlainDataset, objects: list[Ma
     if tag in COUNTS:
         return chance.choice(["", "", "2"])
     if chance.random() < 0.3:
-        return None if vr == "SQ" else chance.choice(["", "*"])
+        return None if vr == "SQ" else "" if vr == "US" else chance.choice(["", "*"])
     if vr == "SQ":
         return _item_key(chance, tag, target)
     source = target if chance.random() < 0.8 else chance.choice(objects).plain
@@ -336,7 +336,7 @@ def _altered(chance: random.Random, vr: str, text: str) -> str:
     if vr in ("DA", "TM", "DT"):
         return _range(chance, vr)
     if vr in ("UI", "IS", "DS", "US") or not text:
-        return chance.choice([text, text, f"{text}\\{text}"]) if vr == "UI" else text
+        return chance.choice([text, text, f"{text}\\{text}"]) if vr == "UI" and text else text
     if vr in ("AS", "AT"):
         return text
     place = chance.randrange(len(text))

@@ -37,7 +37,7 @@ from scp_server.services.query_retrieve.models import (
 from scp_server.services.query_retrieve.negotiation import QueryOptions
 
 _FOLDED = {"patient_name": "patient_name_folded"}
-"""Columns whose hints are about another one."""
+"""Columns of names, and those that have them folded."""
 _ISSUER_OF_PATIENT_ID = 0x00100021
 _ONLINE = "ONLINE"
 _THREAT_SEQUENCE = 0x40101011
@@ -110,6 +110,11 @@ def _check_unique_keys(identifier: Identifier, model: InformationModel, level: E
                 f"a hierarchical query needs one value of {tag_text(tag)}",
                 (tag,),
             )
+
+
+def _hinted_column(key: Key, column: str) -> str | None:
+    """The column that a key's hint is about: names are folded, and not every name has such a column."""
+    return _FOLDED.get(column) if key.vr == "PN" else column
 
 
 class _Planner:
@@ -221,10 +226,8 @@ class _Planner:
             return
         if not matched:
             self._all_supported = False
-        elif matcher.hint is not None:
-            self._conditions.append(
-                Condition(_FOLDED.get(name, name), matcher.hint, self._config.unknown_values_match)
-            )
+        elif matcher.hint is not None and (hinted := _hinted_column(key, name)):
+            self._conditions.append(Condition(hinted, matcher.hint, self._config.unknown_values_match))
 
     def _is_matched(self, key: Key, level: EntityLevel) -> bool:
         """Whether this query matches a key of a level: at baseline no other one of higher levels than the

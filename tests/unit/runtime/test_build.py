@@ -34,6 +34,10 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
                 "max_header_elements": 7,
                 "max_inflate_ratio": 9,
                 "max_inflated_bytes": 11,
+                "inflate_grace_bytes": 17,
+                "max_indexed_elements": 256,
+                "max_references": 19,
+                "max_reference_items": 23,
                 "header_buffer_bytes": 4_097,
                 "max_object_bytes": 13,
             },
@@ -43,6 +47,8 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
     tap = config.tap_limits
     assert (tap.max_sequence_depth, tap.max_value_bytes, tap.max_header_bytes) == (3, 300, 5_000)
     assert (tap.max_elements, tap.max_inflate_ratio, tap.max_inflated_bytes) == (7, 9, 11)
+    assert (tap.inflate_grace_bytes, tap.max_indexed_elements) == (17, 256)
+    assert (tap.max_references, tap.max_reference_items) == (19, 23)
     assert (config.header_buffer_bytes, config.max_object_bytes) == (4_097, 13)
     assert config.duplicates is DuplicatePolicy.PARTS
     assert config.dicos_duplicates is DuplicatePolicy.KEEP_FIRST
@@ -50,6 +56,7 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
 
 def test_the_bounds_of_an_association_reach_the_protocol(make_settings: MakeSettings) -> None:
     limits = {"max_pdu_bytes": 5_000, "max_associate_pdu_bytes": 9_000, "max_command_bytes": 2_000}
+    limits |= {"max_empty_fragments": 7, "max_association_items": 8, "max_user_information_items": 9}
     timeouts = {"artim_seconds": 1.5, "idle_seconds": 2.5, "dicos_idle_seconds": 3.5, "dimse_seconds": 4.5}
     built = build_limits(make_settings(limits=limits, timeouts=timeouts))
     assert {name: getattr(built, name) for name in limits | timeouts} == limits | timeouts
@@ -125,11 +132,24 @@ def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSet
 @pytest.mark.parametrize(
     ("setting", "more_bytes", "growth_bytes"),
     [
-        ("process_buffer_bytes", 1_000, 1_000),
+        ("process_buffer_bytes", 1_000, 16_000),
         ("half_open_buffer_bytes", 1_000, 1_000),
-        ("max_associations", 1, (4 << 20) + (128 << 10)),
-        ("max_header_bytes", 10, 10 * 100),
-        ("max_command_bytes", 10, 10 * 100),
+        (
+            "max_associations",
+            1,
+            (1 << 20)
+            + 31 * (64 << 10)
+            + (256 << 10)
+            + 2 * (4 << 20)
+            + 1_000 * 208
+            + (64 << 10)
+            + (128 << 10),
+        ),
+        ("max_associate_pdu_bytes", 10, 10 * 100),
+        ("max_header_bytes", 10, 2 * 10 * 100),
+        ("max_indexed_elements", 10, 208 * 10 * 100),
+        ("max_pending_operations", 1, 10 * (64 << 10) * 100),
+        ("max_command_bytes", 10, 31 * 10 * 100),
         ("send_buffer_bytes", 10, 10 * 100),
     ],
 )
@@ -144,6 +164,9 @@ def test_the_memory_ceiling_grows_with_each_limit_that_it_follows_from(
         "max_command_bytes": 64 << 10,
         "send_buffer_bytes": 64 << 10,
         "half_open_buffer_bytes": 32 << 20,
+        "max_associate_pdu_bytes": 1 << 20,
+        "max_pending_operations": 2,
+        "max_indexed_elements": 1_000,
     }
     before = memory_ceiling_bytes(make_settings(limits=limits))
     after = memory_ceiling_bytes(make_settings(limits={**limits, setting: limits[setting] + more_bytes}))
