@@ -17,6 +17,8 @@ from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
 from scp_server.runtime.build import (
+    build_destinations,
+    build_destinations_config,
     build_index,
     build_manager,
     build_quarantine,
@@ -84,6 +86,7 @@ class Server:
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
+        self._destinations = build_destinations(settings, self._measures)
         self._manager = build_manager(settings, self._storage, self._index, self._measures, service)
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
@@ -158,9 +161,7 @@ class Server:
 
     async def _start(self) -> None:
         settings, running = self.settings, self._running
-        descriptors = raise_descriptor_limit(
-            settings.limits.max_connections, settings.limits.max_associations
-        )
+        descriptors = _raise_descriptor_limit(settings)
         self._lock.acquire()
         running.callback(self._lock.release)
         await self._storage.open()
@@ -169,6 +170,7 @@ class Server:
         running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
+        running.push_async_callback(self._destinations.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
@@ -221,10 +223,11 @@ class Server:
         changed = reloadable_changes(self.settings, settings)
         if not changed:
             return []
-        raise_descriptor_limit(settings.limits.max_connections, settings.limits.max_associations)
+        _raise_descriptor_limit(settings)
         service = self._build_storage_service(settings)
         fresh = build_manager(settings, self._storage, self._index, self._measures, service)
         self._manager.reconfigure(fresh.config, fresh.services)
+        self._destinations.reconfigure(build_destinations_config(settings))
         self._release.service = service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
         self.settings = settings
@@ -282,6 +285,13 @@ class Server:
     ) -> None:
         """`stop`."""
         await self.stop()
+
+
+def _raise_descriptor_limit(settings: Settings) -> int:
+    limits = settings.limits
+    return raise_descriptor_limit(
+        limits.max_connections, limits.max_associations, settings.most_outbound_associations
+    )
 
 
 def _is_loopback(host: str) -> bool:
