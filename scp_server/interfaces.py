@@ -236,5 +236,13 @@ class Transcoding(Protocol):
         ...
 
 
-Service = Callable[[Operation], Awaitable[Message]]
+@dataclass(frozen=True, slots=True)
+class FinalResponse:
+    """A final response that has a data set, as that of a retrieve with failures does (PS3.4 C.4.2.1.4.2)."""
+
+    response: Message
+    dataset: bytes
+
+
+Service = Callable[[Operation], Awaitable[Message | FinalResponse]]
 """Performs one operation and returns its final response, which `net` sends."""
