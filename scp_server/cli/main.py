@@ -334,7 +334,7 @@ def index_verify(
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Compare objects and index, both ways. Works while no server uses the folder.
+    """Compare objects and index, both ways, also while the server runs: then it does the work.
 
     The exit code is 0 when all is well or was made well, and 1 when something is left that is not.
 
@@ -369,9 +369,9 @@ def delete(
     data_dir: DataDir = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Delete a study, a series or an instance: rows and files. Works while no server uses the folder.
+    """Delete a study, a series or an instance: rows and files, also while the server runs.
 
-    Killed in between, the next start finishes it.
+    Once decided it is finished: by the server whatever happens to this command, or by the next start.
 
     Example: scp-server delete --study 1.2.840.99.1 --data-dir /data --yes
     """

@@ -154,16 +154,15 @@ class IndexWriter:
         try:
             with self._transaction() as connection:
                 removed = remove_parts(connection, request.locations)
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except (SQLAlchemyError, sqlite3.Error, IndexUnavailable) as error:
+            self._entries.forget()
+            if isinstance(error, IndexUnavailable):
+                return error
             self.close()
             failure = IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}")
             failure.__cause__ = error
             return failure
-        except IndexUnavailable as error:
-            return error
-        finally:
-            # What it remembers of studies and series may be gone.
-            self._entries.forget()
+        self._entries.forget_places()
         return removed
 
     def _add(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:

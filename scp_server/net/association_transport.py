@@ -27,6 +27,8 @@ READ_BYTES = 262_144
 """The most that asyncio's transports read at once."""
 _SMALL_WRITE_BYTES = 65_536
 """Up to this many bytes are joined, so that a response leaves in one segment."""
+MOST_FLUSHES_PUT_OFF = 16
+"""Small messages that are sent in one write; more would keep a peer waiting for what it could work on."""
 
 _NOTHING = memoryview(b"")
 
@@ -67,6 +69,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._unfed = _NOTHING
         self._feeding = False
         self._pumping = False
+        self._flushes_wanted = 0
         self.ended = False
         self.bytes_received = 0
 
@@ -178,6 +181,21 @@ class AssociationTransport(asyncio.Protocol, ABC):
         """Carry out what primitives left behind: events, bytes to send, timers, the end."""
         self._pump()
 
+    def flush_soon(self) -> None:
+        """`flush` before anything else happens in the loop: what a producer queues until then shares a write.
+
+        Of more than MOST_FLUSHES_PUT_OFF, every one that many is a `flush`.
+        """
+        self._flushes_wanted += 1
+        if self._flushes_wanted >= MOST_FLUSHES_PUT_OFF:
+            self.flush()
+        elif self._flushes_wanted == 1:
+            self._loop.call_soon(self._flush_wanted)
+
+    def _flush_wanted(self) -> None:
+        if self._flushes_wanted:
+            self.flush()
+
     def abort_association(
         self, text: str, *, source: int = AbortSource.SERVICE_USER, reason: int = 0
     ) -> None:
@@ -219,6 +237,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         if self._pumping:
             return
         self._pumping = True
+        self._flushes_wanted = 0
         try:
             while (event := self.association.next_event()) is not None:
                 try:

@@ -346,7 +346,9 @@ class Connection(AssociationTransport):
             raise AssociationLost(f"no answer can be sent any more: {error}") from error
         if is_final_response(response):
             self._answered(operation)
-        self.flush()
+            self.flush()
+        else:
+            self.flush_soon()
         await self.writable()
 
     def _abort_peer(self, reason: AbortReason, text: str) -> None:

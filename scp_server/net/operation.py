@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from scp_server.errors import AssociationError, OperationRefused
 from scp_server.interfaces import AcceptedContext, AssociationInfo, FinalResponse, Service
+from scp_server.net.association_transport import MOST_FLUSHES_PUT_OFF
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.protocol.events import Buffer
@@ -88,8 +89,9 @@ class PerformedOperation:
         """See `Operation.send`."""
         await self._send(self, response, dataset)
         self.responses += 1
-        # Where the peer reads fast enough nothing above waits; a C-CANCEL-RQ must still be seen.
-        await asyncio.sleep(0)
+        if self.responses % MOST_FLUSHES_PUT_OFF == 0:
+            # Where the peer reads fast enough nothing above waits; a C-CANCEL-RQ must still be seen.
+            await asyncio.sleep(0)
 
     def association_ended(self, error: AssociationError) -> None:
         """No answer is of use any more; whoever waits for the rest of the data set gets `error`."""

@@ -27,7 +27,7 @@ from scp_server.services.query_retrieve.models import FIND_MODELS
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
 from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.registry import ServiceRegistry
-from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
@@ -95,6 +95,7 @@ def build_storage_service(
     index: SqlIndex,
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
+    deletions: Deletions | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released."""
     return StorageService(
@@ -103,6 +104,7 @@ def build_storage_service(
         build_storage_service_config(settings),
         (measures or Measures()).reception,
         quarantine,
+        deletions=deletions,
     )
 
 

@@ -27,8 +27,10 @@ from scp_server.runtime.build import (
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
 from scp_server.runtime.control_commands import quarantine_commands
+from scp_server.runtime.maintenance.adoption import Adopter
+from scp_server.runtime.maintenance.commands import MaintenanceCommands
 from scp_server.runtime.maintenance.comparison import Comparison
-from scp_server.runtime.maintenance.deletion import finish_deletions
+from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
@@ -77,6 +79,9 @@ class Server:
         self._measures = Measures()
         self._index = build_index(settings, self._measures)
         self._quarantine = build_quarantine(settings, self._storage, self._measures)
+        self._deletions = Deletions(settings.data_dir, self._storage, self._index)
+        limits = build_storage_service_config(settings).tap_limits
+        self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
         self._manager = build_manager(settings, self._storage, self._index, self._measures, service)
@@ -85,6 +90,13 @@ class Server:
             self._measures, self.health, self._manager, self._storage, self._quarantine, rates
         )
         status = StatusReporter(settings, self._manager, rates, self._index, self._quarantine)
+        maintenance = MaintenanceCommands(
+            self._storage,
+            self._index,
+            self._deletions,
+            self._adopter,
+            objects_per_second=settings.index.compare_objects_per_second,
+        )
         self._control = ControlServer(
             settings.data_dir,
             ControlConfig(
@@ -93,7 +105,12 @@ class Server:
                 request_seconds=settings.control.request_seconds,
                 command_seconds=settings.control.command_seconds,
             ),
-            {"status": status.report, **quarantine_commands(self._quarantine, self._release)},
+            {
+                "status": status.report,
+                **quarantine_commands(self._quarantine, self._release),
+                **maintenance.commands,
+            },
+            maintenance.long_commands,
         )
         self._listener = Listener(self._manager, settings.listen.host, settings.listen.port, sockets.dicom)
         app = health_app(self.health, metrics_route(self._sight.scrape))
@@ -155,7 +172,8 @@ class Server:
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
-        await finish_deletions(settings.data_dir, self._storage, self._index)
+        await self._deletions.finish()
+        running.push_async_callback(self._deletions.stop)
         await recover(self._storage, self._index, build_storage_service_config(settings))
         self._sight.start()
         running.push_async_callback(self._sight.stop)
@@ -208,18 +226,21 @@ class Server:
         fresh = build_manager(settings, self._storage, self._index, self._measures, service)
         self._manager.reconfigure(fresh.config, fresh.services)
         self._release.service = service
+        self._adopter.limits = build_storage_service_config(settings).tap_limits
         self.settings = settings
         return changed
 
     def _build_storage_service(self, settings: Settings) -> StorageService:
-        return build_storage_service(settings, self._storage, self._index, self._measures, self._quarantine)
+        return build_storage_service(
+            settings, self._storage, self._index, self._measures, self._quarantine, self._deletions
+        )
 
     def _compare(self, started_at_ns: int) -> None:
         """Compare storage and index in a task of its own, until it has ended or the server stops."""
         comparison = Comparison(
             self._storage,
             self._index,
-            build_storage_service_config(self.settings).tap_limits,
+            self._adopter,
             objects_per_second=self.settings.index.compare_objects_per_second,
             started_at_ns=started_at_ns,
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, cast
+from typing import NoReturn, Protocol, cast
 
 from scp_server.errors import (
     IndexFailure,
@@ -18,7 +18,7 @@ from scp_server.errors import (
     StorageError,
     StorageFull,
 )
-from scp_server.index.base import AddOutcome, DuplicatePolicy, Index
+from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.interfaces import AssociationInfo, DicosMode, Operation, PeerRules
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
@@ -36,6 +36,8 @@ from scp_server.storage.quarantine import Quarantine
 log = get_logger(__name__)
 
 _AFFECTED_SOP_INSTANCE_UID = 0x00001000
+_MET_ANOTHER = frozenset({AddOutcome.SAME, AddOutcome.CONFLICT})
+"""The newcomer is not in the index, because of what is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,14 @@ class StorageServiceConfig:
             return peer.duplicates
         always = peer is not None and peer.dicos is DicosMode.ALWAYS
         return self.dicos_duplicates if always or is_dicos_sop_class(sop_class_uid) else self.duplicates
+
+
+class Deletions(Protocol):
+    """What an administrator has decided to delete; `runtime/maintenance/deletion.py` fulfils it."""
+
+    async def doomed(self, wanted: Iterable[str]) -> set[str]:
+        """Those locations that are to go, though the index may still have them. Raises StorageError."""
+        ...
 
 
 class ArrivalClock:
@@ -84,6 +94,7 @@ class StorageService:
         measures: ReceptionMeasures | None = None,
         quarantine: Quarantine | None = None,
         share: LoopShare | None = None,
+        deletions: Deletions | None = None,
     ) -> None:
         self._storage = storage
         self._share = share or LoopShare()
@@ -92,6 +103,7 @@ class StorageService:
         self._measures = measures or ReceptionMeasures()
         self._arrivals = ArrivalClock()
         self._refused = RefusedObjects(quarantine)
+        self._deletions = deletions
         self._nothing_refused = RefusedObjects(None)
 
     @handles(CStoreRQ)
@@ -140,8 +152,8 @@ class StorageService:
         association_id = association.association_id
         policy = self._config.duplicate_policy(reception.summary.sop_class_uid, association.peer)
         try:
-            result = await self._index.add(reception.index_entry(stored), policy)
-        except IndexFailure as failure:
+            result = await self._add(reception.index_entry(stored), policy)
+        except (IndexFailure, StorageError) as failure:
             log.error("index.failed", error=str(failure), association_id=association_id)
             await self._take_back(stored)
             raise OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed") from failure
@@ -162,6 +174,19 @@ class StorageService:
             return
         await self._discard(result.discarded)
         await self._storage.indexed(stored)
+
+    async def _add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+        """Bring an entry into the index. What it meets there counts only while nobody has decided to delete
+        it: otherwise that row goes now rather than in a moment, and the newcomer is kept in its own right.
+        """
+        while True:
+            result = await self._index.add(entry, policy)
+            if result.outcome not in _MET_ANOTHER or result.location == entry.location:
+                return result
+            met = [result.location]
+            if self._deletions is None or not await self._deletions.doomed(met):
+                return result
+            await self._index.remove(met)
 
     async def _refuse_newcomer(
         self,

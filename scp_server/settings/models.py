@@ -213,7 +213,10 @@ class IndexSettings(Section):
         "index does not know are adopted, rows without a file are logged.",
     )
     compare_objects_per_second: int = Field(
-        default=1_000, ge=1, description="How fast that comparison may go, so that it disturbs nobody."
+        default=1_000,
+        ge=1,
+        description="How fast that comparison may go, and index verify while the server runs, so that they "
+        "disturb nobody.",
     )
 
 

@@ -341,6 +341,10 @@ class FilesystemStorage:
         if self._examined_all:
             await self._hop("remove the ledger", self._opened().ledger.settle)
 
+    async def not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        """See `Storage.not_yet_indexed`."""
+        return await self._hop("look at what is in flight", self._opened().ledger.holding, list(locations))
+
     async def indexed(self, stored: StoredObject) -> None:
         """See `Storage.indexed`. No visit to a thread, no system call."""
         if self._workshop is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from threading import Lock
 
@@ -158,6 +158,12 @@ class InFlightLedger:
         with self._lock:
             self._work_off_reports()
             self._release(location)
+
+    def holding(self, locations: Iterable[str]) -> set[str]:
+        """Those of `locations` that were entered and neither reported nor released."""
+        with self._lock:
+            self._work_off_reports()
+            return {location for location in locations if location in self._objects}
 
     def _work_off_reports(self) -> None:
         while self._reported:

@@ -139,6 +139,9 @@ class WatchedStorage:
     async def settled(self) -> None:
         await self._storage.settled()
 
+    async def not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        return await self._storage.not_yet_indexed(locations)
+
     async def indexed(self, stored: StoredObject) -> None:
         await self._steps.enter("indexed")
         await self._storage.indexed(stored)

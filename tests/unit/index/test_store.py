@@ -394,3 +394,16 @@ async def test_text_of_a_peer_is_a_value_and_never_a_statement(
     assert (part.calling_ae_title, part.location) == (text, f"{text}2")
     await index.remove([f"{text}1"])
     assert (await index.totals()).parts == 1
+
+
+async def test_a_removal_forgets_studies_and_series_but_no_keys_in_hand(index: SqlIndex, path: Path) -> None:
+    claimed = "SELECT next_key FROM key_allocation"
+    first = index_entry("1", location="first")
+    await index.add(first, KEEP_FIRST)
+    before = _rows(path, claimed)
+    for _ in range(3):
+        assert await index.remove(["first"]) == 1
+        assert _rows(path, "SELECT * FROM studies") == []
+        assert (await index.add(first, KEEP_FIRST)).outcome is AddOutcome.ADDED
+    assert _rows(path, claimed) == before
+    assert len(_rows(path, "SELECT * FROM studies JOIN series USING (study_key)")) == 1

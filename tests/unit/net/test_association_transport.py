@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
-from scp_server.net.association_transport import AssociationTransport, TransportConfig
+from scp_server.net.association_transport import (
+    MOST_FLUSHES_PUT_OFF,
+    AssociationTransport,
+    TransportConfig,
+)
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import AssociateRequested, CommandReceived, Event
 from scp_server.protocol.limits import Limits
@@ -412,3 +416,33 @@ async def test_every_socket_sends_at_once_and_keeps_alive(connect: Connect) -> N
     _, transport = connect()
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY) in transport.sock.options
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE) in transport.sock.options
+
+
+async def test_what_is_put_off_shares_a_write_with_what_comes_before_the_loop_goes_on(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, transport = connect()
+    writes: list[int] = []
+    write = transport.write
+
+    def counted(data: bytes) -> None:
+        writes.append(len(data))
+        write(data)
+
+    monkeypatch.setattr(transport, "write", counted)
+
+    def put_off(count: int) -> None:
+        for _ in range(count):
+            recorder.association._outbox.add(bytes(100))
+            recorder.flush_soon()
+
+    put_off(3)
+    assert writes == []
+    await settle()
+    assert writes == [300]
+    put_off(MOST_FLUSHES_PUT_OFF + 2)
+    assert writes == [300, 100 * MOST_FLUSHES_PUT_OFF]
+    recorder.flush()
+    assert writes[2:] == [200]
+    await settle()
+    assert len(writes) == 3

@@ -15,6 +15,11 @@ SECTIONS = ("limits", "timeouts", "quarantine", "control", "index")
 """All settings of these are bounds."""
 OTHERS = frozenset(
     {
+        "query.header_match_rows",
+        "query.max_identifier_bytes",
+        "query.max_keys",
+        "query.max_matches",
+        "close_timeout_seconds",
         "drain_timeout_seconds",
         "peers.idle_seconds",
         "storage.reserve_bytes",
@@ -31,6 +36,7 @@ INFLATE = "unit/objects/test_inflate.py::"
 SUMMARY = "unit/objects/test_summary.py::"
 CONTROL = "unit/runtime/test_control.py::"
 QUARANTINE = "unit/storage/test_quarantine.py::"
+QUERY = "unit/services/query_retrieve/test_limits.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
 REACHED_BY: dict[str, str] = {
@@ -98,6 +104,15 @@ REACHED_BY: dict[str, str] = {
     "storage.threads": "unit/storage/test_filesystem.py::test_no_more_calls_block_at_once_than_the_threads",
     "storage.write_buffer_bytes": "unit/storage/test_filesystem.py::"
     "test_tiny_fragments_cost_no_more_than_the_buffer",
+    "index.readers": "unit/index/test_searching.py::"
+    "test_closing_the_index_ends_statements_that_run_and_those_that_wait",
+    "query.max_matches": QUERY + "test_a_query_ends_with_a700_after_max_matches",
+    "query.header_match_rows": QUERY
+    + "test_beyond_header_match_rows_matches_are_returned_unmatched_with_ff01",
+    "query.max_identifier_bytes": QUERY + "test_an_identifier_above_max_identifier_bytes_is_refused",
+    "query.max_keys": QUERY + "test_more_than_max_keys_are_refused",
+    "close_timeout_seconds": "integration/test_slow_disk.py::"
+    "test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending",
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",
     "peers.idle_seconds": "integration/test_access.py::"
     "test_an_idle_association_ends_when_its_peers_rules_say",

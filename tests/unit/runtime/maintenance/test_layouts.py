@@ -8,7 +8,7 @@ from pathlib import Path
 from scp_server.index.base import Level, Scope
 from scp_server.runtime.build import build_storage_service_config
 from scp_server.runtime.maintenance.backup import backup, restore
-from scp_server.runtime.maintenance.deletion import delete
+from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.runtime.maintenance.rebuild import rebuild
 from scp_server.runtime.maintenance.verify import VerifyOptions, verify
@@ -66,7 +66,7 @@ async def test_they_go_with_their_directories(tmp_path: Path) -> None:
     archive = await filled(tmp_path)
     async with archive.opened() as (storage, index):
         for study in {each.study_instance_uid for each in OBJECTS}:
-            await delete(archive.data_dir, storage, index, Scope(Level.STUDY, study))
+            await Deletions(archive.data_dir, storage, index).delete(Scope(Level.STUDY, study))
     assert archive.files() == {}
     assert list((archive.data_dir / "objects").iterdir()) == []
 
