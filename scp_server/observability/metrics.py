@@ -295,6 +295,20 @@ METRICS: tuple[Declaration, ...] = (
         "Space that objects are never given (storage.reserve_bytes).",
         lambda v: v.levels.storage_reserve_bytes,
     ),
+    # -- retrieves
+    Declaration(
+        "scp_suboperations_total",
+        "counter",
+        "C-STOREs that C-MOVE and C-GET asked for.",
+        ("result",),
+        lambda v: [((str(result),), count) for result, count in v.measures.retrieve.results.items()],
+    ),
+    _single(
+        "scp_suboperations_sent_bytes_total",
+        "counter",
+        "Bytes of data sets that they sent.",
+        lambda v: v.measures.retrieve.sent_bytes,
+    ),
     # -- quarantine
     _single(
         "scp_quarantine_objects", "gauge", "Objects in quarantine.", lambda v: v.levels.quarantine_objects

@@ -11,7 +11,7 @@ from pathlib import Path
 from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
-from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.interfaces import Destinations, DicosMode, PeerRules, Transcoding
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import READ_BYTES, TransportConfig
@@ -26,6 +26,8 @@ from scp_server.services.query_retrieve.find import FindConfig, FindService
 from scp_server.services.query_retrieve.models import FIND_MODELS
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
 from scp_server.services.query_retrieve.plan import PlanConfig
+from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
+from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
@@ -147,6 +149,33 @@ def build_find_service(settings: Settings, index: Index) -> FindService:
             max_matches=query.max_matches,
             max_identifier_bytes=query.max_identifier_bytes,
         ),
+    )
+
+
+def build_retrieve_service(
+    settings: Settings,
+    index: Index,
+    storage: Storage,
+    destinations: Destinations,
+    transcoding: Transcoding | None = None,
+    measures: Measures | None = None,
+) -> RetrieveService:
+    """What performs C-MOVE and C-GET."""
+    query, retrieve = settings.query, settings.retrieve
+    return RetrieveService(
+        index,
+        Source(storage, transcoding),
+        destinations,
+        RetrieveConfig(
+            relational=RelationalQueries(query.relational),
+            max_identifier_bytes=query.max_identifier_bytes,
+            limits=IdentifierLimits(max_keys=query.max_keys),
+            max_suboperations=retrieve.max_suboperations,
+            sub_operations=SubOperationsConfig(
+                associations=retrieve.associations, pending_seconds=retrieve.pending_seconds
+            ),
+        ),
+        (measures or Measures()).retrieve,
     )
 
 

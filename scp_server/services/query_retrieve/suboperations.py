@@ -204,7 +204,11 @@ class SubOperations:
             return not sent_bytes
         except Exception as failure:
             # One object must not cost the others: a codec's mistake is this sub-operation's.
-            log.exception("suboperation.crashed", sop_instance_uid=part.sop_instance_uid)
+            log.exception(
+                "suboperation.crashed",
+                association_id=self._operation.association.association_id,
+                sop_instance_uid=part.sop_instance_uid,
+            )
             self.tally.failed(part, CANNOT_READ, type(failure).__name__)
             return not sent_bytes
         finally:
