@@ -23,8 +23,8 @@ from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.query_retrieve.find import FindConfig, FindService
-from scp_server.services.query_retrieve.models import FIND_MODELS
-from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
+from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
+from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered, offered_to_retrieve
 from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
 from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
@@ -171,6 +171,7 @@ def build_retrieve_service(
             max_identifier_bytes=query.max_identifier_bytes,
             limits=IdentifierLimits(max_keys=query.max_keys),
             max_suboperations=retrieve.max_suboperations,
+            max_waiting_suboperations=retrieve.max_waiting_suboperations,
             sub_operations=SubOperationsConfig(
                 associations=retrieve.associations, pending_seconds=retrieve.pending_seconds
             ),
@@ -198,17 +199,19 @@ def build_limits(settings: Settings) -> Limits:
     )
 
 
-def build_policy(settings: Settings) -> NegotiationPolicy:
-    """What is accepted of what peers propose."""
+def build_policy(settings: Settings, *, retrieves: bool = False) -> NegotiationPolicy:
+    """What is accepted of what peers propose; C-MOVE and C-GET where the server `retrieves`."""
+    relational = RelationalQueries(settings.query.relational)
+    extended_negotiations = dict.fromkeys(FIND_MODELS, offered(relational))
+    if retrieves:
+        extended_negotiations |= dict.fromkeys(RETRIEVE_SOP_CLASSES, offered_to_retrieve(relational))
     additional = frozenset(settings.negotiation.additional_sop_classes)
     return NegotiationPolicy(
         application_context_names=frozenset(settings.negotiation.application_context_names),
         storage_sop_classes=standard_storage_sop_classes() | additional,
         any_sop_class=settings.negotiation.sop_classes == "any",
-        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *FIND_MODELS}),
-        extended_negotiations=dict.fromkeys(
-            FIND_MODELS, offered(RelationalQueries(settings.query.relational))
-        ),
+        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *extended_negotiations}),
+        extended_negotiations=extended_negotiations,
         transfer_syntaxes=tuple(settings.negotiation.transfer_syntax_uids),
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
@@ -245,12 +248,15 @@ def build_manager(
     index: SqlIndex,
     measures: Measures | None = None,
     storage_service: StorageService | None = None,
+    destinations: Destinations | None = None,
+    transcoding: Transcoding | None = None,
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
-    where something else uses it too; without one there is no quarantine."""
+    where something else uses it too; without one there is no quarantine. Without `destinations` there is no
+    C-MOVE, and no C-GET."""
     limits = settings.limits
     measures = measures or Measures()
-    policy = build_policy(settings)
+    policy = build_policy(settings, retrieves=destinations is not None)
     services = ServiceRegistry()
     services.register(VerificationService(), {VERIFICATION_SOP_CLASS_UID})
     services.register(
@@ -258,6 +264,11 @@ def build_manager(
         StorageSOPClasses(policy),
     )
     services.register(build_find_service(settings, index), FIND_MODELS)
+    if destinations is not None:
+        services.register(
+            build_retrieve_service(settings, index, storage, destinations, transcoding, measures),
+            RETRIEVE_SOP_CLASSES,
+        )
     return AssociationManager(
         AcceptorConfig(
             policy=policy,
@@ -284,6 +295,8 @@ DECODED_COMMAND_FACTOR = 10
 """Bytes of memory for each of a command set: a list of tags is the worst, 40 for four."""
 INDEXED_ELEMENT_BYTES = 208
 """Memory to remember where an element of a header lies."""
+SUB_OPERATION_BYTES = 512
+"""Memory for a sub-operation of a retrieve: 320 bytes to find and name its part, the rest where it fails."""
 ASSOCIATION_OBJECTS_BYTES = 131_072
 """The objects of an association without what a peer fills them with, and the window of its deflated data."""
 
@@ -308,5 +321,6 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     return (
         KEPT_ALIVE_AT_MOST * limits.process_buffer_bytes
         + limits.half_open_buffer_bytes
+        + settings.retrieve.max_waiting_suboperations * SUB_OPERATION_BYTES
         + limits.max_associations * per_association
     )

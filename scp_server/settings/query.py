@@ -66,6 +66,12 @@ class RetrieveSettings(Section):
         description="Most objects of one retrieve; more are refused with 0xA701 before anything is sent. "
         "65535 is the greatest number that its responses can count to.",
     )
+    max_waiting_suboperations: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Most objects of all retrieves together that are being sent or wait for it, about 512 "
+        "bytes of memory each; a retrieve that does not fit is refused with 0xA701.",
+    )
     pending_seconds: float = Field(
         default=2.0,
         gt=0,

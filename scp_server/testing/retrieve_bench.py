@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -154,13 +154,7 @@ class RetrieveBench:
 
     def service(self) -> RetrieveService:
         """With the settings of this moment."""
-        config = RetrieveConfig(
-            relational=self.config.relational,
-            max_identifier_bytes=self.config.max_identifier_bytes,
-            limits=self.config.limits,
-            max_suboperations=self.config.max_suboperations,
-            sub_operations=self.sub_operations,
-        )
+        config = replace(self.config, sub_operations=self.sub_operations)
         source = Source(self.storage, self.transcoding)
         return RetrieveService(
             self.index, source, FakeDestinations({"DEST": self.remote}), config, self.measures

@@ -79,3 +79,5 @@ MOVE_MODELS: Final[Mapping[str, InformationModel]] = {model.move_sop_class_uid: 
 """By the SOP class of C-MOVE."""
 GET_MODELS: Final[Mapping[str, InformationModel]] = {model.get_sop_class_uid: model for model in _MODELS}
 """By the SOP class of C-GET."""
+RETRIEVE_SOP_CLASSES: Final = frozenset({*MOVE_MODELS, *GET_MODELS})
+"""Those of C-MOVE and C-GET."""

@@ -52,6 +52,8 @@ class RetrieveConfig:
     max_identifier_bytes: int = 1024 * 1024
     limits: IdentifierLimits = field(default_factory=IdentifierLimits)
     max_suboperations: int = MOST_SUBOPERATIONS
+    max_waiting_suboperations: int = 1_000_000
+    """Of all retrieves together."""
     sub_operations: SubOperationsConfig = field(default_factory=SubOperationsConfig)
 
 
@@ -71,6 +73,8 @@ class RetrieveService:
         self._destinations = destinations
         self._config = config
         self._measures = measures or RetrieveMeasures()
+        self._waiting = 0
+        """Sub-operations of the retrieves that are performed now."""
 
     @handles(CMoveRQ)
     async def move(self, operation: Operation) -> Message | FinalResponse:
@@ -118,9 +122,13 @@ class RetrieveService:
         sub_operations = SubOperations(
             operation, parts, self._source, self._config.sub_operations, self._measures
         )
-        async with sub_operations.telling():
-            await send(sub_operations)
-        return sub_operations.final()
+        self._waiting += len(parts)
+        try:
+            async with sub_operations.telling():
+                await send(sub_operations)
+            return sub_operations.final()
+        finally:
+            self._waiting -= len(parts)
 
     async def _parts(self, operation: Operation, keys: list[UniqueKey]) -> list[RetrievablePart]:
         most = self._config.max_suboperations
@@ -132,10 +140,12 @@ class RetrieveService:
                 Status.UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES, "the index cannot be searched"
             ) from failure
         if len(parts) > most:
-            raise OperationRefused(
-                Status.UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES, f"there are more than {most} objects"
-            )
-        return parts
+            problem = f"there are more than {most} objects"
+        elif self._waiting + len(parts) > self._config.max_waiting_suboperations:
+            problem = "too many objects are being sent at this moment"
+        else:
+            return parts
+        raise OperationRefused(Status.UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES, problem)
 
 
 def unique_keys(

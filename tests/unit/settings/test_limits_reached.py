@@ -21,6 +21,7 @@ OTHERS = frozenset(
         "query.max_matches",
         "retrieve.associations",
         "retrieve.max_suboperations",
+        "retrieve.max_waiting_suboperations",
         "retrieve.pending_seconds",
         "close_timeout_seconds",
         "drain_timeout_seconds",
@@ -119,6 +120,8 @@ REACHED_BY: dict[str, str] = {
     + "test_sub_operations_run_side_by_side_on_as_many_associations_as_allowed",
     "retrieve.max_suboperations": "unit/services/query_retrieve/test_retrieve_identifiers.py::"
     "test_more_matches_than_allowed_are_a701",
+    "retrieve.max_waiting_suboperations": "unit/services/query_retrieve/test_retrieve_identifiers.py::"
+    "test_a_retrieve_for_which_all_together_have_no_room_is_a701",
     "retrieve.pending_seconds": SUB_OPERATIONS
     + "test_there_is_a_pending_response_while_a_sub_operation_takes_long",
     "close_timeout_seconds": "integration/test_slow_disk.py::"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +239,26 @@ async def test_more_matches_than_allowed_are_a701(bench: RetrieveBench, get: boo
 
 def _again(operation: FakeOperation) -> FakeOperation:
     return retrieve_operation(study(make_uid("s1")), get=isinstance(operation.request, CGetRQ))
+
+
+async def test_a_retrieve_for_which_all_together_have_no_room_is_a701(bench: RetrieveBench) -> None:
+    bench.config = replace(bench.config, max_waiting_suboperations=4)
+    service, started, go_on = bench.service(), asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        started.set()
+        await go_on.wait()
+
+    bench.remote.before_answer = hold
+    first = asyncio.create_task(service.move(retrieve_operation(study(make_uid("s1")))))
+    await started.wait()
+    with pytest.raises(OperationRefused, match="too many objects") as refusal:
+        await service.move(retrieve_operation(study(make_uid("s3"), make_uid("s4"))))
+    assert refusal.value.status == Status.UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES
+    go_on.set()
+    await first
+    await service.move(retrieve_operation(study(make_uid("s3"), make_uid("s4"))))
+    assert len(bench.remote.sent) == 5
 
 
 async def test_an_index_that_fails_is_a701(bench: RetrieveBench, monkeypatch: pytest.MonkeyPatch) -> None:
