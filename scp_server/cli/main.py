@@ -24,6 +24,8 @@ from scp_server.cli.options import (
     Timeout,
 )
 from scp_server.cli.query_commands import find, worklist
+from scp_server.cli.retrieve_commands import get, move
+from scp_server.cli.store_command import store
 
 PROGRAM = "scp-server"
 
@@ -175,39 +177,11 @@ def echo(
     end(lambda: run_echo(peer, as_json=as_json))
 
 
-@app.command()
-def store(
-    inputs: Annotated[
-        list[Path],
-        typer.Option(
-            "--input",
-            metavar="FILE_OR_DIR",
-            exists=True,
-            help="DICOM or DICOS file, or folder with all below it. May be given several times.",
-        ),
-    ],
-    host: Host = "127.0.0.1",
-    port: Port = 11_112,
-    ae_title: CalledAETitle = "ANY-SCP",
-    calling_ae_title: CallingAETitle = "SCP_SERVER_SCU",
-    timeout: Timeout = 60.0,
-    as_json: AsJSON = False,
-) -> None:
-    """Send files to a peer (C-STORE). Data sets go out exactly as they lie in their files.
-
-    Files in a folder that are no DICOM files are skipped and listed; a file that is named must be one.
-
-    Example: scp-server store --input ./study --input extra.dcm --host 127.0.0.1 --port 11112
-    """
-    from scp_server.cli.peer import Peer
-    from scp_server.cli.store import run_store
-
-    peer = Peer(host, port, ae_title, calling_ae_title, timeout)
-    end(lambda: run_store(inputs, peer, as_json=as_json))
-
-
+app.command()(store)
 app.command()(find)
 app.command()(worklist)
+app.command()(move)
+app.command()(get)
 
 
 @config_app.command("check")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from scp_server.errors import AssociationError, OperationRefused
-from scp_server.interfaces import AcceptedContext, AssociationInfo, FinalResponse, Service
+from scp_server.interfaces import AcceptedContext, AssociationInfo, FinalResponse, Sender, Service
 from scp_server.net.association_transport import MOST_FLUSHES_PUT_OFF
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.observability.logs import get_logger, peer_text
@@ -41,6 +41,7 @@ class PerformedOperation:
         "dataset",
         "request",
         "responses",
+        "sender",
         "started_at",
         "status",
         "task",
@@ -54,11 +55,13 @@ class PerformedOperation:
         dataset: DatasetStream,
         service: Service,
         send: SendResponse,
+        sender: Sender,
     ) -> None:
         self.association = association
         self.context = context
         self.request = request
         self.dataset = dataset
+        self.sender = sender
         self.cancel_requested = False
         self.started_at = time.monotonic()
         self.responses = 0

@@ -216,6 +216,7 @@ def build_policy(settings: Settings, *, retrieves: bool = False) -> NegotiationP
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
         ),
+        grants_storage_scp_role=True,
         maximum_length=settings.limits.max_pdu_bytes,
     )
 
@@ -285,6 +286,7 @@ def build_manager(
             association_buffer_bytes=limits.association_buffer_bytes,
             process_buffer_bytes=limits.process_buffer_bytes,
             half_open_buffer_bytes=limits.half_open_buffer_bytes,
+            store_response_seconds=settings.timeouts.store_response_seconds,
         ),
         services,
         measures,

@@ -189,6 +189,11 @@ class TimeoutsSettings(Section):
     response_seconds: Seconds = Field(
         default=30.0, description="Until a peer has answered our A-ASSOCIATE-RQ or A-RELEASE-RQ."
     )
+    store_response_seconds: Seconds = Field(
+        default=60.0,
+        description="Until a peer has answered a C-STORE of ours, once its data set is sent; then the "
+        "association is aborted and the sub-operation of the C-MOVE or C-GET has failed.",
+    )
     idle_seconds: SecondsOrNever = Field(
         default=300.0,
         description="Longest silence between messages before an association is aborted; 0 is never.",

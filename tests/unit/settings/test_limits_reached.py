@@ -86,6 +86,8 @@ REACHED_BY: dict[str, str] = {
     "limits.max_inflated_bytes": INFLATE + "test_the_inflated_size_is_bounded_where_it_is_set",
     "timeouts.artim_seconds": LIMITS + "test_a_silent_connection_ends_with_artim",
     "timeouts.response_seconds": TIMERS + "test_an_unanswered_release_request_is_aborted",
+    "timeouts.store_response_seconds": "unit/net/test_sub_operations.py::"
+    "test_a_peer_that_does_not_answer_in_time_is_aborted",
     "timeouts.idle_seconds": LIMITS + "test_an_idle_association_is_aborted",
     "timeouts.dicos_idle_seconds": TIMERS + "test_a_dicos_association_has_an_idle_time_of_its_own",
     "timeouts.dimse_seconds": LIMITS + "test_silence_inside_a_message_aborts",
