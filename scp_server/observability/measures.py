@@ -296,8 +296,12 @@ class SubOperationResult(StrEnum):
 
 @dataclass(slots=True)
 class RetrieveMeasures:
-    """The sub-operations of C-MOVE and C-GET, and the bytes of data sets that they sent."""
+    """The sub-operations of C-MOVE and C-GET, and the bytes of data sets that they sent.
 
+    `accepted` are those of the retrieves that are performed now.
+    """
+
+    accepted: int = 0
     results: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SubOperationResult, 0))
     sent_bytes: int = 0
 

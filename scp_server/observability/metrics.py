@@ -296,6 +296,12 @@ METRICS: tuple[Declaration, ...] = (
         lambda v: v.levels.storage_reserve_bytes,
     ),
     # -- retrieves
+    _single(
+        "scp_suboperations_accepted",
+        "gauge",
+        "Sub-operations of the retrieves that are performed now.",
+        lambda v: v.measures.retrieve.accepted,
+    ),
     Declaration(
         "scp_suboperations_total",
         "counter",

@@ -156,7 +156,7 @@ def build_retrieve_service(
     settings: Settings,
     index: Index,
     storage: Storage,
-    destinations: Destinations,
+    destinations: Destinations | None = None,
     transcoding: Transcoding | None = None,
     measures: Measures | None = None,
 ) -> RetrieveService:
@@ -199,12 +199,13 @@ def build_limits(settings: Settings) -> Limits:
     )
 
 
-def build_policy(settings: Settings, *, retrieves: bool = False) -> NegotiationPolicy:
-    """What is accepted of what peers propose; C-MOVE and C-GET where the server `retrieves`."""
+def build_policy(settings: Settings) -> NegotiationPolicy:
+    """What is accepted of what peers propose."""
     relational = RelationalQueries(settings.query.relational)
-    extended_negotiations = dict.fromkeys(FIND_MODELS, offered(relational))
-    if retrieves:
-        extended_negotiations |= dict.fromkeys(RETRIEVE_SOP_CLASSES, offered_to_retrieve(relational))
+    extended_negotiations = {
+        **dict.fromkeys(FIND_MODELS, offered(relational)),
+        **dict.fromkeys(RETRIEVE_SOP_CLASSES, offered_to_retrieve(relational)),
+    }
     additional = frozenset(settings.negotiation.additional_sop_classes)
     return NegotiationPolicy(
         application_context_names=frozenset(settings.negotiation.application_context_names),
@@ -253,11 +254,11 @@ def build_manager(
     transcoding: Transcoding | None = None,
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
-    where something else uses it too; without one there is no quarantine. Without `destinations` there is no
-    C-MOVE, and no C-GET."""
+    where something else uses it too; without one there is no quarantine. `destinations` are
+    those of C-MOVE."""
     limits = settings.limits
     measures = measures or Measures()
-    policy = build_policy(settings, retrieves=destinations is not None)
+    policy = build_policy(settings)
     services = ServiceRegistry()
     services.register(VerificationService(), {VERIFICATION_SOP_CLASS_UID})
     services.register(
@@ -265,11 +266,10 @@ def build_manager(
         StorageSOPClasses(policy),
     )
     services.register(build_find_service(settings, index), FIND_MODELS)
-    if destinations is not None:
-        services.register(
-            build_retrieve_service(settings, index, storage, destinations, transcoding, measures),
-            RETRIEVE_SOP_CLASSES,
-        )
+    services.register(
+        build_retrieve_service(settings, index, storage, destinations, transcoding, measures),
+        RETRIEVE_SOP_CLASSES,
+    )
     return AssociationManager(
         AcceptorConfig(
             policy=policy,

@@ -64,28 +64,28 @@ class RetrieveService:
         self,
         index: Index,
         source: Source,
-        destinations: Destinations,
+        destinations: Destinations | None,
         config: RetrieveConfig,
         measures: RetrieveMeasures | None = None,
     ) -> None:
+        """Without `destinations` no name is known to C-MOVE."""
         self._index = index
         self._source = source
         self._destinations = destinations
         self._config = config
         self._measures = measures or RetrieveMeasures()
-        self._waiting = 0
-        """Sub-operations of the retrieves that are performed now."""
 
     @handles(CMoveRQ)
     async def move(self, operation: Operation) -> Message | FinalResponse:
         """C-MOVE. Refuses with 0xA801 for a destination that is not configured, and as `get` does."""
         model = model_asked(operation, MOVE_MODELS)
         ae_title = cast(CMoveRQ, operation.request).move_destination
-        if not self._destinations.is_known(ae_title):
+        destinations = self._destinations
+        if destinations is None or not destinations.is_known(ae_title):
             raise OperationRefused(Status.MOVE_DESTINATION_UNKNOWN, "the move destination is not known")
 
         async def send(sub_operations: SubOperations) -> None:
-            move = Move(operation, sub_operations, self._destinations, ae_title)
+            move = Move(operation, sub_operations, destinations, ae_title)
             for batch in await batched(tuple(sub_operations.waiting), self._source.targets):
                 await move.send(batch, self._config.sub_operations.associations)
 
@@ -122,13 +122,13 @@ class RetrieveService:
         sub_operations = SubOperations(
             operation, parts, self._source, self._config.sub_operations, self._measures
         )
-        self._waiting += len(parts)
+        self._measures.accepted += len(parts)
         try:
             async with sub_operations.telling():
                 await send(sub_operations)
             return sub_operations.final()
         finally:
-            self._waiting -= len(parts)
+            self._measures.accepted -= len(parts)
 
     async def _parts(self, operation: Operation, keys: list[UniqueKey]) -> list[RetrievablePart]:
         most = self._config.max_suboperations
@@ -141,7 +141,7 @@ class RetrieveService:
             ) from failure
         if len(parts) > most:
             problem = f"there are more than {most} objects"
-        elif self._waiting + len(parts) > self._config.max_waiting_suboperations:
+        elif self._measures.accepted + len(parts) > self._config.max_waiting_suboperations:
             problem = "too many objects are being sent at this moment"
         else:
             return parts

@@ -22,7 +22,6 @@ from scp_server.runtime.build import (
 from scp_server.runtime.server import Server
 from scp_server.services.query_retrieve.models import RETRIEVE_SOP_CLASSES
 from scp_server.settings import Settings
-from scp_server.testing.fake_sender import FakeDestinations
 
 MakeSettings = Callable[..., Settings]
 
@@ -96,11 +95,9 @@ def test_a_required_called_ae_title_is_ours_and_no_other(make_settings: MakeSett
     assert policy.required_called_ae_titles == {"ARCHIVE"}
 
 
-def test_retrieves_are_served_and_offered_as_relational_where_there_are_destinations(
-    make_settings: MakeSettings,
-) -> None:
+def test_retrieves_are_served_and_offered_as_relational(make_settings: MakeSettings) -> None:
     server = Server(make_settings())
-    manager = build_manager(server.settings, server._storage, server._index, destinations=FakeDestinations())
+    manager = build_manager(server.settings, server._storage, server._index)
     policy = manager.config.policy
     assert policy.service_sop_classes >= RETRIEVE_SOP_CLASSES
     for uid in RETRIEVE_SOP_CLASSES:
@@ -110,12 +107,6 @@ def test_retrieves_are_served_and_offered_as_relational_where_there_are_destinat
         move = CMoveRQ(message_id=1, affected_sop_class_uid=uid, move_destination="DEST")
         services = [manager.services.find(request, context) for request in (get, move)]
         assert [service.__name__ for service in services] == ["get", "move"]
-
-
-def test_nothing_is_retrieved_without_destinations(make_settings: MakeSettings) -> None:
-    server = Server(make_settings())
-    policy = build_manager(server.settings, server._storage, server._index).config.policy
-    assert RETRIEVE_SOP_CLASSES.isdisjoint({*policy.service_sop_classes, *policy.extended_negotiations})
 
 
 def test_the_caps_reach_the_acceptor(make_settings: MakeSettings) -> None:
