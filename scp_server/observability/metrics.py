@@ -321,6 +321,26 @@ METRICS: tuple[Declaration, ...] = (
         "Associations to remotes that could not be opened.",
         lambda v: v.measures.outbound.failed,
     ),
+    # -- retrieves
+    _single(
+        "scp_suboperations_accepted",
+        "gauge",
+        "Sub-operations of the retrieves that are performed now.",
+        lambda v: v.measures.retrieve.accepted,
+    ),
+    Declaration(
+        "scp_suboperations_total",
+        "counter",
+        "C-STOREs that C-MOVE and C-GET asked for.",
+        ("result",),
+        lambda v: [((str(result),), count) for result, count in v.measures.retrieve.results.items()],
+    ),
+    _single(
+        "scp_suboperations_sent_bytes_total",
+        "counter",
+        "Bytes of data sets that they sent.",
+        lambda v: v.measures.retrieve.sent_bytes,
+    ),
     # -- quarantine
     _single(
         "scp_quarantine_objects", "gauge", "Objects in quarantine.", lambda v: v.levels.quarantine_objects

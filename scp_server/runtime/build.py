@@ -12,7 +12,7 @@ from pathlib import Path
 from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
-from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.interfaces import Destinations, DicosMode, PeerRules, Transcoding
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import READ_BYTES, TransportConfig
@@ -27,9 +27,11 @@ from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.query_retrieve.find import FindConfig, FindService
-from scp_server.services.query_retrieve.models import FIND_MODELS
-from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
+from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
+from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered, offered_to_retrieve
 from scp_server.services.query_retrieve.plan import PlanConfig
+from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
+from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
@@ -154,6 +156,34 @@ def build_find_service(settings: Settings, index: Index) -> FindService:
     )
 
 
+def build_retrieve_service(
+    settings: Settings,
+    index: Index,
+    storage: Storage,
+    destinations: Destinations | None = None,
+    transcoding: Transcoding | None = None,
+    measures: Measures | None = None,
+) -> RetrieveService:
+    """What performs C-MOVE and C-GET."""
+    query, retrieve = settings.query, settings.retrieve
+    return RetrieveService(
+        index,
+        Source(storage, transcoding),
+        destinations,
+        RetrieveConfig(
+            relational=RelationalQueries(query.relational),
+            max_identifier_bytes=query.max_identifier_bytes,
+            limits=IdentifierLimits(max_keys=query.max_keys),
+            max_suboperations=retrieve.max_suboperations,
+            max_waiting_suboperations=retrieve.max_waiting_suboperations,
+            sub_operations=SubOperationsConfig(
+                associations=retrieve.associations, pending_seconds=retrieve.pending_seconds
+            ),
+        ),
+        (measures or Measures()).retrieve,
+    )
+
+
 def build_limits(settings: Settings) -> Limits:
     """The bounds of one association."""
     limits, timeouts = settings.limits, settings.timeouts
@@ -175,15 +205,18 @@ def build_limits(settings: Settings) -> Limits:
 
 def build_policy(settings: Settings) -> NegotiationPolicy:
     """What is accepted of what peers propose."""
+    relational = RelationalQueries(settings.query.relational)
+    extended_negotiations = {
+        **dict.fromkeys(FIND_MODELS, offered(relational)),
+        **dict.fromkeys(RETRIEVE_SOP_CLASSES, offered_to_retrieve(relational)),
+    }
     additional = frozenset(settings.negotiation.additional_sop_classes)
     return NegotiationPolicy(
         application_context_names=frozenset(settings.negotiation.application_context_names),
         storage_sop_classes=standard_storage_sop_classes() | additional,
         any_sop_class=settings.negotiation.sop_classes == "any",
-        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *FIND_MODELS}),
-        extended_negotiations=dict.fromkeys(
-            FIND_MODELS, offered(RelationalQueries(settings.query.relational))
-        ),
+        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *extended_negotiations}),
+        extended_negotiations=extended_negotiations,
         transfer_syntaxes=tuple(settings.negotiation.transfer_syntax_uids),
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
@@ -261,9 +294,12 @@ def build_manager(
     index: SqlIndex,
     measures: Measures | None = None,
     storage_service: StorageService | None = None,
+    destinations: Destinations | None = None,
+    transcoding: Transcoding | None = None,
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
-    where something else uses it too; without one there is no quarantine."""
+    where something else uses it too; without one there is no quarantine. `destinations` are
+    those of C-MOVE."""
     limits = settings.limits
     measures = measures or Measures()
     policy = build_policy(settings)
@@ -274,6 +310,10 @@ def build_manager(
         StorageSOPClasses(policy),
     )
     services.register(build_find_service(settings, index), FIND_MODELS)
+    services.register(
+        build_retrieve_service(settings, index, storage, destinations, transcoding, measures),
+        RETRIEVE_SOP_CLASSES,
+    )
     return AssociationManager(
         AcceptorConfig(
             policy=policy,
@@ -299,6 +339,8 @@ DECODED_COMMAND_FACTOR = 10
 """Bytes of memory for each of a command set: a list of tags is the worst, 40 for four."""
 INDEXED_ELEMENT_BYTES = 208
 """Memory to remember where an element of a header lies."""
+SUB_OPERATION_BYTES = 512
+"""Memory for a sub-operation of a retrieve: 320 bytes to find and name its part, the rest where it fails."""
 ASSOCIATION_OBJECTS_BYTES = 131_072
 """The objects of an association without what a peer fills them with, and the window of its deflated data."""
 
@@ -330,6 +372,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     return (
         KEPT_ALIVE_AT_MOST * limits.process_buffer_bytes
         + limits.half_open_buffer_bytes
+        + settings.retrieve.max_waiting_suboperations * SUB_OPERATION_BYTES
         + limits.max_associations * per_association
         + settings.most_outbound_associations * outbound
     )

@@ -32,6 +32,7 @@ RELOADABLE = frozenset(
         "peers",
         "query",
         "remotes",
+        "retrieve",
         "storage.dicos_duplicates",
         "storage.duplicates",
         "timeouts",

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from scp_server.index.base import Index
+from scp_server.net.association_manager import AssociationManager
 from scp_server.net.listener import Listener
 from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import get_logger
@@ -87,7 +88,7 @@ class Server:
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
         self._destinations = build_destinations(settings, self._measures)
-        self._manager = build_manager(settings, self._storage, self._index, self._measures, service)
+        self._manager = self._build_manager(settings, service)
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
             self._measures, self.health, self._manager, self._storage, self._quarantine, rates
@@ -225,13 +226,18 @@ class Server:
             return []
         _raise_descriptor_limit(settings)
         service = self._build_storage_service(settings)
-        fresh = build_manager(settings, self._storage, self._index, self._measures, service)
+        fresh = self._build_manager(settings, service)
         self._manager.reconfigure(fresh.config, fresh.services)
         self._destinations.reconfigure(build_destinations_config(settings))
         self._release.service = service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
         self.settings = settings
         return changed
+
+    def _build_manager(self, settings: Settings, service: StorageService) -> AssociationManager:
+        return build_manager(
+            settings, self._storage, self._index, self._measures, service, self._destinations
+        )
 
     def _build_storage_service(self, settings: Settings) -> StorageService:
         return build_storage_service(

@@ -24,7 +24,7 @@ from scp_server.settings.names import (
     transfer_syntax_uid,
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
-from scp_server.settings.query import QuerySettings
+from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
 from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
@@ -244,6 +244,7 @@ class SettingsTree(BaseModel):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     query: QuerySettings = Field(default_factory=QuerySettings)
+    retrieve: RetrieveSettings = Field(default_factory=RetrieveSettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from scp_server.index.base import DuplicatePolicy
-from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.interfaces import AcceptedContext, DicosMode, PeerRules
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
+from scp_server.protocol.message import CGetRQ, CMoveRQ
 from scp_server.runtime.build import (
     build_access,
     build_limits,
@@ -19,6 +20,7 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
+from scp_server.services.query_retrieve.models import RETRIEVE_SOP_CLASSES
 from scp_server.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -91,6 +93,20 @@ def test_a_required_called_ae_title_is_ours_and_no_other(make_settings: MakeSett
     assert build_policy(make_settings(listen=listen)).required_called_ae_titles == frozenset()
     policy = build_policy(make_settings(listen=listen, access={"require_called_ae_title": True}))
     assert policy.required_called_ae_titles == {"ARCHIVE"}
+
+
+def test_retrieves_are_served_and_offered_as_relational(make_settings: MakeSettings) -> None:
+    server = Server(make_settings())
+    manager = build_manager(server.settings, server._storage, server._index)
+    policy = manager.config.policy
+    assert policy.service_sop_classes >= RETRIEVE_SOP_CLASSES
+    for uid in RETRIEVE_SOP_CLASSES:
+        assert policy.extended_negotiations[uid] == b"\1\0"
+        context = AcceptedContext(1, uid, "1.2.840.10008.1.2")
+        get = CGetRQ(message_id=1, affected_sop_class_uid=uid)
+        move = CMoveRQ(message_id=1, affected_sop_class_uid=uid, move_destination="DEST")
+        services = [manager.services.find(request, context) for request in (get, move)]
+        assert [service.__name__ for service in services] == ["get", "move"]
 
 
 def test_the_caps_reach_the_acceptor(make_settings: MakeSettings) -> None:

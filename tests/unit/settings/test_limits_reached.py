@@ -19,6 +19,10 @@ OTHERS = frozenset(
         "query.max_identifier_bytes",
         "query.max_keys",
         "query.max_matches",
+        "retrieve.associations",
+        "retrieve.max_suboperations",
+        "retrieve.max_waiting_suboperations",
+        "retrieve.pending_seconds",
         "close_timeout_seconds",
         "drain_timeout_seconds",
         "peers.idle_seconds",
@@ -39,6 +43,7 @@ SUMMARY = "unit/objects/test_summary.py::"
 CONTROL = "unit/runtime/test_control.py::"
 QUARANTINE = "unit/storage/test_quarantine.py::"
 QUERY = "unit/services/query_retrieve/test_limits.py::"
+SUB_OPERATIONS = "unit/services/query_retrieve/test_suboperations.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
 DESTINATIONS = "unit/net/test_destinations.py::"
@@ -121,6 +126,14 @@ REACHED_BY: dict[str, str] = {
     + "test_beyond_header_match_rows_matches_are_returned_unmatched_with_ff01",
     "query.max_identifier_bytes": QUERY + "test_an_identifier_above_max_identifier_bytes_is_refused",
     "query.max_keys": QUERY + "test_more_than_max_keys_are_refused",
+    "retrieve.associations": SUB_OPERATIONS
+    + "test_sub_operations_run_side_by_side_on_as_many_associations_as_allowed",
+    "retrieve.max_suboperations": "unit/services/query_retrieve/test_retrieve_identifiers.py::"
+    "test_more_matches_than_allowed_are_a701",
+    "retrieve.max_waiting_suboperations": "unit/services/query_retrieve/test_retrieve_identifiers.py::"
+    "test_a_retrieve_for_which_all_together_have_no_room_is_a701",
+    "retrieve.pending_seconds": SUB_OPERATIONS
+    + "test_there_is_a_pending_response_while_a_sub_operation_takes_long",
     "close_timeout_seconds": "integration/test_slow_disk.py::"
     "test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending",
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",

@@ -35,7 +35,7 @@ def test_every_key_of_a_remote_is_read(config: Path) -> None:
     ("text", "complaint"),
     [
         (ONE + ONE, "6: remotes.1.ae_title: is that of remotes.0"),
-        (ONE + "qqq = 'X'\n", "5: remotes.0.qqq: is no setting"),
+        (ONE + "prot = 1\n", "5: remotes.0.prot: is no setting; did you mean remotes.port?"),
         (ONE.replace("104", "0"), "4: remotes.0.port: must be at least 1, not 0"),
         (ONE.replace("'PACS'", "' '"), "2: remotes.0.ae_title: must not be blank"),
         (ONE.replace("pacs.example", "a b"), "3: remotes.0.host: must be a host name or an address"),
