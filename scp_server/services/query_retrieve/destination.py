@@ -130,6 +130,9 @@ class Move:
                     self._connecting.discard(task)
                     connected = True
                     await self._sub_operations.send_all(sender, count)
+                    if not self._sub_operations.waiting:
+                        # A destination that takes one association after another answers none of these before.
+                        self._stop_connecting()
             except AssociationError as error:
                 self._end = str(error)
                 in_vain = 0 if ended else in_vain + 1

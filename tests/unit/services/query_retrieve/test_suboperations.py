@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.dicos_objects import dicos_dx, two_section_ct
 from scp_server.testing.encoded_object import make_uid
 from scp_server.testing.fake_operation import FakeOperation
-from scp_server.testing.fake_sender import Answer, FakeRemote, FakeSender
+from scp_server.testing.fake_sender import Answer, FakeDestinations, FakeRemote, FakeSender
 from scp_server.testing.objects import ct_image
 from scp_server.testing.retrieve_bench import (
     MESSAGE_ID,
@@ -508,6 +510,29 @@ async def test_sub_operations_run_side_by_side_on_as_many_associations_as_allowe
         retrieved = await bench.perform(retrieve_operation(study(STUDY)))
     assert retrieved.outcome == (SUCCESS, (None, 5, 0, 0))
     assert [len(sender.sent) for sender in bench.remote.senders] == [1] * 5
+
+
+async def test_a_destination_that_takes_one_association_at_a_time_keeps_nobody_waiting(
+    bench: RetrieveBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers the second A-ASSOCIATE-RQ once the first association has ended: never, for us."""
+    send_to, taken = FakeDestinations.send_to, False
+
+    @asynccontextmanager
+    async def one_by_one(self: FakeDestinations, ae_title: str, contexts: Any) -> AsyncIterator[Any]:
+        nonlocal taken
+        if taken:
+            await asyncio.Event().wait()
+        taken = True
+        async with send_to(self, ae_title, contexts) as sender:
+            yield sender
+
+    monkeypatch.setattr(FakeDestinations, "send_to", one_by_one)
+    bench.sub_operations = replace(bench.sub_operations, associations=4)
+    async with asyncio.timeout(10):
+        retrieved = await bench.perform(retrieve_operation(study(STUDY)))
+    assert retrieved.outcome == (SUCCESS, (None, 5, 0, 0))
+    assert [len(sender.sent) for sender in bench.remote.senders] == [5]
 
 
 # -- pending responses ---------------------------------------------------------------------------------------
