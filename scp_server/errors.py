@@ -18,6 +18,7 @@
     │   │   ├── FindFailed          a C-FIND
     │   │   └── RetrieveFailed      a C-MOVE or a C-GET
     │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
+    ├── CannotTranscode             an object cannot be sent in another transfer syntax: says why
     ├── StorageError                an object could not be written, read or deleted
     │   ├── StorageFull             no space (ENOSPC, EDQUOT, or the reserve)         (0xA700)
     │   └── ObjectNotFound          no object lies at that location
@@ -151,6 +152,10 @@ class UnreadableDataset(OperationRefused):
     ) -> None:
         super().__init__(status, comment, offending_elements)
         self.offset_bytes = offset_bytes
+
+
+class CannotTranscode(SCPServerError):
+    """A data set cannot be given another transfer syntax without losing something, or is damaged."""
 
 
 class StorageError(SCPServerError):

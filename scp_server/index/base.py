@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.interfaces import DuplicatePolicy
@@ -20,6 +20,8 @@ __all__ = [
     "IndexTotals",
     "PackableHeader",
     "PartRecord",
+    "RetrievablePart",
+    "UniqueKey",
 ]
 
 T = TypeVar("T")
@@ -103,6 +105,24 @@ class PartRecord:
     received_at_ns: int
     calling_ae_title: str
     called_ae_title: str
+
+
+class RetrievablePart(NamedTuple):
+    """What sending a part needs. Small: a retrieve holds all of its own, up to 65 535."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    location: str
+    size_bytes: int
+    dataset_offset_bytes: int
+
+
+class UniqueKey(NamedTuple):
+    """A column of the index that says whose parts are meant, and which of its values do."""
+
+    column: str
+    values: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +216,12 @@ class Index(Protocol):
         it gave, so that a page has not much more than a MiB of that. A search may be dropped at any time. A
         column or count that its level cannot have: ValueError, with the first page.
         """
+        ...
+
+    async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
+        """Up to `limit` parts of the instances for which every key has one of its values, in the order of the
+        instances, and of each in that of its parts. Each once, however often a value is given, and however
+        many values there are. What `add` returned before that is among them. Raises IndexUnavailable."""
         ...
 
     async def remove(self, locations: Sequence[str]) -> int:

@@ -138,7 +138,7 @@ def statements(shape: Shape, dialect: Dialect) -> Statements:
     read = (
         select(own, header.label("header"), *(value.label(None) for value in (columns | lists).values()))
         .select_from(_with_those_above(shape.level, 0))
-        .where(own.in_(_listed("keys", BigInteger(), dialect.name)))
+        .where(own.in_(listed("keys", BigInteger(), dialect.name)))
     )
     return Statements(
         _prepare(_find(shape, dialect.name), dialect),
@@ -215,7 +215,7 @@ def _passes(column: Column[Any], number: int, operator: Operator, dialect: str) 
         case Operator.EQUAL:
             return column == given("value")
         case Operator.AMONG:
-            return column.in_(_listed(parameter(number, "values"), column.type, dialect))
+            return column.in_(listed(parameter(number, "values"), column.type, dialect))
         case Operator.CONTAINS:
             find = func.instr if dialect == "sqlite" else func.strpos
             # The comparison is true of every such text, and lets a partial index be used.
@@ -235,7 +235,7 @@ def _missing(column: Column[Any]) -> ColumnElement[bool]:
     return column.is_(None) if column.nullable else column == ""
 
 
-def _listed(name: str, type_: Any, dialect: str) -> Select[Any]:
+def listed(name: str, type_: Any, dialect: str) -> Select[Any]:
     """The values of a JSON array that is one parameter, however many there are."""
     given: ColumnElement[str] = bindparam(name, type_=Text)
     if dialect == "sqlite":

@@ -14,12 +14,22 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, bindparam, select
 
 from scp_server.errors import IndexFailure, IndexUnavailable
-from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry, IndexTotals, PartRecord, Scope
+from scp_server.index.base import (
+    AddResult,
+    DuplicatePolicy,
+    IndexEntry,
+    IndexTotals,
+    PartRecord,
+    RetrievablePart,
+    Scope,
+    UniqueKey,
+)
 from scp_server.index.batching import BatchQueue
 from scp_server.index.failures import unavailable
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, page_of_parts
 from scp_server.index.removal import RemoveRequest
+from scp_server.index.retrieving import retrievable_parts
 from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
 from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
@@ -184,6 +194,15 @@ class SqlIndex:
     def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> SqlSearch[T]:
         """Look for entities, in a thread of its own (see `Index.search`)."""
         return SqlSearch(self._searches, search, judge, size_of)
+
+    async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
+        """The parts that a retrieve sends, read in a thread for searches (see `Index.retrievable`)."""
+
+        def read(connection: Connection) -> list[RetrievablePart]:
+            with self._searches.failing():
+                return retrievable_parts(connection, keys, limit)
+
+        return await self._searches.run(read, stopped=lambda: False)
 
     async def totals(self) -> IndexTotals:
         """How much is kept, at one moment: read, not counted, however much it is."""

@@ -121,6 +121,7 @@ class PeerEntry:
                 policy,
                 refused_sop_classes=policy.refused_sop_classes | classes,
                 refuses_storage=policy.refuses_storage or PeerService.STORE in refused,
+                grants_storage_scp_role=policy.grants_storage_scp_role and PeerService.GET not in refused,
             )
         relational = self.rules.relational
         if relational is not None:

@@ -51,6 +51,8 @@ class AcceptorConfig:
     max_pending_operations: int = 16
     association_buffer_bytes: int = 2 * 1024 * 1024
     process_buffer_bytes: int = 256 * 1024 * 1024
+    store_response_seconds: float = 60.0
+    """How long a peer may take to answer a C-STORE sub-operation, once its data set is sent."""
 
 
 class AssociationManager:

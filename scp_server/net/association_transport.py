@@ -75,6 +75,8 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._pumping = False
         self._flushes_wanted = 0
         self._socket: socket.socket | None = None
+        self.sending = asyncio.Lock()
+        """Held while a message is handed on in pieces: nothing may come between them (PS3.8 E.1)."""
         self.ended = False
         self.bytes_received = 0
 

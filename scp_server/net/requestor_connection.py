@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -19,7 +18,7 @@ from scp_server.errors import (
 )
 from scp_server.interfaces import AcceptedContext
 from scp_server.net.association_transport import AssociationTransport, TransportConfig
-from scp_server.net.responses import DatasetReceiver, RequestReceiver, ResponseReceiver
+from scp_server.net.responses import ExpectedResponses, RequestReceiver, ResponseReceiver
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
     Aborted,
@@ -35,7 +34,7 @@ from scp_server.protocol.events import (
 )
 from scp_server.protocol.items import ContextResult
 from scp_server.protocol.limits import Limits
-from scp_server.protocol.message import RESPONSE_BIT, CStoreRQ, Request, Response
+from scp_server.protocol.message import CStoreRQ, Message, Request, Response
 from scp_server.protocol.pdu import AssociateRQ
 
 
@@ -77,8 +76,8 @@ class RequestorConnection(AssociationTransport):
         self.request_pdu: AssociateRQ | None = None
         self.extended_negotiations: dict[str, bytes] = {}
         """As the peer answered, by SOP class (PS3.7 D.3.3.5)."""
-        self._receivers: dict[int, tuple[int, ResponseReceiver]] = {}
-        self._dataset_for: DatasetReceiver | None = None
+        self._expected = ExpectedResponses()
+        self._receiving: RequestReceiver | None = None
         self.request_receiver: RequestReceiver | None = None
         """Takes the C-STORE requests of the peer, while a C-GET of ours runs."""
 
@@ -142,11 +141,11 @@ class RequestorConnection(AssociationTransport):
         """
         if self.error is not None:
             raise self.error
-        self._receivers[request.message_id] = request.command_field | RESPONSE_BIT, receiver
+        self._expected.expect(request, receiver)
 
     def forget_responses(self, message_id: int) -> None:
         """Nobody waits for them any more."""
-        self._receivers.pop(message_id, None)
+        self._expected.forget(message_id)
 
     def _accepted(self, event: AssociateAccepted) -> None:
         proposed = self.request_pdu.presentation_contexts if self.request_pdu is not None else ()
@@ -166,27 +165,29 @@ class RequestorConnection(AssociationTransport):
             self.established.set_result(None)
 
     def _command_received(self, event: CommandReceived) -> None:
-        message = event.message
+        try:
+            wanted = self._message_received(event.context_id, event.message)
+        except ProtocolError as error:
+            self.abort_association(str(error))
+        else:
+            if not wanted:
+                self.abort_association("the peer sent what nobody asked for")
+
+    def _message_received(self, context_id: int, message: Message) -> bool:
         if isinstance(message, Response):
-            command_field, receiver = self._receivers.get(message.message_id_being_responded_to, (0, None))
-            if receiver is not None and command_field == message.command_field:
-                self._dataset_for = receiver
-                self._guarded(lambda: receiver.response_received(event.context_id, message))
-                return
-        elif isinstance(message, CStoreRQ) and self.request_receiver is not None:
-            self._dataset_for = store_receiver = self.request_receiver
-            self._guarded(lambda: store_receiver.request_received(event.context_id, message))
-            return
-        self.abort_association("the peer sent what nobody asked for")
+            return self._expected.response_received(context_id, message)
+        if isinstance(message, CStoreRQ) and self.request_receiver is not None:
+            self._receiving = self.request_receiver
+            self._receiving.request_received(context_id, message)
+            return True
+        return False
 
     def _fragment_received(self, event: DatasetFragment) -> None:
-        receiver = self._dataset_for
-        if receiver is not None and self.error is None:
-            self._guarded(lambda: receiver.fragment_received(event.data, last=event.last))
-
-    def _guarded(self, receive: Callable[[], None]) -> None:
+        if self.error is not None:
+            return
         try:
-            receive()
+            if not self._expected.fragment_received(event.data, last=event.last) and self._receiving:
+                self._receiving.fragment_received(event.data, last=event.last)
         except ProtocolError as error:
             self.abort_association(str(error))
 
@@ -197,7 +198,6 @@ class RequestorConnection(AssociationTransport):
         if not self.established.done():
             self.established.set_exception(self.error)
             self.established.exception()  # seen: nobody may be waiting
-        for _, receiver in self._receivers.values():
-            receiver.fail(self.error)
+        self._expected.fail(self.error)
         if self.request_receiver is not None:
             self.request_receiver.fail(self.error)

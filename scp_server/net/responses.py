@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from scp_server.errors import AssociationError, AssociationLost, ProtocolError
-from scp_server.protocol.message import CStoreRQ, Response
+from scp_server.protocol.message import RESPONSE_BIT, CStoreRQ, Request, Response
 from scp_server.protocol.upper_layer import is_final_response
 
 if TYPE_CHECKING:
@@ -45,6 +45,46 @@ class RequestReceiver(DatasetReceiver, Protocol):
     def request_received(self, context_id: int, request: CStoreRQ) -> None:
         """A command set; fragments follow when it announces a data set."""
         ...
+
+
+class ExpectedResponses:
+    """The requests of ours on one association that are not answered yet, and who waits for the answers."""
+
+    def __init__(self) -> None:
+        self._receivers: dict[int, tuple[int, ResponseReceiver]] = {}
+        self._dataset_for: ResponseReceiver | None = None
+
+    def expect(self, request: Request, receiver: ResponseReceiver) -> None:
+        """Hand the responses to `request` to `receiver`, until `forget`."""
+        self._receivers[request.message_id] = request.command_field | RESPONSE_BIT, receiver
+
+    def forget(self, message_id: int) -> None:
+        """Nobody waits for them any more."""
+        self._receivers.pop(message_id, None)
+
+    def response_received(self, context_id: int, response: Response) -> bool:
+        """Hand it to who waits for it; False when nobody does. Raises ProtocolError."""
+        command_field, receiver = self._receivers.get(response.message_id_being_responded_to, (0, None))
+        if receiver is None or command_field != response.command_field:
+            return False
+        self._dataset_for = receiver if response.has_dataset else None
+        receiver.response_received(context_id, response)
+        return True
+
+    def fragment_received(self, data: memoryview, *, last: bool) -> bool:
+        """The same with some of the data set of that response."""
+        receiver = self._dataset_for
+        if receiver is None:
+            return False
+        if last:
+            self._dataset_for = None
+        receiver.fragment_received(data, last=last)
+        return True
+
+    def fail(self, error: AssociationError) -> None:
+        """There will be no more responses."""
+        for _, receiver in self._receivers.values():
+            receiver.fail(error)
 
 
 class SingleResponse:

@@ -85,18 +85,22 @@ def read_identifier(
     is_dicos: bool,
     options: MatchingOptions,
     limits: IdentifierLimits,
+    only: frozenset[int] | None = None,
 ) -> Identifier:
     """Read an identifier of one of the three uncompressed transfer syntaxes.
 
     `is_dicos` says whose dictionary has the VRs in implicit VR. Of a repeated tag the first is taken, and so
-    is a sequence's first item. Raises OperationRefused (0xC000) for what is cut, overruns, is too deep, has
-    too many keys, or values that their VR cannot have.
+    is a sequence's first item. `only`: other keys than these are passed over, whatever they say. Raises
+    OperationRefused (0xC000) for what is cut, overruns, is too deep, has too many keys, or values that their
+    VR cannot have.
     """
     reader = _Reader(data, transfer_syntax_uid, is_dicos, options, limits)
     try:
         found = reader.find(reader.is_implicit, 0, len(data))
         charset = reader.value(found, SPECIFIC_CHARACTER_SET)
         level = decode_text(reader.value(found, _QUERY_RETRIEVE_LEVEL) or b"", None).strip(" \0")
+        if only is not None:
+            found = {tag: element for tag, element in found.items() if tag in only}
         return Identifier(reader.keys(found, reader.is_implicit, charset, 0), level, charset)
     except ValueError as error:
         raise OperationRefused(CANNOT_UNDERSTAND, f"the identifier cannot be read: {error}") from None

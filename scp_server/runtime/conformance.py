@@ -28,6 +28,7 @@ from scp_server.services.query_retrieve.models import (
     FIND_MODELS,
     LEVEL_NAMES,
     REQUIRED_KEYS,
+    RETRIEVE_SOP_CLASSES,
     UNIQUE_KEYS,
     InformationModel,
 )
@@ -59,7 +60,7 @@ CHARACTER_SETS = (
 
 NOT_SUPPORTED = (
     "TLS, and the checking of user identities (they are accepted)",
-    "Retrieve (C-MOVE, C-GET) as SCP",
+    "Re-encoding: a retrieve sends objects in the transfer syntax that they are stored in",
     "Modality Worklist, Modality Performed Procedure Step and Storage Commitment as SCP",
     "Asynchronous operations: the window is answered with 1/1",
     "Time zone query adjustment, and the enhanced multi-frame image view",
@@ -80,6 +81,7 @@ def statement(settings: Settings) -> Statement:
         "scp": {
             "verification": [_named(VERIFICATION_SOP_CLASS_UID)],
             "query": [_named(uid) for uid in FIND_MODELS],
+            "retrieve": [_named(uid) for uid in sorted(RETRIEVE_SOP_CLASSES, key=_uid_order)],
             "storage": [_named(uid) for uid in sorted(policy.storage_sop_classes, key=_uid_order)],
             "storage_below": list(policy.storage_prefixes),
             "any_other_storage": policy.any_sop_class,
@@ -91,6 +93,7 @@ def statement(settings: Settings) -> Statement:
         },
         "storage": _storage(settings),
         "query": _query(settings),
+        "retrieve": _retrieve(settings),
         "not_supported": list(NOT_SUPPORTED),
     }
 
@@ -165,6 +168,26 @@ def _query(settings: Settings) -> Statement:
             (Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "level or unique keys break the model's rules"),
             (Status.CANNOT_UNDERSTAND, "the identifier cannot be read, or has an impossible value"),
             (Status.SOP_CLASS_NOT_SUPPORTED, "the SOP class is not the presentation context's"),
+        ),
+    }
+
+
+def _retrieve(settings: Settings) -> Statement:
+    return {
+        "destinations": [remote.ae_title for remote in settings.remotes],
+        "associations_of_a_move": settings.retrieve.associations,
+        "max_suboperations": settings.retrieve.max_suboperations,
+        "pending_seconds": settings.retrieve.pending_seconds,
+        "statuses": _statuses(
+            (Status.PENDING, "sub-operations go on, with all four counts"),
+            (Status.SUCCESS, "every object was taken"),
+            (Status.SUBOPERATIONS_COMPLETE_WITH_FAILURES, "some failed, or were taken with a warning"),
+            (Status.CANCEL, "after a C-CANCEL"),
+            (Status.UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES, "more objects than allowed, or a failing index"),
+            (Status.UNABLE_TO_PERFORM_SUBOPERATIONS, "none was taken"),
+            (Status.MOVE_DESTINATION_UNKNOWN, "the move destination is none of the remotes"),
+            (Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "level or unique keys break the model's rules"),
+            (Status.CANNOT_UNDERSTAND, "the identifier cannot be read"),
         ),
     }
 

@@ -38,7 +38,7 @@ def markdown(claims: Statement) -> str:
             ("service", "SOP class", "UID"),
             [
                 (service, each["name"], each["uid"])
-                for service in ("verification", "query", "storage")
+                for service in ("verification", "query", "retrieve", "storage")
                 for each in claims["scp"][service]
             ],
         ),
@@ -74,6 +74,19 @@ def markdown(claims: Statement) -> str:
         *_table(("status", "means"), list(claims["storage"]["statuses"].items())),
         "",
         *_query_lines(claims["query"]),
+        "## Retrieve",
+        "",
+        *_table(
+            ("", ""),
+            [
+                (key.replace("_", " "), _text(value) or "none")
+                for key, value in claims["retrieve"].items()
+                if key != "statuses"
+            ],
+        ),
+        "",
+        *_table(("status", "means"), list(claims["retrieve"]["statuses"].items())),
+        "",
         "## Not supported",
         "",
         *(f"- {each}." for each in claims["not_supported"]),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from scp_server.errors import OperationRefused, StorageError
-from scp_server.interfaces import AcceptedContext, AssociationInfo, DatasetSource
+from scp_server.errors import LocalProtocolError, OperationRefused, StorageError
+from scp_server.interfaces import AcceptedContext, AssociationInfo, DatasetSource, Sender
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import QuarantineEvent
 from scp_server.protocol.events import Buffer
@@ -84,6 +84,11 @@ class _ReleasedOperation:
     def dataset(self) -> DatasetSource:
         """See `Operation.dataset`."""
         return self._dataset
+
+    @property
+    def sender(self) -> Sender:
+        """See `Operation.sender`: there is no association. Raises LocalProtocolError."""
+        raise LocalProtocolError("an object that is released has no association to send on")
 
     def when_cancelled(self, callback: Callable[[], None]) -> None:
         """See `Operation.when_cancelled`: nobody can."""

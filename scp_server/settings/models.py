@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
@@ -24,19 +24,10 @@ from scp_server.settings.names import (
     transfer_syntax_uid,
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
-from scp_server.settings.query import QuerySettings
-from scp_server.settings.section import AETitle, Section, Texts
+from scp_server.settings.query import QuerySettings, RetrieveSettings
+from scp_server.settings.remotes import RemoteSettings, check_titles
+from scp_server.settings.section import AETitle, Host, Port, Section, Texts
 from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
-
-
-def _host(text: str) -> str:
-    if not text or not text.isprintable() or " " in text:
-        raise ValueError("must be a host name or an address")
-    return text
-
-
-Host = Annotated[str, AfterValidator(_host)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class ListenSettings(Section):
@@ -253,10 +244,18 @@ class SettingsTree(BaseModel):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     query: QuerySettings = Field(default_factory=QuerySettings)
+    retrieve: RetrieveSettings = Field(default_factory=RetrieveSettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
-        default=(), description="Single peers, or networks of them: what they may do, how they are treated."
+        default=(),
+        description="Single peers, or networks of them: what they may do, how they are treated. The first "
+        "that matches holds.",
+    )
+    remotes: Annotated[tuple[RemoteSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Where C-MOVE may send to, by AE title. A peer that names another title hears 0xA801: "
+        "nothing is ever dialled but what stands here.",
     )
 
     @field_validator("peers")
@@ -264,6 +263,18 @@ class SettingsTree(BaseModel):
     def _peers(cls, peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
         check_each_once(peers)
         return peers
+
+    @property
+    def most_outbound_associations(self) -> int:
+        """Associations to remotes that there can be at once."""
+        of_remotes = sum(remote.max_associations for remote in self.remotes)
+        return min(of_remotes, self.limits.max_outbound_associations)
+
+    @field_validator("remotes")
+    @classmethod
+    def _remotes(cls, remotes: tuple[RemoteSettings, ...]) -> tuple[RemoteSettings, ...]:
+        check_titles(remotes)
+        return remotes
 
     @field_validator("data_dir")
     @classmethod

@@ -13,7 +13,9 @@ from scp_server.index.base import (
     IndexEntry,
     IndexTotals,
     PartRecord,
+    RetrievablePart,
     Scope,
+    UniqueKey,
 )
 from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.protocol.events import Buffer
@@ -191,6 +193,10 @@ class WatchedIndex:
         self, *, after: str = "", limit: int = 500, scope: Scope | None = None
     ) -> list[PartRecord]:
         return await self._index.list_parts(after=after, limit=limit, scope=scope)
+
+    async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
+        self._steps.log.append("retrievable")
+        return await self._index.retrievable(keys, limit)
 
     async def remove(self, locations: Sequence[str]) -> int:
         await self._steps.enter("remove")

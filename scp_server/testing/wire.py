@@ -41,6 +41,7 @@ class ItemType(IntEnum):
     USER_INFORMATION = 0x50
     MAXIMUM_LENGTH = 0x51
     IMPLEMENTATION_CLASS_UID = 0x52
+    ROLE_SELECTION = 0x54
     IMPLEMENTATION_VERSION_NAME = 0x55
     EXTENDED_NEGOTIATION = 0x56
     USER_IDENTITY_RQ = 0x58
@@ -279,6 +280,36 @@ def extended_negotiation(sop_class_uid: str, information: bytes) -> bytes:
     return item(ItemType.EXTENDED_NEGOTIATION, struct.pack(">H", len(uid)) + uid + information)
 
 
+def c_store_rsp(
+    message_id: int,
+    status: int = 0,
+    *,
+    sop_class_uid: str = "",
+    sop_instance_uid: str = "",
+    error_comment: str = "",
+    dataset_type: int = NO_DATASET,
+) -> bytes:
+    """A C-STORE-RSP to the request `message_id`; without texts that are empty."""
+    elements: dict[int, int | str | bytes] = {
+        Tag.COMMAND_FIELD: 0x8001,
+        Tag.MESSAGE_ID_RESPONDED_TO: message_id,
+        Tag.DATASET_TYPE: dataset_type,
+        Tag.STATUS: status,
+    }
+    texts = {
+        Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        Tag.ERROR_COMMENT: error_comment,
+        Tag.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+    }
+    return command_set(elements | {tag: text for tag, text in texts.items() if text})
+
+
+def role_selection(sop_class_uid: str, *, scu: bool, scp: bool) -> bytes:
+    """A role selection sub-item, for `user_items` (PS3.7 D.3.3.4)."""
+    uid = sop_class_uid.encode("ascii")
+    return item(ItemType.ROLE_SELECTION, len(uid).to_bytes(2, "big") + uid + bytes([scu, scp]))
+
+
 def read_command_set(data: bytes) -> dict[int, bytes]:
     """Element number to value bytes. Raises ValueError where the elements do not fill `data` exactly."""
     elements, position = {}, 0
@@ -317,6 +348,16 @@ def read_answer(body: bytes) -> Answer:
             user_items = dict(items(content))
     maximum = int.from_bytes(user_items.get(ItemType.MAXIMUM_LENGTH, b""), "big")
     return Answer(application_context, contexts, maximum, user_items)
+
+
+def read_proposed(body: bytes) -> list[ProposedContext]:
+    """The presentation contexts that the body of an A-ASSOCIATE-RQ proposes."""
+    proposed = []
+    for kind, content in items(body[68:]):
+        if kind == ItemType.CONTEXT_RQ:
+            uids = [value.decode("ascii") for _, value in items(content[4:])]
+            proposed.append(ProposedContext(content[0], uids[0], uids[1:]))
+    return proposed
 
 
 def items(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.dialects import postgresql
 
+from scp_server.index.retrieving import statement
 from scp_server.index.search import Condition, EntityLevel, Search
 from scp_server.index.search_shape import take_apart
 from scp_server.index.search_sql import LEVELS, statements
@@ -80,6 +81,30 @@ def test_searches_begin_with_the_index_that_gives_the_fewest_rows(
     for other in others:
         assert any(other in step for step in plan), (other, plan)
     assert not [step for step in plan if step.startswith("SCAN") and "VIRTUAL" not in step]
+
+
+@pytest.mark.parametrize(
+    ("columns", "first"),
+    [
+        (("patient_id",), "patients USING COVERING INDEX sqlite_autoindex_patients_1 (patient_id=?"),
+        (("patient_id", "issuer_of_patient_id"), "patients USING COVERING INDEX sqlite_autoindex_patients_1"),
+        (("study_instance_uid",), "studies USING "),
+        (("series_instance_uid",), "series USING INDEX ix_series_series_instance_uid"),
+        (("study_instance_uid", "series_instance_uid"), ""),
+        (("sop_instance_uid",), "instances USING INDEX sqlite_autoindex_instances_1"),
+        (("patient_id", "study_instance_uid", "series_instance_uid", "sop_instance_uid"), ""),
+    ],
+)
+def test_what_a_retrieve_sends_is_looked_up(
+    connection: Connection, columns: tuple[str, ...], first: str
+) -> None:
+    text = str(statement(columns, connection.dialect.name).compile(connection))
+    values = ("[]",) * len(columns) + (9,) * (text.count("?") - len(columns))
+    plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)]
+    assert first in plan[0]
+    tables = [step for step in plan if "VIRTUAL" not in step and step.startswith(("SEARCH", "SCAN"))]
+    assert all(step.startswith("SEARCH ") for step in tables), plan
+    assert len(tables) == 5
 
 
 @pytest.mark.parametrize("level", [PATIENT, STUDY, SERIES, INSTANCE])

@@ -14,6 +14,7 @@ from scp_server.net.operation import PerformedOperation, refusing
 from scp_server.protocol.events import Buffer
 from scp_server.protocol.message import CEchoRQ, CFindRQ, CStoreRQ, Message, Request, Response, response_to
 from scp_server.testing.acceptor_scene import succeed
+from scp_server.testing.fake_sender import FakeSender
 
 CONTEXT = AcceptedContext(1, "1.2.840.10008.1.1", "1.2.840.10008.1.2")
 INFO = AssociationInfo("id-1", "SCU", "SCP", "192.0.2.1", 104, "1.2.840.10008.3.1.1.1")
@@ -32,7 +33,7 @@ class Performance:
         self.sent: list[Message] = []
         self.released_bytes = 0
         stream = DatasetStream(self._release, ended=not request.has_dataset)
-        self.operation = PerformedOperation(INFO, CONTEXT, request, stream, service, self._send)
+        self.operation = PerformedOperation(INFO, CONTEXT, request, stream, service, self._send, FakeSender())
 
     def _release(self, size_bytes: int) -> None:
         self.released_bytes += size_bytes

@@ -6,7 +6,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from scp_server.observability.measures import Levels, Measures, Outcome, QuarantineEvent, ReadingStop
+from scp_server.observability.measures import (
+    Levels,
+    Measures,
+    Outcome,
+    QuarantineEvent,
+    ReadingStop,
+    SubOperationResult,
+)
 from scp_server.observability.metrics import METRICS, TEXT_CONTENT_TYPE, Metrics
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.pdu import RejectReason
@@ -93,6 +100,9 @@ def test_what_was_measured_is_what_is_told() -> None:
     measures.operations.ended(measures.peers.of(None), request, 0x0000, 1000.0, 10)
     measures.operations.received(measures.peers.of("CT1"), 6)
     measures.quarantine.events[QuarantineEvent.NOT_KEPT] = 5
+    measures.retrieve.results[SubOperationResult.FAILED] = 7
+    measures.retrieve.sent_bytes = 11
+    measures.retrieve.accepted = 13
     found = _samples(Metrics(measures, Levels, "9.9"))
 
     def value(name: str, **labels: str) -> float:
@@ -109,6 +119,10 @@ def test_what_was_measured_is_what_is_told() -> None:
     assert value("scp_peer_received_bytes_total", peer="other") == 0
     assert value("scp_quarantine_events_total", event="not_kept") == 5
     assert value("scp_quarantine_events_total", event="kept") == 0
+    assert value("scp_suboperations_total", result="failed") == 7
+    assert value("scp_suboperations_total", result="completed") == 0
+    assert value("scp_suboperations_sent_bytes_total") == 11
+    assert value("scp_suboperations_accepted") == 13
     duration = "scp_operation_duration_seconds"
     failed = {"service": "store", "status_class": "failure"}
     assert value(f"{duration}_bucket", le="0.025", **failed) == 0

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from scp_server.index.base import DuplicatePolicy
-from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.interfaces import AcceptedContext, DicosMode, PeerRules
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
+from scp_server.protocol.message import CGetRQ, CMoveRQ
 from scp_server.runtime.build import (
     build_access,
     build_limits,
@@ -19,7 +20,7 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
-from scp_server.services.query_retrieve.models import FIND_MODELS
+from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
 from scp_server.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -94,6 +95,20 @@ def test_a_required_called_ae_title_is_ours_and_no_other(make_settings: MakeSett
     assert policy.required_called_ae_titles == {"ARCHIVE"}
 
 
+def test_retrieves_are_served_and_offered_as_relational(make_settings: MakeSettings) -> None:
+    server = Server(make_settings())
+    manager = build_manager(server.settings, server._storage, server._index)
+    policy = manager.config.policy
+    assert policy.service_sop_classes >= RETRIEVE_SOP_CLASSES
+    for uid in RETRIEVE_SOP_CLASSES:
+        assert policy.extended_negotiations[uid] == b"\1\0"
+        context = AcceptedContext(1, uid, "1.2.840.10008.1.2")
+        get = CGetRQ(message_id=1, affected_sop_class_uid=uid)
+        move = CMoveRQ(message_id=1, affected_sop_class_uid=uid, move_destination="DEST")
+        services = [manager.services.find(request, context) for request in (get, move)]
+        assert [service.__name__ for service in services] == ["get", "move"]
+
+
 def test_the_caps_reach_the_acceptor(make_settings: MakeSettings) -> None:
     caps = {
         "max_associations": 5,
@@ -133,8 +148,11 @@ def test_every_query_model_is_a_service_with_extended_negotiation(
     make_settings: MakeSettings, relational: str, information: bytes
 ) -> None:
     policy = build_policy(make_settings(query={"relational": relational}))
-    assert policy.service_sop_classes >= set(FIND_MODELS)
-    assert policy.extended_negotiations == dict.fromkeys(FIND_MODELS, information)
+    expected = dict.fromkeys(FIND_MODELS, information) | dict.fromkeys(
+        RETRIEVE_SOP_CLASSES, information[:1] + b"\0"
+    )
+    assert policy.service_sop_classes >= set(expected)
+    assert policy.extended_negotiations == expected
 
 
 def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSettings) -> None:
