@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from scp_server.cli.conformance import conformance
 from scp_server.cli.ending import end
 from scp_server.cli.options import (
     AsJSON,
@@ -208,6 +209,7 @@ def store(
 
 app.command()(find)
 app.command()(worklist)
+app.command()(conformance)
 
 
 @config_app.command("check")

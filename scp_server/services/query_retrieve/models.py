@@ -27,6 +27,15 @@ UNIQUE_KEYS: Final[Mapping[EntityLevel, int]] = {
 """The tag of each level's unique key (PS3.4 C.6.1.1)."""
 
 
+REQUIRED_KEYS: Final[Mapping[EntityLevel, frozenset[int]]] = {
+    EntityLevel.PATIENT: frozenset([0x00100010]),
+    EntityLevel.STUDY: frozenset([0x00080020, 0x00080030, 0x00080050, 0x00200010]),
+    EntityLevel.SERIES: frozenset([0x00080060, 0x00200011]),
+    EntityLevel.INSTANCE: frozenset([0x00200013]),
+}
+"""The tags of each level's required keys (PS3.4 C.6.1.1.2 to C.6.1.1.5)."""
+
+
 @dataclass(frozen=True, slots=True)
 class InformationModel:
     """One model. `levels` are those that it has, the highest first."""

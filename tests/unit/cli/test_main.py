@@ -62,6 +62,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "store",
         "find",
         "worklist",
+        "conformance",
         "status",
         "config check",
         "config show",
