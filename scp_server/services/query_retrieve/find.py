@@ -42,6 +42,7 @@ class FindService:
     def __init__(self, index: Index, config: FindConfig) -> None:
         self._index = index
         self._config = config
+        self._large_identifier = asyncio.Lock()
 
     @handles(CFindRQ)
     async def find(self, operation: Operation) -> Message:
@@ -79,7 +80,11 @@ class FindService:
             self._config.plan,
             is_dicos=operation.association.is_dicos,
         )
-        return plan() if len(identifier) <= _INLINE_IDENTIFIER_BYTES else await asyncio.to_thread(plan)
+        if len(identifier) <= _INLINE_IDENTIFIER_BYTES:
+            return plan()
+        # One at a time: each thread that works in the interpreter makes the event loop wait for its turn.
+        async with self._large_identifier:
+            return await asyncio.to_thread(plan)
 
     async def _identifier(self, operation: Operation) -> bytes:
         """The whole data set. Raises OperationRefused for one that is too large."""
