@@ -1,48 +1,27 @@
-"""`scp-server conformance`."""
+"""`scp-server conformance`: what the running configuration conforms to."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from scp_server.cli.ending import end
-from scp_server.cli.options import AsJSON, ConfigFile
+from scp_server.cli.output import ExitCode, complain, say_json
 
 
-class Format(StrEnum):
-    """How the statement is printed."""
-
-    MD = "md"
-    JSON = "json"
-
-
-def conformance(
-    config: ConfigFile = None,
-    form: Annotated[
-        Format, typer.Option("--format", help="Markdown for people, JSON for machines.")
-    ] = Format.MD,
-    as_json: AsJSON = False,
-) -> None:
-    """Print the conformance statement of the running configuration: file, then environment.
-
-    Example: scp-server conformance --config scp-server.toml --format json
-    """
-    end(lambda: run_conformance(config, as_json=as_json or form is Format.JSON))
-
-
-def run_conformance(config: Path | None, *, as_json: bool) -> int:
-    """Print what follows from the settings. Raises ConfigurationError."""
-    from scp_server.cli.output import ExitCode, say, say_json
+def run_conformance(config: Path | None, *, as_json: bool) -> ExitCode:
+    """Print the conformance statement of `config` and the environment, as a page or as JSON."""
     from scp_server.runtime.conformance import statement
-    from scp_server.runtime.conformance_page import page
-    from scp_server.settings import load_settings
+    from scp_server.runtime.conformance_page import markdown
+    from scp_server.settings import SettingsError, load_settings
 
-    said = statement(load_settings(config))
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        complain(str(error))
+        return ExitCode.USAGE
+    claims = statement(settings)
     if as_json:
-        say_json(said)
+        say_json(claims)
     else:
-        say(page(said).rstrip("\n"))
+        sys.stdout.write(markdown(claims))
     return ExitCode.OK

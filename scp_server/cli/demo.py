@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scp_server.cli.demo_finding import FoundInstance, find_instances
 from scp_server.cli.demo_objects import medical_objects, security_objects
 from scp_server.cli.output import ExitCode, complain, say, say_json
 from scp_server.cli.pictures import Picture, side_by_side
@@ -36,15 +35,14 @@ SHOWN_COLUMNS = 64
 SHEET_COLUMNS = 4
 """Frames of a volume that stand beside each other in its picture."""
 _BYTES_PER_PIXEL = 2
+_SOP_INSTANCE_UID = 0x00080018
 _DICOM, _DICOS = APPLICATION_CONTEXTS["dicom"][0], APPLICATION_CONTEXTS["dicos"][0]
 
 
 @dataclass(frozen=True, slots=True)
 class FoundPart:
-    """A data set of an instance that C-FIND found, read again from the storage; `intact` when it is one that
-    was sent."""
+    """A data set as the index has it, read again from the storage; `intact` when it is one that was sent."""
 
-    instance: FoundInstance
     record: PartRecord
     summary: InstanceSummary
     dataset: bytes = field(repr=False)
@@ -165,7 +163,7 @@ def _draw(parts: Sequence[FoundPart], folder: Path) -> list[tuple[FoundPart, Pat
         for number, part in enumerate(parts, 1):
             picture = part.picture()
             if picture is not None:
-                modality = "".join(filter(str.isalnum, part.instance.modality or "image")).lower()
+                modality = "".join(filter(str.isalnum, part.summary.modality or "image")).lower()
                 path = folder / f"{number:02d}-{modality}.png"
                 path.write_bytes(picture.png())
                 drawn.append((part, path, picture))
@@ -201,12 +199,28 @@ async def _whole(one: EncodedObject) -> AsyncIterator[bytes]:
     yield one.dataset
 
 
+async def _ask(server: Server) -> set[str]:
+    """C-FIND over the network, as a workstation does: every SOP Instance UID that there is."""
+    from scp_server.net.requestor import Requestor
+    from scp_server.objects.query_model import QueryOptions
+
+    options = QueryOptions(relational=True)
+    async with Requestor(
+        *server.address, calling_ae_title="DEMO_VIEWER", query_options=options
+    ) as association:
+        matches = association.find({"SOPInstanceUID": ""}, level="IMAGE")
+        return {match.attributes().text(_SOP_INSTANCE_UID) or "" async for match in matches}
+
+
 async def _find(server: Server, sent: Sequence[EncodedObject]) -> list[FoundPart]:
-    """What C-FIND finds, in the order of sending, and what the storage gives back of it."""
+    """What a workstation finds of the objects, in the order of sending, and what the storage gives back."""
     datasets = {one.dataset for one in sent}
+    answered = await _ask(server)
     found = []
-    for instance in await find_instances(*server.address, server.settings.listen.ae_title):
-        for record in await server.index.parts(instance.sop_instance_uid):
+    for uid in dict.fromkeys(one.sop_instance_uid for one in sent):
+        if uid not in answered:
+            continue
+        for record in await server.index.parts(uid):
             packed = await server.index.header(record.location)
             if packed is None:
                 continue
@@ -214,7 +228,7 @@ async def _find(server: Server, sent: Sequence[EncodedObject]) -> list[FoundPart
             dataset = b"".join([piece async for piece in pieces])
             summary = summarize(RawHeader.unpack(packed))
             path = server.settings.data_dir / record.location
-            found.append(FoundPart(instance, record, summary, dataset, path, dataset in datasets))
+            found.append(FoundPart(record, summary, dataset, path, dataset in datasets))
     return found
 
 
@@ -223,11 +237,11 @@ def _report(server: Server, findings: Findings, *, as_json: bool) -> None:
         say_json(_document(server, findings))
         return
     host, port = server.address
-    say(f"Sent {len(findings.sent)} objects to {host} port {port}; C-FIND finds:\n")
+    say(f"Sent {len(findings.sent)} objects to {host} port {port}; asked by C-FIND, it has:\n")
     for line in _table(findings.parts):
         say(line)
     for part, path, picture in _shown(findings):
-        say(f"\n{part.instance.modality}, {path}")
+        say(f"\n{part.summary.modality}, {path}")
         if sys.stdout.isatty():
             small = picture.shrunk(min(SHOWN_COLUMNS, shutil.get_terminal_size().columns))
             for line in small.half_blocks() if _has_colours() else small.characters():
@@ -241,37 +255,37 @@ def _table(parts: Sequence[FoundPart]) -> Iterator[str]:
     """Patient or object of inspection > study or scan > series > instance and its parts."""
     before: tuple[str, str, str, str] = ("", "", "", "")
     for part in parts:
-        instance, summary, record = part.instance, part.summary, part.record
-        dicos = bool(instance.dicos_version)
+        summary, record = part.summary, part.record
+        dicos = summary.dicos_version is not None
         here = (
-            instance.patient_id,
-            instance.study_instance_uid,
-            instance.series_instance_uid,
-            instance.sop_instance_uid,
+            summary.patient_id or "",
+            record.study_instance_uid,
+            record.series_instance_uid,
+            record.sop_instance_uid,
         )
         level = next((number for number in range(4) if here[number] != before[number]), 4)
         before = here
         if level <= 0:
-            name = f" {instance.patient_name}" if instance.patient_name else ""
+            name = f" {summary.patient_name}" if summary.patient_name else ""
             yield f"{'Object of inspection' if dicos else 'Patient'} {printable(here[0] + name)}"
         if level <= 1:
-            about = instance.study_description or instance.study_id
-            yield f"  {'Scan' if dicos else 'Study'} {instance.study_date} {printable(about)}"
+            about = summary.study_description or summary.study_id or ""
+            yield f"  {'Scan' if dicos else 'Study'} {summary.study_date or ''} {printable(about)}"
         if level <= 2:
-            yield f"    Series {printable(instance.modality)}"
+            yield f"    Series {summary.modality or ''}"
         if level <= 3:
-            yield f"      Instance {instance.instance_number}{_meaning(instance)}"
+            yield f"      Instance {summary.instance_number or ''}{_meaning(summary)}"
         size = f"{summary.columns} x {summary.rows}" if summary.rows else "no image"
         frames = f" x {summary.number_of_frames}" if summary.number_of_frames else ""
         state = "as sent" if part.intact else "NOT AS SENT"
         yield f"        part {record.part_number}: {size}{frames}, {record.size_bytes} bytes, {state}"
 
 
-def _meaning(instance: FoundInstance) -> str:
+def _meaning(summary: InstanceSummary) -> str:
     """What a threat detection report says."""
-    if not instance.alarm_decision:
+    if summary.alarm_decision is None:
         return ""
-    return f": {instance.alarm_decision}, {instance.number_of_alarm_objects} threats"
+    return f": {summary.alarm_decision}, {summary.number_of_alarm_objects} threats"
 
 
 def _shown(findings: Findings) -> list[tuple[FoundPart, Path, Picture]]:
@@ -305,13 +319,13 @@ def _document(server: Server, findings: Findings) -> dict[str, Any]:
         "complete": findings.complete,
         "found": [
             {
-                "patient_id": part.instance.patient_id or None,
-                "study_instance_uid": part.instance.study_instance_uid,
-                "series_instance_uid": part.instance.series_instance_uid,
-                "sop_instance_uid": part.instance.sop_instance_uid,
+                "patient_id": part.summary.patient_id,
+                "study_instance_uid": part.record.study_instance_uid,
+                "series_instance_uid": part.record.series_instance_uid,
+                "sop_instance_uid": part.record.sop_instance_uid,
                 "sop_class_uid": part.record.sop_class_uid,
-                "modality": part.instance.modality or None,
-                "alarm_decision": part.instance.alarm_decision or None,
+                "modality": part.summary.modality,
+                "alarm_decision": part.summary.alarm_decision,
                 "part": part.record.part_number,
                 "bytes": part.record.size_bytes,
                 "as_sent": part.intact,

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from scp_server.cli.conformance import conformance
 from scp_server.cli.ending import end
 from scp_server.cli.options import (
     AsJSON,
@@ -22,9 +21,12 @@ from scp_server.cli.options import (
     Host,
     Port,
     QuarantineIds,
+    StatementFormat,
     Timeout,
 )
 from scp_server.cli.query_commands import find, worklist
+from scp_server.cli.retrieve_commands import get, move
+from scp_server.cli.store_command import store
 
 PROGRAM = "scp-server"
 
@@ -176,40 +178,11 @@ def echo(
     end(lambda: run_echo(peer, as_json=as_json))
 
 
-@app.command()
-def store(
-    inputs: Annotated[
-        list[Path],
-        typer.Option(
-            "--input",
-            metavar="FILE_OR_DIR",
-            exists=True,
-            help="DICOM or DICOS file, or folder with all below it. May be given several times.",
-        ),
-    ],
-    host: Host = "127.0.0.1",
-    port: Port = 11_112,
-    ae_title: CalledAETitle = "ANY-SCP",
-    calling_ae_title: CallingAETitle = "SCP_SERVER_SCU",
-    timeout: Timeout = 60.0,
-    as_json: AsJSON = False,
-) -> None:
-    """Send files to a peer (C-STORE). Data sets go out exactly as they lie in their files.
-
-    Files in a folder that are no DICOM files are skipped and listed; a file that is named must be one.
-
-    Example: scp-server store --input ./study --input extra.dcm --host 127.0.0.1 --port 11112
-    """
-    from scp_server.cli.peer import Peer
-    from scp_server.cli.store import run_store
-
-    peer = Peer(host, port, ae_title, calling_ae_title, timeout)
-    end(lambda: run_store(inputs, peer, as_json=as_json))
-
-
+app.command()(store)
 app.command()(find)
 app.command()(worklist)
-app.command()(conformance)
+app.command()(move)
+app.command()(get)
 
 
 @config_app.command("check")
@@ -235,6 +208,23 @@ def config_show(config: ConfigFile = None, as_json: AsJSON = False) -> None:
     from scp_server.cli.config import run_show
 
     end(lambda: run_show(config, as_json=as_json))
+
+
+@app.command()
+def conformance(
+    format: Annotated[
+        StatementFormat, typer.Option("--format", help="A page (Markdown) or JSON.")
+    ] = StatementFormat.MD,
+    config: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print the conformance statement of the configuration: file, then environment.
+
+    Example: scp-server conformance --config scp-server.toml
+    """
+    from scp_server.cli.conformance import run_conformance
+
+    end(lambda: run_conformance(config, as_json=as_json or format is StatementFormat.JSON))
 
 
 @app.command()

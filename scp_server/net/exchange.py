@@ -20,15 +20,19 @@ async def perform(
     progress: Callable[[int], None] | None,
     *,
     response_seconds: float,
+    glued: bool = False,
 ) -> Response:
     """Send a request, with its data set if it has one, and wait for its single response.
+
+    `glued` sends command set and data set in one PDV stream.
 
     Raises AssociationError; whatever ends it early aborts the association.
     """
     receiver = SingleResponse()
     connection.expect_responses(request, receiver)
     try:
-        connection.association.send_command(context.context_id, request, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        connection.association.send_command(context.context_id, request, now, glued=glued)
         try:
             if dataset is not None:
                 await _send_dataset(connection, context, dataset, progress)

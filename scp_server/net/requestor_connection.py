@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -18,7 +19,7 @@ from scp_server.errors import (
 )
 from scp_server.interfaces import AcceptedContext
 from scp_server.net.association_transport import AssociationTransport, TransportConfig
-from scp_server.net.responses import ResponseReceiver
+from scp_server.net.responses import DatasetReceiver, RequestReceiver, ResponseReceiver
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
     Aborted,
@@ -34,7 +35,7 @@ from scp_server.protocol.events import (
 )
 from scp_server.protocol.items import ContextResult
 from scp_server.protocol.limits import Limits
-from scp_server.protocol.message import RESPONSE_BIT, Request, Response
+from scp_server.protocol.message import RESPONSE_BIT, CStoreRQ, Request, Response
 from scp_server.protocol.pdu import AssociateRQ
 
 
@@ -53,6 +54,12 @@ class RequestorConfig:
     """What may wait for the caller to take it, before nothing more is read from the peer."""
     cancel_seconds: float = 10.0
     """After a C-CANCEL-RQ: how long the final response may take, before the association is aborted."""
+    waiting_object_bytes: int = 4_194_304
+    """What of a C-GET's objects may wait for the sink, before nothing more is read from the peer."""
+    max_retrieved_objects: int = 65_535
+    """Objects that one C-GET may bring, the most its counters can say; then it is cancelled."""
+    max_retrieved_bytes: int = 1 << 40
+    """Data set bytes that one C-GET may bring; then it is cancelled. 0 is no bound."""
 
 
 class RequestorConnection(AssociationTransport):
@@ -71,7 +78,9 @@ class RequestorConnection(AssociationTransport):
         self.extended_negotiations: dict[str, bytes] = {}
         """As the peer answered, by SOP class (PS3.7 D.3.3.5)."""
         self._receivers: dict[int, tuple[int, ResponseReceiver]] = {}
-        self._dataset_for: ResponseReceiver | None = None
+        self._dataset_for: DatasetReceiver | None = None
+        self.request_receiver: RequestReceiver | None = None
+        """Takes the C-STORE requests of the peer, while a C-GET of ours runs."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the association as soon as the socket is there."""
@@ -162,18 +171,22 @@ class RequestorConnection(AssociationTransport):
             command_field, receiver = self._receivers.get(message.message_id_being_responded_to, (0, None))
             if receiver is not None and command_field == message.command_field:
                 self._dataset_for = receiver
-                try:
-                    receiver.response_received(event.context_id, message)
-                except ProtocolError as error:
-                    self.abort_association(str(error))
+                self._guarded(lambda: receiver.response_received(event.context_id, message))
                 return
+        elif isinstance(message, CStoreRQ) and self.request_receiver is not None:
+            self._dataset_for = store_receiver = self.request_receiver
+            self._guarded(lambda: store_receiver.request_received(event.context_id, message))
+            return
         self.abort_association("the peer sent what nobody asked for")
 
     def _fragment_received(self, event: DatasetFragment) -> None:
-        if self._dataset_for is None or self.error is not None:
-            return
+        receiver = self._dataset_for
+        if receiver is not None and self.error is None:
+            self._guarded(lambda: receiver.fragment_received(event.data, last=event.last))
+
+    def _guarded(self, receive: Callable[[], None]) -> None:
         try:
-            self._dataset_for.fragment_received(event.data, last=event.last)
+            receive()
         except ProtocolError as error:
             self.abort_association(str(error))
 
@@ -186,3 +199,5 @@ class RequestorConnection(AssociationTransport):
             self.established.exception()  # seen: nobody may be waiting
         for _, receiver in self._receivers.values():
             receiver.fail(self.error)
+        if self.request_receiver is not None:
+            self.request_receiver.fail(self.error)

@@ -1,27 +1,23 @@
-"""The conformance statement of a configuration, as data (PS3.2): what it says follows from the tables that
-the server works with, and from the settings. `conformance_page` makes a page of it."""
+"""The conformance statement of a configuration (PS3.2), from the settings and the code's own tables.
+
+Plain data; `conformance_page` makes a document of it. What it claims of queries is proved by
+`tests/integration/test_conformance.py`, which asks a running server.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from scp_server import __version__
 from scp_server.index.search import EntityLevel
 from scp_server.net.access import SERVICE_SOP_CLASSES
-from scp_server.net.requestor import DEFAULT_CONTEXTS
 from scp_server.objects.dicos import dictionary as dicos
-from scp_server.objects.dictionary import vr_of
 from scp_server.objects.matching import MULTIPLE_VALUE_VRS, RANGE_VRS, WILD_CARD_VRS
-from scp_server.objects.query_keys import keyword_of
-from scp_server.objects.summary import COLUMN_TAGS
 from scp_server.objects.text import DEFINED_TERMS
-from scp_server.objects.vr import NUMBER_BYTES, TEXT_VRS, tag_text
-from scp_server.protocol.negotiation import (
-    ANY_OTHER_TRANSFER_SYNTAX,
-    DICOM_APPLICATION_CONTEXT,
-    NegotiationPolicy,
-)
+from scp_server.objects.vr import tag_text
+from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
+from scp_server.protocol.negotiation import ANY_OTHER_TRANSFER_SYNTAX, NegotiationPolicy
 from scp_server.protocol.status import Status
 from scp_server.runtime.build import build_policy
 from scp_server.services.query_retrieve.attributes import (
@@ -30,60 +26,52 @@ from scp_server.services.query_retrieve.attributes import (
     COUNTS,
     INSTANCE_AVAILABILITY,
     RETRIEVE_AE_TITLE,
-    Column,
 )
 from scp_server.services.query_retrieve.models import (
     FIND_MODELS,
     LEVEL_NAMES,
     REQUIRED_KEYS,
     UNIQUE_KEYS,
+    InformationModel,
 )
-from scp_server.services.query_retrieve.negotiation import FindByte
-from scp_server.services.query_retrieve.plan import ASSESSMENTS
+from scp_server.services.query_retrieve.negotiation import (
+    SUPPORTED,
+    FindByte,
+    RelationalQueries,
+    offered,
+)
 from scp_server.settings import Settings
-from scp_server.settings.schema import keys_of
-from scp_server.settings.show import flat, shown
+from scp_server.settings.show import flat
 
 Statement = dict[str, Any]
 
-_LEVEL_NAME: Final = {level: name for name, level in LEVEL_NAMES.items()}
-_DICOS_GROUP: Final = 0x4010
-_BOUNDS: Final = ("limits", "timeouts", "query", "quarantine", "index")
-"""Sections of settings whose numbers are bounds."""
-_BYTES_VRS: Final = ("OB", "OD", "OF", "OL", "OV", "OW", "UN")
+_NAME_OF_LEVEL = {level: name for name, level in LEVEL_NAMES.items()}
 
-STORE_STATUSES: Final[Mapping[int, str]] = {
-    Status.SUCCESS: "kept, as durable as storage.durability says, and indexed; or it was so before",
-    Status.INVALID_SOP_INSTANCE: "the command's SOP Instance UID breaks the rules of UIDs",
-    Status.SOP_CLASS_NOT_SUPPORTED: "another SOP class than its presentation context's",
-    Status.OUT_OF_RESOURCES: "no space, a failing disk or index, or more than limits.max_object_bytes",
-    Status.DATASET_DOES_NOT_MATCH_SOP_CLASS: "the UIDs of command and data set differ",
-    Status.CANNOT_UNDERSTAND: "the data set cannot be read, or lacks a UID that an archive needs",
-    Status.DUPLICATE_SOP_INSTANCE_KEPT: "other bytes are kept under this UID (policy keep_first)",
-    Status.DUPLICATE_SOP_INSTANCE_REJECTED: "other bytes are kept under this UID (policy reject)",
+MATCHING: Mapping[str, Sequence[str]] = {
+    "single value": ["every VR but SQ"],
+    "list of UIDs": ["UI"],
+    "universal": ["every VR"],
+    "wild card": sorted(WILD_CARD_VRS),
+    "range": sorted(RANGE_VRS),
+    "sequence": ["SQ"],
+    "empty value (negotiated)": ["every VR of text"],
+    "multiple values (negotiated)": sorted(MULTIPLE_VALUE_VRS),
 }
-FIND_STATUSES: Final[Mapping[int, str]] = {
-    Status.SUCCESS: "every match was sent",
-    Status.PENDING: "a match; every key was supported",
-    Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED: "a match; a key was left out, or returned and not matched",
-    Status.CANCEL: "a C-CANCEL-RQ ended it",
-    Status.SOP_CLASS_NOT_SUPPORTED: "another SOP class than its presentation context's",
-    Status.OUT_OF_RESOURCES: "more than query.max_matches matches, or the index cannot be searched",
-    Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS: "a level or unique key that the model does not allow",
-    Status.CANNOT_UNDERSTAND: "an identifier that cannot be read, is too large, or has impossible values",
-}
-NOT_SUPPORTED: Final = (
-    "TLS, and checking of user identities: any is let in",
-    "more than one operation at a time on an association: the asynchronous operations window is 1, 1",
+"""Matching types and the VRs that they are offered for (PS3.4 C.2.2.2)."""
+
+NOT_SUPPORTED = (
+    "TLS, and the checking of user identities (they are accepted)",
+    "Modality Performed Procedure Step and Storage Commitment as SCP",
+    "Asynchronous operations: the window is answered with 1/1",
     "SOP Class Common Extended Negotiation: never answered",
-    "storage commitment, MPPS, printing, media",
-    "coercion: data sets are kept and sent as they came",
 )
-"""What no table says."""
+"""What no table of the code says."""
+_BOUNDS = ("limits", "timeouts", "query", "quarantine", "index")
+"""Sections of settings whose numbers are limits and timers."""
 
 
 def statement(settings: Settings) -> Statement:
-    """Everything that the statement says, as plain data."""
+    """What a server with these settings conforms to. Imports pydicom, for names."""
     policy = build_policy(settings)
     return {
         "implementation": {
@@ -92,191 +80,175 @@ def statement(settings: Settings) -> Statement:
             "implementation_class_uid": policy.implementation_class_uid,
             "implementation_version_name": policy.implementation_version_name,
         },
-        "ae_title": settings.listen.ae_title,
-        "called_ae_titles": sorted(policy.required_called_ae_titles) or "any",
-        "known_peers_only": settings.access.known_peers_only,
-        "peers": [peer.name for peer in settings.peers],
-        "application_contexts": [
-            {"uid": uid, "of": "DICOM" if uid == DICOM_APPLICATION_CONTEXT else "DICOS"}
-            for uid in sorted(policy.application_context_names)
-        ],
-        "acceptor": _acceptor(policy),
-        "requestor": _requestor(),
-        "storage": _storage(settings, policy),
-        "query": _query(settings, policy),
-        "character_sets": list(DEFINED_TERMS),
-        "bounds": _bounds(settings),
+        "association": _association(settings, policy),
+        "scp": {
+            "verification": [_named(VERIFICATION_SOP_CLASS_UID)],
+            "query": [_named(uid) for uid in FIND_MODELS],
+            "storage": [_named(uid) for uid in sorted(policy.storage_sop_classes, key=_uid_order)],
+            "storage_below": list(policy.storage_prefixes),
+            "any_other_storage": policy.any_sop_class,
+        },
+        "scu": ["C-ECHO", "C-STORE", "C-FIND", "C-MOVE", "C-GET", "Modality Worklist C-FIND"],
+        "transfer_syntaxes": {
+            "storage": _syntaxes(policy.transfer_syntaxes),
+            "query": _syntaxes(policy.service_transfer_syntaxes),
+        },
+        "storage": _storage(settings),
+        "query": _query(settings),
+        "limits": _limits(settings),
         "not_supported": _not_supported(policy),
     }
 
 
-def name_of(uid: str) -> str:
-    """What DICOM or DICOS calls a UID; the UID itself where neither has it."""
-    from pydicom.uid import UID
-
-    return str(UID(uid, 0).name)
-
-
-def _named(uid: str) -> dict[str, str]:
-    return {"uid": uid, "name": name_of(uid)}
-
-
-def _acceptor(policy: NegotiationPolicy) -> list[Statement]:
-    return [
-        {
-            **_named(uid),
-            "role": "SCP",
-            "transfer_syntaxes": [_named(syntax) for syntax in policy.service_transfer_syntaxes],
-            "extended_negotiation": list(policy.extended_negotiations.get(uid, b"")),
-        }
-        for uid in sorted(policy.service_sop_classes)
-    ]
-
-
-def _requestor() -> list[Statement]:
-    """What the commands and `Requestor` propose; C-STORE, whatever is sent as it is."""
-    proposed = [
-        {**_named(uid), "role": "SCU", "transfer_syntaxes": [_named(syntax) for syntax in syntaxes]}
-        for uid, syntaxes in DEFAULT_CONTEXTS
-    ]
-    store = {
-        "uid": "*",
-        "name": "the SOP class of each object to send",
-        "role": "SCU",
-        "transfer_syntaxes": [{"uid": "*", "name": "the one that the object has"}],
-    }
-    return [*proposed, store]
-
-
-def _storage(settings: Settings, policy: NegotiationPolicy) -> Statement:
+def _association(settings: Settings, policy: NegotiationPolicy) -> Statement:
+    limits, timeouts = settings.limits, settings.timeouts
     return {
-        "sop_classes": [
-            _named(uid) for uid in sorted(policy.storage_sop_classes, key=lambda uid: (name_of(uid), uid))
-        ],
-        "all_below": list(policy.storage_prefixes),
-        "any_other_sop_class": policy.any_sop_class,
-        "transfer_syntaxes": [
-            {"uid": uid, "name": "any other that is proposed"}
-            if uid == ANY_OTHER_TRANSFER_SYNTAX
-            else _named(uid)
-            for uid in policy.transfer_syntaxes
-        ],
-        "level": "Level 2 (full); the data set is kept byte for byte, private elements too",
+        "ae_title": settings.listen.ae_title,
+        "called_ae_title_required": settings.access.require_called_ae_title,
+        "known_peers_only": settings.access.known_peers_only,
+        "peers": len(settings.peers),
+        "application_context_names": sorted(policy.application_context_names, key=_uid_order),
+        "maximum_length_bytes": limits.max_pdu_bytes,
+        "max_associations": limits.max_associations,
+        "asynchronous_operations_window": [1, 1],
+        "artim_seconds": timeouts.artim_seconds,
+        "dimse_seconds": timeouts.dimse_seconds,
+        "idle_seconds": timeouts.idle_seconds,
+        "dicos_idle_seconds": timeouts.dicos_idle_seconds,
+    }
+
+
+def _storage(settings: Settings) -> Statement:
+    return {
+        "level": "2 (full): every element is kept, as the bytes that were received",
+        "coercion": "none",
         "durability": settings.storage.durability,
         "duplicates": settings.storage.duplicates,
         "dicos_duplicates": settings.storage.dicos_duplicates,
-        "statuses": _statuses(STORE_STATUSES),
+        "statuses": _statuses(
+            (Status.SUCCESS, "durable as configured, indexed"),
+            (Status.OUT_OF_RESOURCES, "no space, a failing disk or index, or larger than allowed"),
+            (Status.DATASET_DOES_NOT_MATCH_SOP_CLASS, "other UIDs in the data set than in the command"),
+            (Status.CANNOT_UNDERSTAND, "cut, damaged, or without the UIDs that it needs"),
+            (Status.DUPLICATE_SOP_INSTANCE_KEPT, "other data is kept under this SOP Instance UID"),
+            (Status.DUPLICATE_SOP_INSTANCE_REJECTED, "the same, with the policy reject"),
+            (Status.INVALID_SOP_INSTANCE, "the SOP Instance UID is none"),
+            (Status.SOP_CLASS_NOT_SUPPORTED, "the SOP class is not the presentation context's"),
+        ),
     }
 
 
-def _statuses(meanings: Mapping[int, str]) -> list[Statement]:
-    return [{"status": f"0x{status:04X}", "when": meaning} for status, meaning in meanings.items()]
-
-
-def _query(settings: Settings, policy: NegotiationPolicy) -> Statement:
+def _query(settings: Settings) -> Statement:
+    query = settings.query
+    answered = offered(RelationalQueries(query.relational))
     return {
         "models": [
             {
-                "name": model.name,
-                "sop_class_uid": uid,
-                "levels": [_LEVEL_NAME[level] for level in model.levels],
-                "unique_keys": [_key_name(UNIQUE_KEYS[level]) for level in model.levels],
+                **_named(model.find_sop_class_uid),
+                "levels": [{"level": _NAME_OF_LEVEL[level], **_keys(model, level)} for level in model.levels],
             }
-            for uid, model in FIND_MODELS.items()
+            for model in FIND_MODELS.values()
         ],
-        "relational": settings.query.relational,
-        "extended_negotiation": [
-            {
-                "byte": byte + 1,
-                "name": byte.name.lower().replace("_", " "),
-                "supported": all(policy.extended_negotiations[uid][byte] == 1 for uid in FIND_MODELS),
-            }
-            for byte in FindByte
-        ],
-        "keys": sorted(_keys(), key=lambda key: (LEVEL_NAMES[key["level"]], key["tag"])),
-        "any_other_attribute": "returned, and matched against the header of an entity's first instance",
-        "header_match_rows": settings.query.header_match_rows,
-        "unknown_values_match": settings.query.unknown_values_match,
-        "matching": [{"vr": vr, "types": list(matching_types(vr))} for vr in _vrs()],
-        "statuses": _statuses(FIND_STATUSES),
+        "relational": query.relational,
+        "extended_negotiation": {byte.name.lower(): bool(answered[byte]) for byte in FindByte},
+        "other_keys": "any other attribute, standard, private or of DICOS, is returned and matched from the "
+        "header of the entity's first instance, all but pixel data and values above "
+        f"{settings.limits.max_header_value_bytes} bytes",
+        "matching": {name: list(vrs) for name, vrs in MATCHING.items()},
+        "person_names": "without regard to case and width, by component group",
+        "several_values": "any of them, unless multiple value matching was negotiated",
+        "unknown_values_match": query.unknown_values_match,
+        "header_match_rows": query.header_match_rows,
+        "max_matches": query.max_matches,
+        "character_sets": list(DEFINED_TERMS),
+        "statuses": _statuses(
+            (Status.PENDING, "a match"),
+            (Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED, "a match; a key was left out, or not matched"),
+            (Status.SUCCESS, "every match was sent"),
+            (Status.CANCEL, "after a C-CANCEL"),
+            (Status.OUT_OF_RESOURCES, "more matches than allowed, or a failing index"),
+            (Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "level or unique keys break the model's rules"),
+            (Status.CANNOT_UNDERSTAND, "the identifier cannot be read, or has an impossible value"),
+            (Status.SOP_CLASS_NOT_SUPPORTED, "the SOP class is not the presentation context's"),
+        ),
     }
 
 
-def _key_name(tag: int) -> str:
-    return f"{keyword_of(tag)} {tag_text(tag)}"
-
-
-def _keys() -> Iterable[Statement]:
-    for tag, column in COLUMNS.items():
-        if tag == UNIQUE_KEYS[column.level]:
-            kind = "unique"
-        else:
-            kind = "required" if tag in REQUIRED_KEYS[column.level] else "optional"
-        yield _key(tag, column.level, kind, "column", matched=True)
-    for tag, column in BELOW.items():
-        source = f"every {keyword_of(COLUMN_TAGS.get(column.name, tag))} below"
-        yield _key(tag, _level_of_below(column), "optional", source, matched=True)
-    for tag, column in COUNTS.items():
-        yield _key(tag, column.level, "optional", "counted", matched=False)
-    for tag in (RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY):
-        yield _key(tag, EntityLevel.PATIENT, "optional", "the same for all", matched=False)
-    for tag in ASSESSMENTS:
-        source = "column of all values in Threat Sequence > ATD Assessment Sequence"
-        yield {**_key(tag, EntityLevel.INSTANCE, "optional", source, matched=True), "in_sequence": True}
-
-
-def _level_of_below(column: Column) -> EntityLevel:
-    """Where such a key is asked for: of a study what is in it, of an image what it refers to."""
-    references = column.name == "referenced_sop_instance_uid"
-    return EntityLevel.INSTANCE if references else EntityLevel.STUDY
-
-
-def _key(tag: int, level: EntityLevel, kind: str, source: str, *, matched: bool) -> Statement:
+def _limits(settings: Settings) -> dict[str, int | float]:
+    """Every number that bounds memory, time or a count, by its setting."""
     return {
-        "tag": f"{tag:08X}",
-        "keyword": keyword_of(tag),
-        "vr": vr_of(tag, is_dicos=tag >> 16 == _DICOS_GROUP),
-        "level": _LEVEL_NAME[level],
-        "kind": kind,
-        "source": source,
-        "matched": matched,
-        "dicos": tag in dicos.attributes() and tag >> 16 == _DICOS_GROUP,
-    }
-
-
-def _vrs() -> tuple[str, ...]:
-    return tuple(sorted({*TEXT_VRS, *NUMBER_BYTES, "AT", "SQ", *_BYTES_VRS}))
-
-
-def matching_types(vr: str) -> Iterable[str]:
-    """The kinds of matching that keys of a VR have (PS3.4 C.2.2.2)."""
-    yield "universal"
-    if vr == "SQ":
-        yield "sequence"
-        return
-    yield "single value"
-    if vr == "UI":
-        yield "list of UIDs"
-    if vr in WILD_CARD_VRS:
-        yield "wild card"
-    if vr in RANGE_VRS:
-        yield "range"
-    if vr in TEXT_VRS:
-        yield "empty value, where agreed"
-    if vr in MULTIPLE_VALUE_VRS:
-        yield "multiple value, where agreed"
-
-
-def _bounds(settings: Settings) -> list[Statement]:
-    known = keys_of(type(settings))
-    return [
-        {"setting": name, "value": shown(value), "meaning": known[name].description}
+        name: value
         for name, value in flat(settings).items()
-        if name.split(".")[0] in _BOUNDS and isinstance(value, int | float) and not isinstance(value, bool)
-    ]
+        if name.partition(".")[0] in _BOUNDS
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    }
 
 
 def _not_supported(policy: NegotiationPolicy) -> list[str]:
-    accepted = policy.service_sop_classes
-    classes = sorted(frozenset().union(*SERVICE_SOP_CLASSES.values()) - accepted)
-    return [*(f"{name_of(uid)} ({uid})" for uid in classes), *NOT_SUPPORTED]
+    """Services that a peer could be allowed, and are not there; what extended negotiation answers with 0."""
+    known = frozenset[str]().union(*SERVICE_SOP_CLASSES.values())
+    services = [_named(uid) for uid in sorted(known - policy.service_sop_classes, key=_uid_order)]
+    options = [byte.name.replace("_", " ").lower() for byte in FindByte if byte not in SUPPORTED]
+    return [
+        *(f"{service['name']} ({service['uid']}) as SCP" for service in services),
+        *(f"Queries: {option}" for option in options),
+        *NOT_SUPPORTED,
+    ]
+
+
+def _keys(model: InformationModel, level: EntityLevel) -> Statement:
+    """The keys of one level of a model, and those below that it knows."""
+    unique = UNIQUE_KEYS[level]
+    required = [tag for tag in REQUIRED_KEYS[level] if tag != unique]
+    if level == model.levels[0]:
+        # Where a model has no patients, their keys are its studies' (PS3.4 C.6.2.1).
+        above = [each for each in REQUIRED_KEYS if each < level]
+        required += [tag for each in above for tag in (UNIQUE_KEYS[each], *REQUIRED_KEYS[each])]
+    own = {
+        tag
+        for tag, column in COLUMNS.items()
+        if max(column.level, model.levels[0]) == level and tag != unique and tag not in required
+    }
+    below = {tag for tag, column in COLUMNS.items() if column.level > level} - set(UNIQUE_KEYS.values())
+    computed = {tag for tag, column in BELOW.items() if column.level > level} | {
+        tag for tag, column in COUNTS.items() if column.level <= level
+    }
+    return {
+        "unique": _keyword(unique),
+        "required": [_keyword(tag) for tag in required],
+        "optional": [_keyword(tag) for tag in sorted(own)],
+        "values_below": [_keyword(tag) for tag in sorted(below)],
+        "computed": [_keyword(tag) for tag in sorted(computed)],
+        "ours": [_keyword(RETRIEVE_AE_TITLE), _keyword(INSTANCE_AVAILABILITY)],
+    }
+
+
+def _statuses(*statuses: tuple[Status, str]) -> dict[str, str]:
+    return {f"{status.value:04X}": meaning for status, meaning in statuses}
+
+
+def _syntaxes(uids: Iterable[str]) -> list[dict[str, str]]:
+    return [
+        {"uid": uid, "name": "any other, in the requestor's order"}
+        if uid == ANY_OTHER_TRANSFER_SYNTAX
+        else _named(uid)
+        for uid in uids
+    ]
+
+
+def _named(uid: str) -> dict[str, str]:
+    from pydicom.uid import UID
+
+    name = UID(uid).name
+    return {"uid": uid, "name": "" if name == uid else name}
+
+
+def _keyword(tag: int) -> str:
+    from pydicom.datadict import keyword_for_tag
+
+    return keyword_for_tag(tag) or dicos.keyword_of(tag) or tag_text(tag)
+
+
+def _uid_order(uid: str) -> list[int]:
+    return [int(part) for part in uid.split(".")]

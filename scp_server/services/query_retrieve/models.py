@@ -26,14 +26,13 @@ UNIQUE_KEYS: Final[Mapping[EntityLevel, int]] = {
 }
 """The tag of each level's unique key (PS3.4 C.6.1.1)."""
 
-
-REQUIRED_KEYS: Final[Mapping[EntityLevel, frozenset[int]]] = {
-    EntityLevel.PATIENT: frozenset([0x00100010]),
-    EntityLevel.STUDY: frozenset([0x00080020, 0x00080030, 0x00080050, 0x00200010]),
-    EntityLevel.SERIES: frozenset([0x00080060, 0x00200011]),
-    EntityLevel.INSTANCE: frozenset([0x00200013]),
+REQUIRED_KEYS: Final[Mapping[EntityLevel, tuple[int, ...]]] = {
+    EntityLevel.PATIENT: (0x00100010,),
+    EntityLevel.STUDY: (0x00080020, 0x00080030, 0x00080050, 0x00200010),
+    EntityLevel.SERIES: (0x00080060, 0x00200011),
+    EntityLevel.INSTANCE: (0x00200013,),
 }
-"""The tags of each level's required keys (PS3.4 C.6.1.1.2 to C.6.1.1.5)."""
+"""The tags of each level's required keys (PS3.4 Tables C.6-1 to C.6-4)."""
 
 
 @dataclass(frozen=True, slots=True)

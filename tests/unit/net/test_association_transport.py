@@ -12,6 +12,7 @@ import pytest
 
 from scp_server.net.association_transport import (
     MOST_FLUSHES_PUT_OFF,
+    SMALL_READ_BYTES,
     AssociationTransport,
     TransportConfig,
 )
@@ -416,6 +417,21 @@ async def test_every_socket_sends_at_once_and_keeps_alive(connect: Connect) -> N
     _, transport = connect()
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY) in transport.sock.options
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE) in transport.sock.options
+
+
+async def test_half_a_message_in_a_small_read_is_acknowledged_at_once(connect: Connect) -> None:
+    """A peer with Nagle's algorithm on sends the rest only then: 40 ms later, left to the kernel."""
+    recorder, transport = connect()
+    quick = (socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+    transport.sock.options.clear()
+    recorder.data_received(store_rq(1))
+    assert quick in transport.sock.options
+    transport.sock.options.clear()
+    recorder.data_received(dataset(bytes(2 * SMALL_READ_BYTES), last=False))
+    assert quick not in transport.sock.options, "several segments are acknowledged by themselves"
+    recorder.data_received(dataset(b"end", last=True))
+    recorder.data_received(echo_rq(2))
+    assert quick not in transport.sock.options, "whole messages are answered"
 
 
 async def test_what_is_put_off_shares_a_write_with_what_comes_before_the_loop_goes_on(

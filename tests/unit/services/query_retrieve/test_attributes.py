@@ -18,7 +18,7 @@ UNIQUE_AND_REQUIRED = {
 def test_every_unique_and_required_key_has_a_column_of_its_level_c_6_1_1() -> None:
     for level, tags in UNIQUE_AND_REQUIRED.items():
         assert {tag for tag in tags if COLUMNS[tag].level is level} == tags
-        assert REQUIRED_KEYS[level] | {UNIQUE_KEYS[level]} == tags
+        assert {*REQUIRED_KEYS[level], UNIQUE_KEYS[level]} == tags
 
 
 def test_each_level_has_one_unique_key_c_6_1_1() -> None:
