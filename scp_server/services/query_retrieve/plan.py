@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from scp_server.errors import OperationRefused
 from scp_server.index.search import Condition, EntityLevel, Search
@@ -43,7 +42,7 @@ _ISSUER_OF_PATIENT_ID = 0x00100021
 _ONLINE = "ONLINE"
 _THREAT_SEQUENCE = 0x40101011
 _ASSESSMENT_SEQUENCE = 0x40101038
-ASSESSMENTS: Final = {0x40101012: "threat_categories", 0x40101015: "assessment_flags"}
+_ASSESSMENTS = {0x40101012: "threat_categories", 0x40101015: "assessment_flags"}
 """Keys in a threat's assessments, and the columns that have all their values of an object."""
 
 
@@ -248,10 +247,10 @@ class _Planner:
         assessments = next((key.items or () for key in keys if key.tag == _ASSESSMENT_SEQUENCE), ())
         for key in assessments:
             hint = key.matcher.hint if key.matcher is not None else None
-            if key.tag in ASSESSMENTS and isinstance(hint, AnyOf) and len(hint.values) == 1:
+            if key.tag in _ASSESSMENTS and isinstance(hint, AnyOf) and len(hint.values) == 1:
                 self._conditions.append(
                     Condition(
-                        ASSESSMENTS[key.tag],
+                        _ASSESSMENTS[key.tag],
                         Contains(f"\\{hint.values[0]}\\"),
                         self._config.unknown_values_match,
                     )
