@@ -116,17 +116,12 @@ class Reception:
         offset_bytes = self._file_meta.dicos_version_offset_bytes
         if self._begun_without_header and offset_bytes is not None:
             await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
-        summary = self.summary
         stored = await self._writer.commit(
             ObjectKey(
-                summary.study_instance_uid,
-                summary.series_instance_uid,
-                summary.sop_instance_uid,
+                self.summary.study_instance_uid,
+                self.summary.series_instance_uid,
+                self.summary.sop_instance_uid,
                 self._arrival.arrival_id,
-                patient_id=summary.patient_id or "",
-                modality=summary.modality or "",
-                study_date=summary.study_date or "",
-                calling_ae_title=self._operation.association.calling_ae_title,
             )
         )
         self._committed = True

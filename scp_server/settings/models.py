@@ -27,7 +27,6 @@ from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
-from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
 
 
 class ListenSettings(Section):
@@ -139,14 +138,6 @@ class StorageSettings(Section):
         description="What an acknowledged object survives: full is a power failure (object, directory and "
         "index are synced before the answer), process is a crash of the server only.",
     )
-    layout: str = Field(
-        default=DEFAULT_TEMPLATE,
-        description="The directories below objects that a new object lies in, with {"
-        + "}, {".join(FIELDS)
-        + "}. UIDs are hashes, but for study_uid and series_uid; other text keeps its letters, digits, _ and "
-        "-, and what is missing is none. Example: {year}/{month}/{patient}/{modality}/{study}/{series}. The "
-        "file's name stays ours. Objects that another layout has placed stay where they are, and found.",
-    )
     reserve_bytes: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
         description="Free space that stays untouched; below it objects are refused with 0xA700. When not "
@@ -171,12 +162,6 @@ class StorageSettings(Section):
         description="The same for DICOS objects: the sections of a DICOS CT arrive under one SOP Instance "
         "UID.",
     )
-
-    @field_validator("layout")
-    @classmethod
-    def _layout(cls, template: str) -> str:
-        Layout(template)
-        return template
 
 
 class IndexSettings(Section):

@@ -19,8 +19,7 @@ PATCHABLE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class ObjectKey:
-    """What an object's location is made from. All but the arrival id is opaque text of a peer's, and never
-    used as it is in a path.
+    """What an object's location is made from. UIDs are opaque peers' strings: never used raw in a path.
 
     `arrival_id` is unique, time-ordered and ours: `[0-9a-f]+`.
     """
@@ -29,10 +28,6 @@ class ObjectKey:
     series_instance_uid: str
     sop_instance_uid: str
     arrival_id: str
-    patient_id: str = ""
-    modality: str = ""
-    study_date: str = ""
-    calling_ae_title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

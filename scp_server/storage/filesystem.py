@@ -52,11 +52,9 @@ from scp_server.observability.logs import get_logger
 from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import (
-    DEFAULT_LAYOUT,
     INCOMING,
     OBJECTS,
     PART_SUFFIX,
-    Layout,
     checked_arrival_id,
     directory_of,
     is_location,
@@ -91,8 +89,6 @@ class FilesystemStorageConfig:
     """Leave what a crash left half-written where it is: for who only looks."""
     threads: int = 4
     """Blocking calls at once: with `full` this many objects are being synced together."""
-    layout: Layout = DEFAULT_LAYOUT
-    """Where new objects lie; those that another one has placed are found all the same."""
 
 
 class FilesystemStorage:
@@ -119,7 +115,6 @@ class FilesystemStorage:
         incoming = f"{self._root}/{INCOMING}"
         workshop = Workshop(
             root=self._root,
-            layout=config.layout,
             durable=durable,
             write_buffer_bytes=config.write_buffer_bytes,
             executor=ThreadPoolExecutor(config.threads, thread_name_prefix="storage"),

@@ -8,13 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
 
 from scp_server.storage.base import StoredObject
-from scp_server.storage.layout import MAX_DEPTH, is_directory_name, is_file_name
-
-if TYPE_CHECKING:
-    ScandirIterator = os._ScandirIterator[str]
+from scp_server.storage.layout import is_directory, is_file_name
 
 
 class FileReader:
@@ -71,43 +67,27 @@ class Batches:
 
 
 def objects_below(root: str, top: str) -> Iterator[StoredObject]:
-    """Every visible object below the relative directory `top`, at any depth that a layout may have.
+    """Every visible object below the relative directory `top`, in the filesystem's order.
 
-    What disappears meanwhile is passed over, as is every file that is none of ours. One directory is open on
-    each level, and no more of it is held; symbolic links are not followed.
+    What disappears meanwhile is passed over, as is every file that is none of ours.
     """
-    levels: list[_Level] = []
-    _descend(root, top, levels)
+    for study_group in _names(root, top):
+        for study in _names(root, f"{top}/{study_group}"):
+            for series in _names(root, f"{top}/{study_group}/{study}"):
+                directory = f"{top}/{study_group}/{study}/{series}"
+                if is_directory(directory):
+                    yield from objects_in(root, directory)
+
+
+def _names(root: str, directory: str) -> list[str]:
     try:
-        while levels:
-            above, entries = levels[-1]
-            entry = next(entries, None)
-            if entry is None:
-                levels.pop()
-            elif is_directory_name(entry.name) and entry.is_dir(follow_symlinks=False):
-                directory = f"{above}/{entry.name}"
-                yield from objects_in(root, directory)
-                if len(levels) < MAX_DEPTH:
-                    _descend(root, directory, levels)
-    finally:
-        for _, entries in levels:
-            entries.close()
-
-
-class _Level(NamedTuple):
-    """A directory that is being listed. Its entries close themselves at their end."""
-
-    directory: str
-    entries: ScandirIterator
-
-
-def _descend(root: str, directory: str, levels: list[_Level]) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        levels.append(_Level(directory, os.scandir(f"{root}/{directory}")))
+        return os.listdir(f"{root}/{directory}")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def objects_in(root: str, directory: str) -> Iterator[StoredObject]:
-    """The visible objects of one directory, without those below."""
+    """The visible objects of one series directory."""
     try:
         entries = os.scandir(f"{root}/{directory}")
     except (FileNotFoundError, NotADirectoryError):

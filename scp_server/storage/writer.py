@@ -20,7 +20,7 @@ from scp_server.errors import StorageError
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
-from scp_server.storage.layout import INCOMING, PART_SUFFIX, Layout, directory_of
+from scp_server.storage.layout import INCOMING, PART_SUFFIX, directory_of, location_of
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.left_overs import LeftOvers
 from scp_server.storage.sync import (
@@ -49,7 +49,6 @@ class Workshop:
     """What the writers of one storage share. `spawn` runs a coroutine that the storage owns."""
 
     root: str
-    layout: Layout
     durable: bool
     write_buffer_bytes: int
     executor: Executor
@@ -121,7 +120,7 @@ class _PartFile:
                 os.fdatasync(self._descriptor)
             # Some filesystems tell of a failed write only here, so before the rename.
             self._close()
-            self._place(self._workshop.layout.location(key))
+            self._place(location_of(key))
             # The disk takes objects, so it may let go of what it would not before.
             self._workshop.left_overs.remove_all()
         except OSError as error:

@@ -17,7 +17,6 @@ from scp_server.observability.logs import get_logger
 from scp_server.runtime.maintenance.adoption import Adopter, Adoption, arrival_id_of, arrival_order
 from scp_server.runtime.maintenance.verify import ADOPTED_IN_ORDER, batches
 from scp_server.storage.base import Storage, StoredObject
-from scp_server.storage.layout import location_for_log
 
 log = get_logger(__name__)
 
@@ -97,15 +96,14 @@ class Comparison:
             await self._rest(len(page))
 
     def _note(self, adoption: Adoption) -> None:
-        location = location_for_log(adoption.stored.location)
+        location = adoption.stored.location
         if adoption.result is None:
             self.report.unreadable += 1
             log.error("object.unreadable", location=location, error=adoption.error)
         elif adoption.result.outcome is AddOutcome.SAME:
-            if adoption.result.location != adoption.stored.location:
+            if adoption.result.location != location:
                 self.report.duplicates += 1
-                kept = location_for_log(adoption.result.location)
-                log.warning("object.duplicate", location=location, kept=kept)
+                log.warning("object.duplicate", location=location, kept=adoption.result.location)
         else:
             self.report.adopted += 1
             log.warning("object.adopted", location=location, outcome=adoption.result.outcome.value)
@@ -123,7 +121,7 @@ class Comparison:
             for location in missing:
                 if location not in gone:
                     self.report.danglers += 1
-                    log.error("object.missing", location=location_for_log(location))
+                    log.error("object.missing", location=location)
             await self._rest(len(page))
 
     async def _rest(self, objects: int) -> None:

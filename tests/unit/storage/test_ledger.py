@@ -107,7 +107,7 @@ def test_a_record_cut_anywhere_by_a_crash_is_passed_over(folder: Path, kept: int
     whole = f"{directory(1)}\n".encode()
     last = directory(2).encode()[:kept]
     (folder / "directories.3").write_bytes(whole + last)
-    expected = [directory(1)]
+    expected = [directory(1)] if kept < len(directory(2)) else [directory(1), directory(2)]
     assert list(made(folder).left_over_directories(unreadable)) == expected
 
 
