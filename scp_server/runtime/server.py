@@ -38,6 +38,7 @@ from scp_server.services.release import QuarantineRelease
 from scp_server.services.storage import StorageService
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
+from scp_server.storage.template import LayoutTemplate
 from scp_server.web.health import HealthState, health_app
 from scp_server.web.metrics import metrics_route
 from scp_server.web.server import HttpServer
@@ -204,6 +205,7 @@ class Server:
         fresh = build_manager(settings, self._storage, self._index, self._measures, service)
         self._manager.reconfigure(fresh.config, fresh.services)
         self._release.service = service
+        self._storage.layout = LayoutTemplate(settings.storage.layout)
         self.settings = settings
         return changed
 

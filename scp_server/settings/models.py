@@ -25,6 +25,7 @@ from scp_server.settings.names import (
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.section import AETitle, Section, Texts
+from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
 
 
 def _host(text: str) -> str:
@@ -35,6 +36,14 @@ def _host(text: str) -> str:
 
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+def _layout(text: str) -> str:
+    LayoutTemplate(text)
+    return text
+
+
+Layout = Annotated[str, AfterValidator(_layout)]
 
 
 class ListenSettings(Section):
@@ -155,6 +164,12 @@ class StorageSettings(Section):
         default=1_048_576,
         ge=4_096,
         description="Bytes of one object that are gathered for one write to disk.",
+    )
+    layout: Layout = Field(
+        default=DEFAULT_TEMPLATE,
+        description="Template of where objects are put below the folder objects; an arrival id and .dcm "
+        "end each file's name. Its fields, with examples, are in docs/layouts.md. Another template holds "
+        "for what comes from then on, and what was stored is found where it lies.",
     )
     threads: int = Field(
         default=4, ge=1, le=256, description="Threads that write to disk, so that a slow one stops no one."
