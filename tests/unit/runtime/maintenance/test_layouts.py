@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scp_server.index.base import Level, Scope
+from scp_server.observability.logs import captured_logs
 from scp_server.runtime.build import build_storage_service_config
 from scp_server.runtime.maintenance.backup import backup, restore
 from scp_server.runtime.maintenance.comparison import Comparison, ComparisonReport
@@ -21,7 +22,7 @@ from scp_server.services.storage import StorageService
 from scp_server.testing.archive import Archive
 from scp_server.testing.dicos_objects import two_section_ct
 from scp_server.testing.fake_operation import store_operation
-from scp_server.testing.objects import ct_image
+from scp_server.testing.objects import Patient, ct_image
 from scp_server.testing.watched_backends import Steps, WatchedIndex
 from tests.unit.runtime.maintenance.conftest import Found, varied_objects
 
@@ -179,3 +180,25 @@ async def test_what_was_in_flight_is_adopted_under_another_template(tmp_path: Pa
         assert (report.examined, report.adopted) == (2, 2)
         parts = await index.parts(objects[0].sop_instance_uid)
     assert [part.location for part in parts] == [after.location_of(each) for each in objects]
+
+
+async def test_the_log_names_no_patient_whose_number_is_in_the_path(tmp_path: Path) -> None:
+    archive = _at(tmp_path, TEMPLATES[1])
+    await archive.store([ct_image(seed=n, patient=Patient("Zebra^Zoe", "ZEBRA-1")) for n in range(3)])
+    lost, broken, unknown = archive.files()
+    assert all("ZEBRA-1" in name for name in (lost, broken, unknown))
+    (tmp_path / lost).unlink()
+    (tmp_path / broken).write_bytes(b"")
+    async with archive.opened() as (storage, index):
+        await index.remove([broken, unknown])
+        limits = build_storage_service_config(archive.settings).tap_limits
+        with captured_logs("info") as logs:
+            await Comparison(
+                storage, index, limits, objects_per_second=1_000_000, started_at_ns=time.time_ns()
+            ).run()
+    assert {line["event"] for line in logs} >= {"object.adopted", "object.unreadable", "object.missing"}
+    assert "ZEBRA" not in str(logs)
+    arrival_id = unknown.rpartition("-")[2]
+    assert [line["location"] for line in logs if line["event"] == "object.adopted"] == [
+        f"objects/**/*-{arrival_id}"
+    ]
