@@ -31,6 +31,7 @@ from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
 from scp_server.services.storage import StorageServiceConfig
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.layout import location_for_log
 
 log = get_logger(__name__)
 
@@ -89,7 +90,7 @@ async def _delete(storage: Storage, location: str) -> bool:
     try:
         await storage.delete(location)
     except StorageError as failure:
-        log.error("object.left_over", location=location, error=str(failure))
+        log.error("object.left_over", location=location_for_log(location), error=str(failure))
         return False
     return True
 
@@ -201,14 +202,14 @@ class _Recovery:
             self.report.removed += await _delete(self._storage, entry.location)
         else:
             self.report.adopted += 1
-        log.info("object.recovered", location=entry.location, outcome=result.outcome.value)
+        log.info("object.recovered", location=location_for_log(entry.location), outcome=result.outcome.value)
 
     def _leave(self, location: str, error: Exception) -> None:
         if isinstance(error, StorageError) and not isinstance(error, ObjectNotFound):
             # Not the object's fault: it stays named as in flight, and the next start tries again.
             self._disk_failed = True
         self.report.unreadable += 1
-        log.error("object.unreadable", location=location, error=str(error))
+        log.error("object.unreadable", location=location_for_log(location), error=str(error))
 
 
 async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) -> IndexEntry:

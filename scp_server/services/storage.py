@@ -31,6 +31,7 @@ from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.layout import location_for_log
 from scp_server.storage.quarantine import Quarantine
 
 log = get_logger(__name__)
@@ -213,7 +214,7 @@ class StorageService:
             try:
                 await self._storage.delete(location)
             except StorageError as failure:
-                log.error("object.left_over", location=location, error=str(failure))
+                log.error("object.left_over", location=location_for_log(location), error=str(failure))
             else:
                 deleted.append(location)
         if deleted:
@@ -224,7 +225,7 @@ class StorageService:
         try:
             await self._storage.delete(stored.location)
         except StorageError as failure:
-            log.error("object.left_over", location=stored.location, error=str(failure))
+            log.error("object.left_over", location=location_for_log(stored.location), error=str(failure))
             return
         await self._storage.indexed(stored)
 

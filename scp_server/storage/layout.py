@@ -2,38 +2,41 @@
 
 ::
 
-    objects/<2 hex>/<study>/<series>/<instance>-<arrival id>.dcm      visible objects
+    objects/<names that a template makes>/<name>-<arrival id>.dcm    visible objects, see `template`
     incoming/<arrival id>.part                                       being written
     incoming/directories.<generation>                                see `ledger`
 
-`<study>`, `<series>` and `<instance>` are hashes of UIDs, so that no text of a peer reaches a path. Two UIDs
-with one hash are harmless: the arrival id alone makes a file name unique.
+What is recognised here is whatever *any* template may have made, so that a change of template leaves old
+objects found. It is never hidden, never absolute, has no `..`, and no character but ASCII letters, digits
+and `_ + - .`, so that no location leads out of `objects`.
 """
 
 from __future__ import annotations
 
 import re
-from hashlib import blake2b
-
-from scp_server.storage.base import ObjectKey
 
 OBJECTS = "objects"
 INCOMING = "incoming"
 PART_SUFFIX = ".part"
 LEDGER_PREFIX = "directories."
 
-_HASH_BYTES = 10
-_ARRIVAL_ID = re.compile(r"[0-9a-f]{1,64}")
-_DIRECTORY = re.compile(r"objects/([0-9a-f]{2})/\1[0-9a-f]{18}/[0-9a-f]{20}")
-_FILE_NAME = re.compile(r"[0-9a-f]{20}-[0-9a-f]{1,64}\.dcm")
+MAX_ARRIVAL_ID_CHARACTERS = 64
+MAX_NAME_CHARACTERS = 200
+"""Longest name of a folder or file: filesystems take 255 bytes, and a copy in the making has a suffix."""
+MAX_FOLDERS = 16
+"""Most folders between `objects` and a file: bounds the descriptors that a listing holds."""
+MAX_LOCATION_CHARACTERS = 1_000
+"""Longest location: the system takes paths of 4096 bytes, and the data folder has one of its own."""
 
-DIRECTORY_CHARACTERS = len(OBJECTS) + 1 + 2 + 1 + 4 * _HASH_BYTES + 1
-"""Every series directory's relative path has this length."""
-
-
-def _hashed(uid: str) -> str:
-    # surrogatepass: any str has a hash, whatever it was decoded from.
-    return blake2b(uid.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).hexdigest()
+_ARRIVAL_ID = re.compile(rf"[0-9a-f]{{1,{MAX_ARRIVAL_ID_CHARACTERS}}}")
+_NAME = rf"[0-9A-Za-z_][0-9A-Za-z_+.-]{{0,{MAX_NAME_CHARACTERS - 1}}}"
+_DIRECTORY = re.compile(rf"{OBJECTS}(?:/{_NAME}){{1,{MAX_FOLDERS}}}")
+_FILE_NAME = re.compile(rf"[0-9A-Za-z_][0-9A-Za-z_+.-]*-{_ARRIVAL_ID.pattern}\.dcm")
+_HASHES_ONLY = re.compile(
+    rf"{OBJECTS}/([0-9a-f]{{2}})/\1[0-9a-f]{{18}}/[0-9a-f]{{20}}"
+    rf"(?:/[0-9a-f]{{20}}-{_ARRIVAL_ID.pattern}\.dcm)?"
+)
+"""What the default template makes: locations, and their directories."""
 
 
 def checked_arrival_id(arrival_id: str) -> str:
@@ -43,33 +46,36 @@ def checked_arrival_id(arrival_id: str) -> str:
     return arrival_id
 
 
-def location_of(key: ObjectKey) -> str:
-    """The location of an object, relative to the data folder."""
-    study = _hashed(key.study_instance_uid)
-    series = _hashed(key.series_instance_uid)
-    instance = _hashed(key.sop_instance_uid)
-    return f"{OBJECTS}/{study[:2]}/{study}/{series}/{instance}-{checked_arrival_id(key.arrival_id)}.dcm"
-
-
 def directory_of(location: str) -> str:
-    """The series directory of a location."""
+    """The directory of a location."""
     return location.rpartition("/")[0]
 
 
 def is_location(text: str) -> bool:
-    """Whether `text` could have come from `location_of`."""
+    """Whether `text` could be where some template puts an object."""
     directory, _, name = text.rpartition("/")
-    return is_directory(directory) and is_file_name(name)
+    return len(text) <= MAX_LOCATION_CHARACTERS and is_directory(directory) and is_file_name(name)
 
 
 def is_directory(text: str) -> bool:
-    """Whether `text` is a series directory's relative path."""
-    return _DIRECTORY.fullmatch(text) is not None
+    """Whether `text` could be the relative path of a directory that objects lie in."""
+    return len(text) <= MAX_LOCATION_CHARACTERS and _DIRECTORY.fullmatch(text) is not None
 
 
 def is_file_name(text: str) -> bool:
-    """Whether `text` is the last part of a location."""
-    return _FILE_NAME.fullmatch(text) is not None
+    """Whether `text` could be the last part of a location."""
+    return len(text) <= MAX_NAME_CHARACTERS and _FILE_NAME.fullmatch(text) is not None
+
+
+def location_for_log(path: str) -> str:
+    """A location, or the directory of one, without what may identify a person.
+
+    Of any but the default template's, a pattern for a shell is left; a file's arrival id names it in there.
+    """
+    if _HASHES_ONLY.fullmatch(path):
+        return path
+    name = path.rpartition("/")[2]
+    return f"{OBJECTS}/**/*-{name.rpartition('-')[2]}" if is_file_name(name) else f"{OBJECTS}/**"
 
 
 def ledger_generation(name: str) -> int | None:

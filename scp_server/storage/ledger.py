@@ -1,14 +1,14 @@
 """Remembers, across a crash, which directories may hold objects that the index does not know yet.
 
-Before the first rename into a series directory the directory's path is written to the current *generation*,
-a file `incoming/directories.<number>` (durability `full`: and synced). Every further object of that series
-costs nothing. A generation takes up to 256 directories or 1024 objects, then the next one starts; its file
+Before the first rename into a directory the directory's path is written to the current *generation*, a file
+`incoming/directories.<number>` (durability `full`: and synced). Every further object in that directory costs
+nothing. A generation takes up to 256 directories or 1024 objects, then the next one starts; its file
 is removed when the last of its objects was reported as indexed. So after a crash the files that are left
 name every directory with an object in flight, and few others.
 
-Records have one length and are written at their own offset: one that was cut short by a full disk is
-overwritten by the next, and one that was cut short by a crash is no path and is passed over. Nothing was
-renamed on its account.
+A record is a line, written where the last whole one ends: one that was cut short by a full disk is
+overwritten by the next, and one that was cut short by a crash has no line end and is passed over. Nothing
+was renamed on its account.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from threading import Lock
 
-from scp_server.storage.layout import DIRECTORY_CHARACTERS, LEDGER_PREFIX, is_directory, ledger_generation
+from scp_server.storage.layout import (
+    LEDGER_PREFIX,
+    MAX_LOCATION_CHARACTERS,
+    is_directory,
+    ledger_generation,
+)
 from scp_server.storage.sync import FILE_MODE, sync_directory, write_at
 
 MAX_DIRECTORIES = 256
 """Directories in one generation: bounds its file, and what start-up looks into."""
 MAX_COMMITS = 1024
-"""Objects in one generation: bounds how many series in full flow stay named."""
-_RECORD_BYTES = DIRECTORY_CHARACTERS + 1
+"""Objects in one generation: bounds how many directories in full flow stay named."""
+_MAX_RECORD_BYTES = MAX_LOCATION_CHARACTERS + 1
 
 
 class _Generation:
@@ -35,6 +40,7 @@ class _Generation:
         "broken",
         "commits",
         "descriptor",
+        "end",
         "entering",
         "in_flight",
         "path",
@@ -47,6 +53,7 @@ class _Generation:
         self.path = path
         self.descriptor = descriptor
         self.positions: dict[str, int] = {}
+        self.end = 0
         self.synced = 0
         self.syncing = Lock()
         self.broken = False
@@ -116,10 +123,10 @@ class InFlightLedger:
 
     def _append(self, generation: _Generation, directory: str) -> int:
         record = f"{directory}\n".encode("ascii")
-        offset = len(generation.positions) * _RECORD_BYTES
-        write_at(generation.descriptor, record, offset)
-        generation.positions[directory] = offset + _RECORD_BYTES
-        return offset + _RECORD_BYTES
+        write_at(generation.descriptor, record, generation.end)
+        generation.end += len(record)
+        generation.positions[directory] = generation.end
+        return generation.end
 
     def _sync(self, generation: _Generation, position: int) -> None:
         """Sync as far as `position`; whoever waits meanwhile shares the next sync."""
@@ -128,7 +135,7 @@ class InFlightLedger:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             if generation.synced >= position:
                 return
-            reached = len(generation.positions) * _RECORD_BYTES
+            reached = generation.end
             try:
                 os.fdatasync(generation.descriptor)
             except OSError:
@@ -187,11 +194,12 @@ class InFlightLedger:
         for name in self._left_over:
             try:
                 with open(f"{self._folder}/{name}", "rb") as file:
-                    data = file.read(MAX_DIRECTORIES * _RECORD_BYTES)
+                    data = file.read(MAX_DIRECTORIES * _MAX_RECORD_BYTES)
             except OSError as error:
                 unreadable(name, error)
                 continue
-            for line in data.decode("ascii", "replace").split("\n"):
+            # What follows the last line end is a record that was cut short.
+            for line in data.decode("ascii", "replace").split("\n")[:-1]:
                 if is_directory(line) and line not in seen:
                     seen.add(line)
                     yield line

@@ -10,7 +10,7 @@ from itertools import islice
 from threading import Lock
 
 from scp_server.storage.base import StoredObject
-from scp_server.storage.layout import is_directory, is_file_name
+from scp_server.storage.layout import is_directory, is_location
 
 
 class FileReader:
@@ -30,7 +30,7 @@ class FileReader:
             if self._closed:
                 return b""
             if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             wanted = most_bytes if self._left is None else min(most_bytes, self._left)
             data = os.pread(self._descriptor, wanted, self._offset) if wanted else b""
             self._offset += len(data)
@@ -66,38 +66,44 @@ class Batches:
             self._objects = iter(())
 
 
-def objects_below(root: str, top: str) -> Iterator[StoredObject]:
-    """Every visible object below the relative directory `top`, in the filesystem's order.
+def objects_below(root: str, directory: str) -> Iterator[StoredObject]:
+    """Every visible object at any depth below a relative directory, in the filesystem's order.
 
-    What disappears meanwhile is passed over, as is every file that is none of ours.
+    What disappears meanwhile is passed over, as is every file that is none of ours; symbolic links are not
+    followed. Holds an open directory for each level, and never a whole one in memory.
     """
-    for study_group in _names(root, top):
-        for study in _names(root, f"{top}/{study_group}"):
-            for series in _names(root, f"{top}/{study_group}/{study}"):
-                directory = f"{top}/{study_group}/{study}/{series}"
-                if is_directory(directory):
-                    yield from objects_in(root, directory)
-
-
-def _names(root: str, directory: str) -> list[str]:
-    try:
-        return os.listdir(f"{root}/{directory}")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    for entry in _entries(root, directory):
+        if entry.is_dir(follow_symlinks=False):
+            below = f"{directory}/{entry.name}"
+            if is_directory(below):
+                yield from objects_below(root, below)
+        else:
+            yield from _object(directory, entry)
 
 
 def objects_in(root: str, directory: str) -> Iterator[StoredObject]:
-    """The visible objects of one series directory."""
+    """The visible objects that lie in one directory itself."""
+    for entry in _entries(root, directory):
+        yield from _object(directory, entry)
+
+
+def _entries(root: str, directory: str) -> Iterator[os.DirEntry[str]]:
     try:
         entries = os.scandir(f"{root}/{directory}")
     except (FileNotFoundError, NotADirectoryError):
         return
     with entries:
-        for entry in entries:
-            if not is_file_name(entry.name):
-                continue
-            with suppress(FileNotFoundError):
-                yield StoredObject(f"{directory}/{entry.name}", entry.stat(follow_symlinks=False).st_size)
+        yield from entries
+
+
+def _object(directory: str, entry: os.DirEntry[str]) -> Iterator[StoredObject]:
+    """The object that an entry is, if it is one."""
+    location = f"{directory}/{entry.name}"
+    if is_location(location):
+        with suppress(FileNotFoundError):
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode):
+                yield StoredObject(location, found.st_size)
 
 
 def size_at(path: str) -> int | None:

@@ -17,6 +17,7 @@ from scp_server.observability.logs import get_logger
 from scp_server.runtime.maintenance.adoption import Adopter, Adoption, arrival_id_of, arrival_order
 from scp_server.runtime.maintenance.verify import ADOPTED_IN_ORDER, batches
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.layout import location_for_log
 
 log = get_logger(__name__)
 
@@ -96,14 +97,15 @@ class Comparison:
             await self._rest(len(page))
 
     def _note(self, adoption: Adoption) -> None:
-        location = adoption.stored.location
+        location = location_for_log(adoption.stored.location)
         if adoption.result is None:
             self.report.unreadable += 1
             log.error("object.unreadable", location=location, error=adoption.error)
         elif adoption.result.outcome is AddOutcome.SAME:
-            if adoption.result.location != location:
+            if adoption.result.location != adoption.stored.location:
                 self.report.duplicates += 1
-                log.warning("object.duplicate", location=location, kept=adoption.result.location)
+                kept = location_for_log(adoption.result.location)
+                log.warning("object.duplicate", location=location, kept=kept)
         else:
             self.report.adopted += 1
             log.warning("object.adopted", location=location, outcome=adoption.result.outcome.value)
@@ -121,7 +123,7 @@ class Comparison:
             for location in missing:
                 if location not in gone:
                     self.report.danglers += 1
-                    log.error("object.missing", location=location)
+                    log.error("object.missing", location=location_for_log(location))
             await self._rest(len(page))
 
     async def _rest(self, objects: int) -> None:
