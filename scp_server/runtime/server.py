@@ -44,6 +44,7 @@ from scp_server.services.release import QuarantineRelease
 from scp_server.services.storage import StorageService
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
+from scp_server.storage.template import LayoutTemplate
 from scp_server.web.health import HealthState, health_app
 from scp_server.web.metrics import metrics_route
 from scp_server.web.server import HttpServer
@@ -231,6 +232,7 @@ class Server:
         self._destinations.reconfigure(build_destinations_config(settings))
         self._release.service = service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
+        self._storage.layout = LayoutTemplate(settings.storage.layout)
         self.settings = settings
         return changed
 

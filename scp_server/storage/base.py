@@ -19,19 +19,21 @@ PATCHABLE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class ObjectKey:
-    """What an object's location is made from. All but the arrival id is opaque text of a peer's, and never
-    used as it is in a path.
+    """What an object's location is made from. All but `arrival_id` are opaque peers' strings: never used raw
+    in a path.
 
-    `arrival_id` is unique, time-ordered and ours: `[0-9a-f]+`.
+    `arrival_id` is unique, time-ordered and ours: `[0-9a-f]+`. The fields after it are what the object says,
+    None or empty where it does not, and who sent it.
     """
 
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str
     arrival_id: str
-    patient_id: str = ""
-    modality: str = ""
-    study_date: str = ""
+    sop_class_uid: str = ""
+    patient_id: str | None = None
+    modality: str | None = None
+    study_date: str | None = None
     calling_ae_title: str = ""
 
 

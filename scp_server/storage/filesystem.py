@@ -5,10 +5,10 @@ What a crash can and cannot do
 An object is written as `incoming/<arrival id>.part` and renamed to its location by `commit`, in this order:
 
 1. its bytes are written, and with durability `full` synced (fdatasync);
-2. its series directory is named in the ledger of objects in flight, which is synced (see `ledger`);
+2. its directory is named in the ledger of objects in flight, which is synced (see `ledger`);
 3. missing directories are made, and the parent of every one that is not known to be durable is synced;
 4. the file is renamed: atomic, within one filesystem, so a location shows a whole object or none;
-5. the series directory is synced, and `commit` returns.
+5. its directory is synced, and `commit` returns.
 
 Killed at any point, with any durability, what a process has written stays in the page cache: before 4 there
 is a part file, which the next `open` removes; from 4 on there is the whole object, which `in_flight` yields
@@ -30,6 +30,12 @@ refuse before the data set is taken, `begin` looks at the last reading where tha
 and was ample, and takes a new one otherwise. A busy storage thus begins without a visit to a thread, a full
 or idle one with one, and no disk that hangs stalls the event loop.
 
+Where an object lies
+--------------------
+The template in force when an object is begun decides (see `template`). Everything else takes any location
+that some template may have made: a change of template leaves old objects found. Symbolic links are no
+objects, and a listing goes into none.
+
 Who calls
 ---------
 `open` removes part files: one process at a time may use a folder, which is for the caller to ensure.
@@ -42,7 +48,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -52,18 +58,18 @@ from scp_server.observability.logs import get_logger
 from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import (
-    DEFAULT_LAYOUT,
     INCOMING,
     OBJECTS,
     PART_SUFFIX,
-    Layout,
     checked_arrival_id,
     directory_of,
     is_location,
+    location_for_log,
 )
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in, size_at
 from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_folder, storage_failure
+from scp_server.storage.template import LayoutTemplate
 from scp_server.storage.writer import FilesystemWriter, Workshop
 
 __all__ = ["Durability", "FilesystemStorage", "FilesystemStorageConfig"]
@@ -91,8 +97,8 @@ class FilesystemStorageConfig:
     """Leave what a crash left half-written where it is: for who only looks."""
     threads: int = 4
     """Blocking calls at once: with `full` this many objects are being synced together."""
-    layout: Layout = DEFAULT_LAYOUT
-    """Where new objects lie; those that another one has placed are found all the same."""
+    layout: LayoutTemplate = field(default_factory=LayoutTemplate)
+    """Where objects are put."""
 
 
 class FilesystemStorage:
@@ -101,6 +107,8 @@ class FilesystemStorage:
     def __init__(self, config: FilesystemStorageConfig) -> None:
         self._config = config
         self._root = os.path.abspath(config.root)
+        self.layout = config.layout
+        """Where the objects are put that are begun from now on; may be another one at any time."""
         self._workshop: Workshop | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._examined_all = True
@@ -119,7 +127,6 @@ class FilesystemStorage:
         incoming = f"{self._root}/{INCOMING}"
         workshop = Workshop(
             root=self._root,
-            layout=config.layout,
             durable=durable,
             write_buffer_bytes=config.write_buffer_bytes,
             executor=ThreadPoolExecutor(config.threads, thread_name_prefix="storage"),
@@ -198,7 +205,7 @@ class FilesystemStorage:
                 raise storage_failure(error, "look at the free space") from error
             # The storage may have been closed meanwhile.
             workshop = self._opened()
-        return FilesystemWriter(workshop, arrival_id, prefix, digest)
+        return FilesystemWriter(workshop, self.layout, arrival_id, prefix, digest)
 
     async def space(self) -> SpaceReading:
         """What is free, read anew in a thread. Raises StorageError."""
@@ -324,7 +331,7 @@ class FilesystemStorage:
                 async for stored in self._batches(objects_in(self._root, directory)):
                     yield stored
             except StorageError as failure:
-                self._not_examined(directory, failure)
+                self._not_examined(location_for_log(directory), failure)
 
     def _left_over_directories(self, workshop: Workshop) -> Sequence[str]:
         def unreadable(name: str, error: OSError) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from scp_server.errors import ObjectNotFound, StorageError, StorageFull
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, ObjectWriter, StoredObject
-from scp_server.storage.layout import checked_arrival_id, location_of
+from scp_server.storage.layout import checked_arrival_id
+from scp_server.storage.template import LayoutTemplate
 
 _READ_BYTES = 262_144
+_LAYOUT = LayoutTemplate()
 
 
 @dataclass(slots=True)
@@ -189,7 +191,7 @@ class _MemoryWriter:
         self._refuse_unless_open()
         if key.arrival_id != self.arrival_id:
             raise ValueError("the key has another arrival id than the writer")
-        location = location_of(key)
+        location = _LAYOUT.location_of(key)
         try:
             self._storage.put(self, location, bytes(self._data))
         finally:
