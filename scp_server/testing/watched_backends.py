@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
 from scp_server.index.base import (
@@ -124,6 +124,12 @@ class WatchedStorage:
         await self._steps.enter("delete")
         await self._storage.delete(location)
         self._steps.log.append("delete.done")
+
+    async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
+        await self._steps.enter("delete_many")
+        failed = await self._storage.delete_many(locations)
+        self._steps.log.append("delete_many.done")
+        return failed
 
     def list(self) -> AsyncIterator[StoredObject]:
         return self._storage.list()
