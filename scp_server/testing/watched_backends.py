@@ -193,10 +193,13 @@ class WatchedIndex:
     async def totals(self) -> IndexTotals:
         return await self._index.totals()
 
-    async def list_parts(
-        self, *, after: str = "", limit: int = 500, scope: Scope | None = None
-    ) -> list[PartRecord]:
-        return await self._index.list_parts(after=after, limit=limit, scope=scope)
+    async def list_parts(self, *, after: str = "", limit: int = 500) -> list[PartRecord]:
+        return await self._index.list_parts(after=after, limit=limit)
+
+    async def parts_below(self, scope: Scope, *, limit: int = 500) -> AsyncIterator[list[PartRecord]]:
+        await self._steps.enter("parts_below")
+        async for page in self._index.parts_below(scope, limit=limit):
+            yield page
 
     async def remove(self, locations: Sequence[str]) -> int:
         await self._steps.enter("remove")

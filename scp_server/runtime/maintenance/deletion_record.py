@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -69,16 +69,9 @@ class _Count:
 async def measure(index: Index, scope: Scope) -> Extent:
     """Count what a deletion would take. Holds the UIDs of the instances below `scope`."""
     count = _Count()
-    async for page in _pages(index, scope):
+    async for page in index.parts_below(scope, limit=PAGE):
         count.add(page)
     return count.extent()
-
-
-async def _pages(index: Index, scope: Scope) -> AsyncIterator[list[PartRecord]]:
-    after = ""
-    while page := await index.list_parts(after=after, limit=PAGE, scope=scope):
-        yield page
-        after = page[-1].location
 
 
 class Draft:
@@ -99,7 +92,7 @@ class Draft:
         try:
             file = await asyncio.to_thread(self._begin)
             try:
-                async for page in _pages(index, scope):
+                async for page in index.parts_below(scope, limit=PAGE):
                     if given_up():
                         break
                     count.add(page)
