@@ -93,6 +93,7 @@ async def verify(
         adopter = Adopter(storage, index, limits, deletions)
         try:
             await index.open()
+            await deletions.look()
             return await Verification(storage, index, deletions, adopter, options, findings, progress).run()
         finally:
             await index.close()
