@@ -97,6 +97,15 @@ def serve(
     http_port: Annotated[
         int | None, typer.Option("--http-port", metavar="N", help="Port for HTTP, 0 for any; default 8080.")
     ] = None,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--remote",
+            metavar="AET=HOST:PORT",
+            help="Where C-MOVE may send to; may be given several times, in place of the file's remotes.",
+            show_default=False,
+        ),
+    ] = None,
     log_format: Annotated[
         str | None,
         typer.Option(
@@ -116,21 +125,25 @@ def serve(
 
     Example: scp-server serve --host 0.0.0.0 --ae-title ARCHIVE --data-dir /data
     """
-    from scp_server.cli.serve import run_server, tables
+    from scp_server.cli.serve import remotes, run_server, tables
 
-    overrides = tables(
-        {
-            "listen.host": host,
-            "listen.port": port,
-            "listen.ae_title": ae_title,
-            "data_dir": data_dir,
-            "http.host": http_host,
-            "http.port": http_port,
-            "log.format": log_format,
-            "log.level": log_level,
-        }
-    )
-    end(lambda: run_server(config, overrides))
+    def run() -> int:
+        overrides = tables(
+            {
+                "listen.host": host,
+                "listen.port": port,
+                "listen.ae_title": ae_title,
+                "data_dir": data_dir,
+                "http.host": http_host,
+                "http.port": http_port,
+                "remotes": remotes(remote or ()),
+                "log.format": log_format,
+                "log.level": log_level,
+            }
+        )
+        return run_server(config, overrides)
+
+    end(run)
 
 
 @app.command()

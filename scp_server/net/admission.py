@@ -62,7 +62,6 @@ class Admission(NamedTuple):
                 association_id=info.association_id,
                 peer_host=info.peer_host,
                 calling_ae_title=peer_text(info.calling_ae_title),
-                roles={role.sop_class_uid: role for role in self.answer.user_information.role_selections},
                 peer=None if info.peer is None else info.peer.name,
                 reason=ContextResult.USER_REJECTION.name,
                 contexts_refused=self.refused_contexts,

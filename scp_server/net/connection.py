@@ -19,7 +19,7 @@ from scp_server.net.association_transport import AssociationTransport
 from scp_server.net.operation import PerformedOperation
 from scp_server.net.operations import Operations
 from scp_server.net.responses import ExpectedResponses, ResponseReceiver
-from scp_server.net.sub_operations import AcceptorSender
+from scp_server.net.sub_operations import LARGEST_MESSAGE_ID, AcceptorSender
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import Outcome, ReadingStop
 from scp_server.protocol.association import Role, State
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _CAN_ANSWER = frozenset({State.STA6, State.STA8})
-_LARGEST_MESSAGE_ID = 65_535
 
 
 class Connection(AssociationTransport):
@@ -284,7 +283,7 @@ class Connection(AssociationTransport):
     def next_message_id(self) -> int:
         """One for a request of ours, which the peer does not use for a request of its own either."""
         while True:
-            self._last_message_id = self._last_message_id % _LARGEST_MESSAGE_ID + 1
+            self._last_message_id = self._last_message_id % LARGEST_MESSAGE_ID + 1
             if not self._operations.is_unanswered(self._last_message_id):
                 return self._last_message_id
 

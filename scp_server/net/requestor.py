@@ -155,7 +155,7 @@ class Requestor:
         try:
             await connection.established
         except BaseException:
-            await self._close(abort=True)
+            await self.close(abort=True)
             raise
         return self
 
@@ -166,7 +166,12 @@ class Requestor:
         traceback: TracebackType | None,
     ) -> None:
         """Release when all went well, abort when not."""
-        await self._close(abort=exc is not None)
+        await self.close(abort=exc is not None)
+
+    @property
+    def connection(self) -> RequestorConnection:
+        """What it all happens on. Raises LocalProtocolError before the association was asked for."""
+        return self._live()
 
     @property
     def accepted_contexts(self) -> tuple[AcceptedContext, ...]:
@@ -328,7 +333,7 @@ class Requestor:
     def _next_message_id(self) -> int:
         return next(self._message_ids) % _MESSAGE_IDS
 
-    async def _close(self, *, abort: bool) -> None:
+    async def close(self, *, abort: bool = False) -> None:
         """End the association and its socket; whatever happens here, the socket does not outlive it."""
         connection = self._live()
         try:

@@ -14,6 +14,8 @@ from scp_server.protocol.message import CStoreRQ, Priority
 if TYPE_CHECKING:
     from scp_server.net.connection import Connection
 
+LARGEST_MESSAGE_ID = 65_535
+
 
 async def store(
     connection: Requesting,

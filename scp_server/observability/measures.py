@@ -286,6 +286,17 @@ class IndexMeasures:
     failures: int = 0
 
 
+@dataclass(slots=True)
+class OutboundMeasures:
+    """Associations that we asked remotes for. `used` and `idle` are of this moment."""
+
+    used: int = 0
+    idle: int = 0
+    opened: int = 0
+    reused: int = 0
+    failed: int = 0
+
+
 class SubOperationResult(StrEnum):
     """What became of a C-STORE that a C-MOVE or C-GET asked for; by the names of PS3.7's counts."""
 
@@ -333,6 +344,7 @@ class Measures:
     operations: OperationMeasures = field(default_factory=OperationMeasures)
     reception: ReceptionMeasures = field(default_factory=ReceptionMeasures)
     index: IndexMeasures = field(default_factory=IndexMeasures)
+    outbound: OutboundMeasures = field(default_factory=OutboundMeasures)
     retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))

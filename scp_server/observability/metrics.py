@@ -295,6 +295,32 @@ METRICS: tuple[Declaration, ...] = (
         "Space that objects are never given (storage.reserve_bytes).",
         lambda v: v.levels.storage_reserve_bytes,
     ),
+    # -- associations to remotes
+    Declaration(
+        "scp_outbound_associations",
+        "gauge",
+        "Associations to remotes: in use, or kept for the next one.",
+        ("state",),
+        lambda v: [(("used",), v.measures.outbound.used), (("idle",), v.measures.outbound.idle)],
+    ),
+    _single(
+        "scp_outbound_associations_opened_total",
+        "counter",
+        "Associations to remotes that were opened.",
+        lambda v: v.measures.outbound.opened,
+    ),
+    _single(
+        "scp_outbound_associations_reused_total",
+        "counter",
+        "Times that an open association to a remote was used again.",
+        lambda v: v.measures.outbound.reused,
+    ),
+    _single(
+        "scp_outbound_associations_failed_total",
+        "counter",
+        "Associations to remotes that could not be opened.",
+        lambda v: v.measures.outbound.failed,
+    ),
     # -- retrieves
     _single(
         "scp_suboperations_accepted",

@@ -6,6 +6,7 @@ its SOP classes in `build_policy`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from scp_server.index.base import DuplicatePolicy, Index
@@ -16,6 +17,9 @@ from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_net
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import READ_BYTES, TransportConfig
 from scp_server.net.dataset_stream import KEPT_ALIVE_AT_MOST
+from scp_server.net.destinations import DestinationPool, DestinationsConfig
+from scp_server.net.outbound import Remote
+from scp_server.net.requestor_connection import RequestorConfig
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
 from scp_server.observability.measures import Measures
@@ -244,6 +248,46 @@ def build_access(settings: Settings) -> AccessRules:
     )
 
 
+def build_destinations(settings: Settings, measures: Measures | None = None) -> DestinationPool:
+    """Associations to the remotes; to be closed once no service uses them any more."""
+    return DestinationPool(build_destinations_config(settings), (measures or Measures()).outbound)
+
+
+def build_destinations_config(settings: Settings) -> DestinationsConfig:
+    """Where may be sent to, and what that may cost."""
+    limits, timeouts = settings.limits, settings.timeouts
+    return DestinationsConfig(
+        calling_ae_title=settings.listen.ae_title,
+        remotes={
+            remote.ae_title: Remote(
+                ae_title=remote.ae_title,
+                host=remote.host,
+                port=remote.port,
+                application_context_name=remote.application_context_name,
+                max_associations=remote.max_associations,
+                connect_seconds=remote.connect_seconds,
+            )
+            for remote in settings.remotes
+        },
+        requestor=RequestorConfig(
+            # Idle ones are counted by the pool.
+            limits=replace(build_limits(settings), idle_seconds=0.0, dicos_idle_seconds=0.0),
+            transport=build_transport(settings),
+            response_seconds=timeouts.store_response_seconds,
+        ),
+        max_associations=limits.max_outbound_associations,
+        idle_seconds=timeouts.outbound_idle_seconds,
+        retry_seconds=timeouts.remote_retry_seconds,
+    )
+
+
+def build_transport(settings: Settings) -> TransportConfig:
+    """What may wait for a peer that does not read."""
+    return TransportConfig(
+        send_buffer_bytes=settings.limits.send_buffer_bytes, write_seconds=settings.timeouts.write_seconds
+    )
+
+
 def build_manager(
     settings: Settings,
     storage: Storage,
@@ -275,9 +319,7 @@ def build_manager(
             policy=policy,
             access=build_access(settings),
             limits=build_limits(settings),
-            transport=TransportConfig(
-                send_buffer_bytes=limits.send_buffer_bytes, write_seconds=settings.timeouts.write_seconds
-            ),
+            transport=build_transport(settings),
             max_associations=limits.max_associations,
             max_associations_per_peer=limits.max_associations_per_peer,
             max_associations_per_address=limits.max_associations_per_address,
@@ -310,6 +352,13 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     makes reading stop, one in pieces, and what was read behind it; a header is kept, and copied to be packed.
     """
     limits = settings.limits
+    outbound = (
+        limits.max_associate_pdu_bytes
+        + (DECODED_COMMAND_FACTOR + 1) * limits.max_command_bytes
+        + READ_BYTES
+        + limits.send_buffer_bytes
+        + ASSOCIATION_OBJECTS_BYTES
+    )
     commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
     per_association = (
         limits.max_associate_pdu_bytes
@@ -325,4 +374,5 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + limits.half_open_buffer_bytes
         + settings.retrieve.max_waiting_suboperations * SUB_OPERATION_BYTES
         + limits.max_associations * per_association
+        + settings.most_outbound_associations * outbound
     )

@@ -31,6 +31,7 @@ RELOADABLE = frozenset(
         "negotiation",
         "peers",
         "query",
+        "remotes",
         "retrieve",
         "storage.dicos_duplicates",
         "storage.duplicates",

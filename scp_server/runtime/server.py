@@ -11,12 +11,15 @@ from types import TracebackType
 from typing import Self
 
 from scp_server.index.base import Index
+from scp_server.net.association_manager import AssociationManager
 from scp_server.net.listener import Listener
 from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
 from scp_server.runtime.build import (
+    build_destinations,
+    build_destinations_config,
     build_index,
     build_manager,
     build_quarantine,
@@ -84,7 +87,8 @@ class Server:
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
-        self._manager = build_manager(settings, self._storage, self._index, self._measures, service)
+        self._destinations = build_destinations(settings, self._measures)
+        self._manager = self._build_manager(settings, service)
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
             self._measures, self.health, self._manager, self._storage, self._quarantine, rates
@@ -158,9 +162,7 @@ class Server:
 
     async def _start(self) -> None:
         settings, running = self.settings, self._running
-        descriptors = raise_descriptor_limit(
-            settings.limits.max_connections, settings.limits.max_associations
-        )
+        descriptors = _raise_descriptor_limit(settings)
         self._lock.acquire()
         running.callback(self._lock.release)
         await self._storage.open()
@@ -169,6 +171,7 @@ class Server:
         running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
+        running.push_async_callback(self._destinations.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
@@ -221,14 +224,20 @@ class Server:
         changed = reloadable_changes(self.settings, settings)
         if not changed:
             return []
-        raise_descriptor_limit(settings.limits.max_connections, settings.limits.max_associations)
+        _raise_descriptor_limit(settings)
         service = self._build_storage_service(settings)
-        fresh = build_manager(settings, self._storage, self._index, self._measures, service)
+        fresh = self._build_manager(settings, service)
         self._manager.reconfigure(fresh.config, fresh.services)
+        self._destinations.reconfigure(build_destinations_config(settings))
         self._release.service = service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
         self.settings = settings
         return changed
+
+    def _build_manager(self, settings: Settings, service: StorageService) -> AssociationManager:
+        return build_manager(
+            settings, self._storage, self._index, self._measures, service, self._destinations
+        )
 
     def _build_storage_service(self, settings: Settings) -> StorageService:
         return build_storage_service(
@@ -282,6 +291,13 @@ class Server:
     ) -> None:
         """`stop`."""
         await self.stop()
+
+
+def _raise_descriptor_limit(settings: Settings) -> int:
+    limits = settings.limits
+    return raise_descriptor_limit(
+        limits.max_connections, limits.max_associations, settings.most_outbound_associations
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -36,6 +36,10 @@ class LimitsSettings(Section):
         description="All DICOM sockets, also those without an association. Must be at least "
         "max_associations; when not set and that is larger, twice max_associations.",
     )
+    max_outbound_associations: Count = Field(
+        default=64,
+        description="Associations to all remotes together, idle ones too; what needs more waits.",
+    )
     max_pdu_bytes: int = Field(
         default=131_072,
         ge=0,
@@ -197,6 +201,16 @@ class TimeoutsSettings(Section):
     idle_seconds: SecondsOrNever = Field(
         default=300.0,
         description="Longest silence between messages before an association is aborted; 0 is never.",
+    )
+    outbound_idle_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="How long an association to a remote that nobody uses is kept for the next one; 0 is "
+        "not at all.",
+    )
+    remote_retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=5.0,
+        description="After a remote could not be reached: how long others who want it are told so at once, "
+        "and it is left in peace; 0 is not at all.",
     )
     dicos_idle_seconds: SecondsOrNever = Field(
         default=0.0,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
@@ -25,18 +25,9 @@ from scp_server.settings.names import (
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
-from scp_server.settings.section import AETitle, Section, Texts
+from scp_server.settings.remotes import RemoteSettings, check_titles
+from scp_server.settings.section import AETitle, Host, Port, Section, Texts
 from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
-
-
-def _host(text: str) -> str:
-    if not text or not text.isprintable() or " " in text:
-        raise ValueError("must be a host name or an address")
-    return text
-
-
-Host = Annotated[str, AfterValidator(_host)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class ListenSettings(Section):
@@ -257,7 +248,14 @@ class SettingsTree(BaseModel):
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
-        default=(), description="Single peers, or networks of them: what they may do, how they are treated."
+        default=(),
+        description="Single peers, or networks of them: what they may do, how they are treated. The first "
+        "that matches holds.",
+    )
+    remotes: Annotated[tuple[RemoteSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Where C-MOVE may send to, by AE title. A peer that names another title hears 0xA801: "
+        "nothing is ever dialled but what stands here.",
     )
 
     @field_validator("peers")
@@ -265,6 +263,18 @@ class SettingsTree(BaseModel):
     def _peers(cls, peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
         check_each_once(peers)
         return peers
+
+    @property
+    def most_outbound_associations(self) -> int:
+        """Associations to remotes that there can be at once."""
+        of_remotes = sum(remote.max_associations for remote in self.remotes)
+        return min(of_remotes, self.limits.max_outbound_associations)
+
+    @field_validator("remotes")
+    @classmethod
+    def _remotes(cls, remotes: tuple[RemoteSettings, ...]) -> tuple[RemoteSettings, ...]:
+        check_titles(remotes)
+        return remotes
 
     @field_validator("data_dir")
     @classmethod

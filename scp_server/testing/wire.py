@@ -319,6 +319,16 @@ def read_answer(body: bytes) -> Answer:
     return Answer(application_context, contexts, maximum, user_items)
 
 
+def read_proposed(body: bytes) -> list[ProposedContext]:
+    """The presentation contexts that the body of an A-ASSOCIATE-RQ proposes."""
+    proposed = []
+    for kind, content in items(body[68:]):
+        if kind == ItemType.CONTEXT_RQ:
+            uids = [value.decode("ascii") for _, value in items(content[4:])]
+            proposed.append(ProposedContext(content[0], uids[0], uids[1:]))
+    return proposed
+
+
 def items(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Type and content of the items in `data`. Raises ValueError where they do not fill it exactly."""
     position = 0

@@ -26,6 +26,8 @@ OTHERS = frozenset(
         "close_timeout_seconds",
         "drain_timeout_seconds",
         "peers.idle_seconds",
+        "remotes.connect_seconds",
+        "remotes.max_associations",
         "storage.reserve_bytes",
         "storage.threads",
         "storage.write_buffer_bytes",
@@ -44,6 +46,8 @@ QUERY = "unit/services/query_retrieve/test_limits.py::"
 SUB_OPERATIONS = "unit/services/query_retrieve/test_suboperations.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
+DESTINATIONS = "unit/net/test_destinations.py::"
+
 REACHED_BY: dict[str, str] = {
     "limits.max_associations": LIMITS + "test_above_a_cap_the_answer_is_2_3_2_until_a_place_is_free",
     "limits.max_associations_per_peer": LIMITS
@@ -51,6 +55,8 @@ REACHED_BY: dict[str, str] = {
     "limits.max_associations_per_address": "unit/net/test_association_manager.py::"
     "test_above_the_cap_of_one_address_another_is_let_in",
     "limits.max_connections": LIMITS + "test_above_the_cap_on_sockets_the_oldest_half_open_one_goes",
+    "limits.max_outbound_associations": DESTINATIONS
+    + "test_above_the_cap_of_all_remotes_one_waits_and_those_of_another_count",
     "limits.max_pdu_bytes": LIMITS
     + "test_a_pdu_above_our_maximum_aborts_at_its_header_and_the_end_is_seen_at_once",
     "limits.max_associate_pdu_bytes": HOSTILE + "test_an_a_associate_rq_above_1_mib_is_aborted_at_its_header",
@@ -89,6 +95,8 @@ REACHED_BY: dict[str, str] = {
     "timeouts.store_response_seconds": "unit/net/test_sub_operations.py::"
     "test_a_peer_that_does_not_answer_in_time_is_aborted",
     "timeouts.idle_seconds": LIMITS + "test_an_idle_association_is_aborted",
+    "timeouts.outbound_idle_seconds": DESTINATIONS + "test_one_that_is_idle_for_too_long_is_released",
+    "timeouts.remote_retry_seconds": DESTINATIONS + "test_a_remote_that_is_down_is_not_tried_again_at_once",
     "timeouts.dicos_idle_seconds": TIMERS + "test_a_dicos_association_has_an_idle_time_of_its_own",
     "timeouts.dimse_seconds": LIMITS + "test_silence_inside_a_message_aborts",
     "timeouts.write_seconds": LIMITS + "test_a_peer_that_never_reads_its_answers_is_reset",
@@ -131,6 +139,10 @@ REACHED_BY: dict[str, str] = {
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",
     "peers.idle_seconds": "integration/test_access.py::"
     "test_an_idle_association_ends_when_its_peers_rules_say",
+    "remotes.max_associations": DESTINATIONS
+    + "test_above_the_cap_of_a_remote_one_waits_for_another_to_be_given_back",
+    "remotes.connect_seconds": "integration/test_requestor.py::"
+    "test_a_connection_that_never_comes_is_connect_failed_in_time",
 }
 
 
