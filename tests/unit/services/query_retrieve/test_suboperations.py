@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from scp_server.errors import (
     ConnectFailed,
 )
 from scp_server.protocol.events import Buffer
+from scp_server.protocol.message import SubOperationsResponse
 from scp_server.protocol.status import Status
 from scp_server.services.query_retrieve.suboperations import SubOperationsConfig
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.dicos_objects import dicos_dx, two_section_ct
 from scp_server.testing.encoded_object import make_uid
 from scp_server.testing.fake_operation import FakeOperation
-from scp_server.testing.fake_sender import Answer, FakeRemote, FakeSender
+from scp_server.testing.fake_sender import Answer, FakeDestinations, FakeRemote, FakeSender
 from scp_server.testing.objects import ct_image
 from scp_server.testing.retrieve_bench import (
     MESSAGE_ID,
@@ -496,6 +498,31 @@ async def test_a_destination_that_takes_one_association_only_gets_everything_ove
     bench.remote.before_answer = refuse_others
     retrieved = await bench.perform(retrieve_operation(study(STUDY)))
     assert retrieved.outcome == (SUCCESS, (None, 5, 0, 0))
+
+
+async def test_a_move_that_has_sent_everything_does_not_wait_for_further_associations(
+    bench: RetrieveBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.sub_operations = replace(bench.sub_operations, associations=4)
+    service = bench.service()
+    destinations = FakeDestinations({"DEST": bench.remote})
+    send_to = destinations.send_to
+
+    @asynccontextmanager
+    async def one_only(
+        ae_title: str, contexts: Sequence[tuple[str, Sequence[str]]]
+    ) -> AsyncIterator[FakeSender]:
+        if destinations.asked:
+            await asyncio.Event().wait()
+        async with send_to(ae_title, contexts) as sender:
+            yield sender
+
+    monkeypatch.setattr(destinations, "send_to", one_only)
+    monkeypatch.setattr(service, "_destinations", destinations)
+    async with asyncio.timeout(10):
+        final = await service.move(retrieve_operation(study(STUDY)))
+    assert isinstance(final, SubOperationsResponse)
+    assert (final.status, counts(final)) == (SUCCESS, (None, 5, 0, 0))
 
 
 async def test_sub_operations_run_side_by_side_on_as_many_associations_as_allowed(
