@@ -9,6 +9,7 @@ import asyncio
 import socket
 import struct
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,6 +30,11 @@ _SMALL_WRITE_BYTES = 65_536
 """Up to this many bytes are joined, so that a response leaves in one segment."""
 MOST_FLUSHES_PUT_OFF = 16
 """Small messages that are sent in one write; more would keep a peer waiting for what it could work on."""
+
+_SMALL_READ_BYTES = 1_024
+"""Below a segment: there is more to come, and the peer may wait for our ACK before it sends it."""
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""Linux only."""
 
 _NOTHING = memoryview(b"")
 
@@ -57,6 +63,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._transport_config = config
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._write_deadline: float | None = None
@@ -99,6 +106,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._socket = sock
         self.association = Association(self._role, self._limits, now=self._loop.time())
         self._arm_timer()
 
@@ -107,7 +115,18 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self.bytes_received += len(data)
         # Some event loops still deliver what they had read when reading was stopped.
         self._unfed = memoryview(bytes(self._unfed) + data if self._unfed else data)
+        if len(data) < _SMALL_READ_BYTES:
+            self._acknowledge()
         self._feed()
+
+    def _acknowledge(self) -> None:
+        """Have the kernel send its ACK now. DCMTK writes a PDU in two steps and leaves Nagle's algorithm on:
+        the second step waits for the ACK of the first, which would wait 40 ms for something to go with it.
+        """
+        if self._socket is not None and _QUICKACK is not None:
+            with suppress(OSError):
+                # Good for this once: the kernel goes back to its own ways by itself.
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def eof_received(self) -> bool:
         """The peer sends no more (Evt17); what we still owe it is written before the socket closes."""
@@ -117,6 +136,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, whoever did it."""
+        self._socket = None
         self._unfed = _NOTHING
         self.association.receive_eof(self._loop.time())
         self._pump()

@@ -418,6 +418,20 @@ async def test_every_socket_sends_at_once_and_keeps_alive(connect: Connect) -> N
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE) in transport.sock.options
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="Linux only")
+async def test_a_small_piece_is_acknowledged_at_once(connect: Connect) -> None:
+    """DCMTK sends the rest of a PDU only then."""
+    recorder, transport = connect(associated=False)
+    quick = (socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+    request = associate_rq()
+    recorder.data_received(request[:6])
+    recorder.data_received(request[6:])
+    recorder.data_received(echo_rq())
+    assert transport.sock.options.count(quick) == 3
+    recorder.data_received(store_rq() + dataset(bytes(2_000), last=True))
+    assert transport.sock.options.count(quick) == 3
+
+
 async def test_what_is_put_off_shares_a_write_with_what_comes_before_the_loop_goes_on(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
