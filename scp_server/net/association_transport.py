@@ -114,11 +114,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         # Some event loops still deliver what they had read when reading was stopped.
         self._unfed = memoryview(bytes(self._unfed) + data if self._unfed else data)
         self._feed()
-        if (
-            len(data) <= SMALL_READ_BYTES
-            and self._socket is not None
-            and self.association.expects_more
-        ):
+        if len(data) <= SMALL_READ_BYTES and self._socket is not None and self.association.expects_more:
             # The peer's next write may wait for this one to be acknowledged (Nagle), and the kernel would do
             # that 40 ms later: nothing of ours goes out before the message is whole. DCMTK writes even a PDU
             # in two steps.
