@@ -61,7 +61,6 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._transport_config = config
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._write_deadline: float | None = None
@@ -75,6 +74,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._feeding = False
         self._pumping = False
         self._flushes_wanted = 0
+        self._socket: socket.socket | None = None
         self.sending = asyncio.Lock()
         """Held while a message is handed on in pieces: nothing may come between them (PS3.8 E.1)."""
         self.ended = False
@@ -114,10 +114,13 @@ class AssociationTransport(asyncio.Protocol, ABC):
         # Some event loops still deliver what they had read when reading was stopped.
         self._unfed = memoryview(bytes(self._unfed) + data if self._unfed else data)
         self._feed()
-        if len(data) <= SMALL_READ_BYTES and self._socket is not None and self.association.expects_more:
+        if (
+            len(data) <= SMALL_READ_BYTES
+            and self._socket is not None
+            and self.association.message_in_progress
+        ):
             # The peer's next write may wait for this one to be acknowledged (Nagle), and the kernel would do
-            # that 40 ms later: nothing of ours goes out before the message is whole. DCMTK writes even a PDU
-            # in two steps.
+            # that 40 ms later: nothing of ours goes out before the message is whole.
             self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
     def eof_received(self) -> bool:

@@ -83,11 +83,6 @@ class Association(UpperLayer):
         return self._p_data.in_message
 
     @property
-    def expects_more(self) -> bool:
-        """A PDU or a message has begun to arrive and is not whole yet."""
-        return self._framing.in_pdu or self._p_data.in_message
-
-    @property
     def outstanding_requests(self) -> int:
         """Requests of both sides whose final response has not passed yet; a C-CANCEL-RQ has none."""
         return self._requests_received + self._requests_sent

@@ -138,15 +138,6 @@ def test_a_message_in_hand_is_visible_until_it_is_whole_or_the_association_over(
     assert seen == [False, True, False, True, False]
 
 
-def test_more_is_expected_from_the_first_byte_of_a_pdu_to_the_last_of_a_message() -> None:
-    association = acceptor_in(State.STA6)
-    seen = [association.expects_more]
-    for piece in (echo_bytes()[:3], echo_bytes()[3:30], echo_bytes()[30:]):
-        association.receive_data(piece, 0)
-        seen.append(association.expects_more)
-    assert seen == [False, True, True, False]
-
-
 # --- what is sent ---------------------------------------------------------------------------------------
 
 
