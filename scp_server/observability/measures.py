@@ -288,10 +288,12 @@ class IndexMeasures:
 
 @dataclass(slots=True)
 class OutboundMeasures:
-    """Associations that we asked remotes for. `used` and `idle` are of this moment."""
+    """Associations that we asked remotes for. `used`, `idle` and `waiting` are of this moment."""
 
     used: int = 0
     idle: int = 0
+    waiting: int = 0
+    """Sub-operations' associations whose turn it is not yet: there are as many as there may be."""
     opened: int = 0
     reused: int = 0
     failed: int = 0
