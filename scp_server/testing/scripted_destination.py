@@ -45,7 +45,10 @@ class StorageScript(ScriptedPeer):
         await self.send(answer)
 
     async def read_store(self) -> tuple[dict[int, bytes], bytes] | None:
-        """Command set and data set of the next C-STORE-RQ; None when the release was asked for, and given."""
+        """Command set and data set of the next C-STORE-RQ; None when the release was asked for, and given.
+
+        Raises EOFError when the association is aborted.
+        """
         command = b""
         data: list[bytes] = []
         while True:
@@ -53,6 +56,8 @@ class StorageScript(ScriptedPeer):
             if pdu_type == PDUType.RELEASE_RQ:
                 await self.send(wire.release_rp())
                 return None
+            if pdu_type == PDUType.ABORT:
+                raise EOFError("the association was aborted")
             assert pdu_type == PDUType.P_DATA_TF, pdu_type
             for self.context_id, control, fragment in wire.read_pdvs(body):
                 if control & Control.COMMAND:
