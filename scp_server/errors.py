@@ -16,6 +16,7 @@
     ├── OperationRefused            carries status, Error Comment and Offending Elements
     │   ├── FindFailed              the peer ended our C-FIND with another status than success
     │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
+    ├── CannotTranscode             an object cannot be sent in another transfer syntax: says why
     ├── StorageError                an object could not be written, read or deleted
     │   ├── StorageFull             no space (ENOSPC, EDQUOT, or the reserve)         (0xA700)
     │   └── ObjectNotFound          no object lies at that location
@@ -135,6 +136,10 @@ class UnreadableDataset(OperationRefused):
     ) -> None:
         super().__init__(status, comment, offending_elements)
         self.offset_bytes = offset_bytes
+
+
+class CannotTranscode(SCPServerError):
+    """A data set cannot be given another transfer syntax without losing something, or is damaged."""
 
 
 class StorageError(SCPServerError):

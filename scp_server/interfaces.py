@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -136,6 +136,29 @@ class Operation(Protocol):
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:
         """Send a pending response; waits while the peer does not read. Raises AssociationError."""
+        ...
+
+
+class Transcoding(Protocol):
+    """Sends an object in another transfer syntax than it is stored in, where that loses nothing of it."""
+
+    def targets(self, stored_transfer_syntax: str, dataset_bytes: int) -> tuple[str, ...]:
+        """The other transfer syntaxes an object of this one and of this size can be sent in now, best first.
+
+        Nothing of the object is read: `start` may still find that it cannot be done.
+        """
+        ...
+
+    async def start(
+        self, dataset: AsyncIterable[Buffer], stored: str, target: str, dataset_bytes: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The data set (of `dataset_bytes` as stored) in transfer syntax `target`, in pieces.
+
+        When this returns, what is before pixel data has been judged and the first frame is decoded, so that
+        what can be told early is told before anything is sent: raises CannotTranscode. The pieces raise it,
+        too, for damage further on; what was sent until then is no whole data set. Neither the object nor any
+        multi-frame pixel data is ever held. Close the generator (`aclose`) where it is not read to its end.
+        """
         ...
 
 
