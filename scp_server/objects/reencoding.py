@@ -91,11 +91,11 @@ class Reencoder:
         self._inflate = BoundedInflate(_NO_RATIO, 0) if source.deflated else None
         self._deflater = zlib.compressobj(_DEFLATE_LEVEL, wbits=-zlib.MAX_WBITS) if target.deflated else None
         self._deflated_bytes = 0
-        self._writer: _Writer | None = None
+        self._writer: ElementWriter | None = None
         if _same_elements(source, target):
             self._reader = None
         else:
-            self._writer = _Writer(source, target)
+            self._writer = ElementWriter(source, target)
             known = None if source.deflated else dataset_bytes
             self._reader = ElementReader(source, self._writer, known)
 
@@ -150,6 +150,11 @@ def _same_headers(source: TransferSyntax, target: TransferSyntax) -> bool:
     return source.implicit_vr == target.implicit_vr and source.long_lengths == target.long_lengths
 
 
+def is_length(tag: int) -> bool:
+    """Whether an element says how long others are: a group length, or its retired kin (PS3.5 7.2)."""
+    return not tag & 0xFFFF or tag == _LENGTH_TO_END
+
+
 class _Open(NamedTuple):
     """A sequence or an item that is being written."""
 
@@ -159,8 +164,11 @@ class _Open(NamedTuple):
     """What is around it is inside UN: implicit VR little endian, of which nothing changes."""
 
 
-class _Writer:
-    """Writes what an `ElementReader` tells in another transfer syntax."""
+class ElementWriter:
+    """Writes what an `ElementReader` tells in another transfer syntax: an `ElementListener`.
+
+    Raises CannotTranscode for what cannot be said in it.
+    """
 
     def __init__(self, source: TransferSyntax, target: TransferSyntax) -> None:
         self._target = target
@@ -185,8 +193,7 @@ class _Writer:
 
     def element(self, tag: int, vr: bytes, length: int) -> None:
         self._left, self._word, self._cut = length, 1, b""
-        is_length = not tag & 0xFFFF or tag == _LENGTH_TO_END
-        self._skipping = is_length and not self._keeps_lengths and not self._verbatim
+        self._skipping = is_length(tag) and not self._keeps_lengths and not self._verbatim
         if self._skipping:
             return
         if not self._verbatim and self._swaps:

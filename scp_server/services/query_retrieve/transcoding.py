@@ -1,0 +1,136 @@
+"""Sending objects in another transfer syntax than they are stored in: `Transcoding` of interfaces.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+
+from scp_server.errors import CannotTranscode, UnreadableDataset
+from scp_server.objects.decompression import DECODED, Decompressor
+from scp_server.objects.frame_codecs import MISSING_EXTRA, is_available
+from scp_server.objects.pixel_format import CODECS, Codec
+from scp_server.objects.reencoding import UNCOMPRESSED, Reencoder, reencoder
+from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from scp_server.protocol.events import Buffer
+from scp_server.services.query_retrieve.frame_decoders import DecodingConfig, FrameDecoders
+
+_HELD_BYTES = 4 << 20
+"""Most that waits for the first frame's decoding before it is sent all the same."""
+
+
+class Transcoder:
+    """Re-encodes uncompressed objects in this process, and has compressed ones decoded in others."""
+
+    def __init__(self, config: DecodingConfig) -> None:
+        self._config = config
+        self._decoders = FrameDecoders(config)
+
+    @property
+    def missing(self) -> str | None:
+        """What is not installed, to be told at start-up; None where everything is there."""
+        return None if all(map(is_available, Codec)) else MISSING_EXTRA
+
+    def targets(self, stored_transfer_syntax: str, dataset_bytes: int) -> tuple[str, ...]:
+        codec = CODECS.get(stored_transfer_syntax)
+        if codec is not None:
+            return UNCOMPRESSED if is_available(codec) else ()
+        return tuple(
+            target
+            for target in UNCOMPRESSED
+            if target != stored_transfer_syntax
+            and reencoder(stored_transfer_syntax, target, dataset_bytes) is not None
+        )
+
+    async def start(
+        self, dataset: AsyncIterable[Buffer], stored: str, target: str, dataset_bytes: int
+    ) -> AsyncGenerator[bytes, None]:
+        codec = CODECS.get(stored)
+        if codec is not None and not is_available(codec):
+            raise CannotTranscode(f"{codec} cannot be decoded: {MISSING_EXTRA}")
+        if target not in UNCOMPRESSED:
+            raise CannotTranscode(f"nothing can be sent in {target} but what is stored in it")
+        if codec is not None:
+            pieces = _guarded(self._decompressed(dataset, stored, target))
+        else:
+            found = reencoder(stored, target, dataset_bytes)
+            if found is None:
+                raise CannotTranscode(f"what is stored in {stored} cannot be sent in {target}")
+            pieces = _guarded(_reencoded(dataset, found))
+        # The first, empty piece says that it goes.
+        await anext(pieces)
+        return pieces
+
+    async def close(self) -> None:
+        """End the decoding processes. Nothing may be under way."""
+        await self._decoders.close()
+
+    async def _decompressed(
+        self, dataset: AsyncIterable[Buffer], stored: str, target: str
+    ) -> AsyncGenerator[bytes, None]:
+        """An empty piece once the first frame is decoded, then the pieces."""
+        held: list[bytes] | None = []
+        async with aclosing(self._steps(dataset, stored, target)) as steps:
+            async for pieces, is_frame in steps:
+                if held is not None:
+                    held += pieces
+                    if not is_frame and sum(map(len, held)) < _HELD_BYTES:
+                        continue
+                    yield b""
+                    pieces, held = held, None  # noqa: PLW2901
+                for piece in pieces:
+                    yield piece
+        if held is not None:
+            yield b""
+            for piece in held:
+                yield piece
+
+    async def _steps(
+        self, dataset: AsyncIterable[Buffer], stored: str, target: str
+    ) -> AsyncGenerator[tuple[list[bytes], bool], None]:
+        """What follows from each part of the data set, and whether that was a frame."""
+        decoded = target if target in DECODED else EXPLICIT_VR_LITTLE_ENDIAN
+        further = None if decoded == target else reencoder(decoded, target)
+        decompressor = Decompressor(stored, decoded, self._config.max_frame_bytes)
+        async with aclosing(_with_end(dataset)) as chunks:
+            async for chunk in chunks:
+                for part in decompressor.finish() if chunk is None else decompressor.feed(chunk):
+                    piece = part if isinstance(part, bytes) else await self._decoders.decode(part)
+                    pieces = [piece] if further is None else await _feed(further, piece)
+                    yield pieces, not isinstance(part, bytes)
+        if further is not None:
+            yield further.finish(), False
+
+
+async def _reencoded(dataset: AsyncIterable[Buffer], found: Reencoder) -> AsyncGenerator[bytes, None]:
+    """An empty piece once there is a first one, then the pieces."""
+    has_begun = False
+    async with aclosing(_with_end(dataset)) as chunks:
+        async for chunk in chunks:
+            pieces = found.finish() if chunk is None else await _feed(found, chunk)
+            if not has_begun and (pieces or chunk is None):
+                has_begun = True
+                yield b""
+            for piece in pieces:
+                yield piece
+
+
+async def _guarded(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The pieces, damage told as what it means to whoever wants them."""
+    async with aclosing(pieces):
+        try:
+            async for piece in pieces:
+                yield piece
+        except UnreadableDataset as damage:
+            raise CannotTranscode(str(damage)) from damage
+
+
+async def _with_end(dataset: AsyncIterable[Buffer]) -> AsyncGenerator[Buffer | None, None]:
+    """The chunks, and None behind the last."""
+    async for chunk in dataset:
+        yield chunk
+    yield None
+
+
+async def _feed(found: Reencoder, chunk: Buffer) -> list[bytes]:
+    return await asyncio.to_thread(found.feed, chunk) if found.is_heavy else found.feed(chunk)
