@@ -37,7 +37,7 @@ def count_object(measures: Measures, request: CStoreRQ, reads: int) -> None:
     measures.index.waiting -= 1
     stages.indexed()
     measures.reception.recorded(stages)
-    measures.operations.ended(request, 0x0000, 0.004, 65_536 * reads)
+    measures.operations.ended(measures.peers.of(None), request, 0x0000, 0.004, 65_536 * reads)
 
 
 def main() -> None:

@@ -1,33 +1,33 @@
 """A DICOM and DICOS server: what it has acknowledged is safe.
 
-`Requestor`, `Server` and `Settings` are loaded when they are first used, so that the client commands start
-at once.
+The names below are loaded when they are first used, so that the client commands start at once.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scp_server.net.requestor import Requestor
+    from scp_server.objects.storage_contexts import storage_contexts
     from scp_server.runtime.server import Server
     from scp_server.settings import Settings
+    from scp_server.storage.received_folder import ReceivedFolder
 
 __version__ = "0.1.0"
-__all__ = ["Requestor", "Server", "Settings", "__version__"]
+__all__ = ["ReceivedFolder", "Requestor", "Server", "Settings", "__version__", "storage_contexts"]
+
+_MODULES = {
+    "ReceivedFolder": "scp_server.storage.received_folder",
+    "Requestor": "scp_server.net.requestor",
+    "Server": "scp_server.runtime.server",
+    "Settings": "scp_server.settings",
+    "storage_contexts": "scp_server.objects.storage_contexts",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Requestor":
-        from scp_server.net.requestor import Requestor
-
-        return Requestor
-    if name == "Server":
-        from scp_server.runtime.server import Server
-
-        return Server
-    if name == "Settings":
-        from scp_server.settings import Settings
-
-        return Settings
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

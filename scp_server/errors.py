@@ -14,7 +14,9 @@
     │   ├── AssociationReleased     the peer released while we still wanted something
     │   └── AssociationLost         the transport ended without a word
     ├── OperationRefused            carries status, Error Comment and Offending Elements
-    │   ├── FindFailed              the peer ended our C-FIND with another status than success
+    │   ├── RequestFailed           the peer ended a request of ours with a failure
+    │   │   ├── FindFailed          a C-FIND
+    │   │   └── RetrieveFailed      a C-MOVE or a C-GET
     │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
     ├── CannotTranscode             an object cannot be sent in another transfer syntax: says why
     ├── StorageError                an object could not be written, read or deleted
@@ -108,16 +110,30 @@ class OperationRefused(SCPServerError):
         self.offending_elements = tuple(offending_elements)
 
 
-class FindFailed(OperationRefused):
-    """The peer ended our C-FIND with a failure; what matched before was handed out already.
+class RequestFailed(OperationRefused):
+    """The peer ended a request of ours with a failure; what came before was handed out already.
 
     `status`, `comment` and `offending_elements` are the peer's.
     """
 
+    request_name = "the request"
+
     def __str__(self) -> str:
         tags = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in self.offending_elements)
-        parts = (f"C-FIND ended with status 0x{self.status:04X}", self.comment, tags)
+        parts = (f"{self.request_name} ended with status 0x{self.status:04X}", self.comment, tags)
         return ": ".join(part for part in parts if part)
+
+
+class FindFailed(RequestFailed):
+    """The peer ended our C-FIND with a failure; what matched before was handed out already."""
+
+    request_name = "C-FIND"
+
+
+class RetrieveFailed(RequestFailed):
+    """The peer ended our C-MOVE or C-GET with a failure; `result` of the retrieval has its counters."""
+
+    request_name = "the retrieval"
 
 
 class UnreadableDataset(OperationRefused):

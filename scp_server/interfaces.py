@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from scp_server.protocol.events import Buffer
-from scp_server.protocol.message import Message
+from scp_server.protocol.items import RoleSelection
+from scp_server.protocol.message import Message, Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,9 @@ class AssociationInfo:
     contexts: dict[int, AcceptedContext] = field(default_factory=dict)
     extended_negotiations: Mapping[str, bytes] = field(default_factory=dict)
     """By SOP class, the service-class application information that was agreed on (PS3.7 D.3.3.5)."""
+    roles: Mapping[str, RoleSelection] = field(default_factory=dict)
+    """By SOP class, the roles of the requestor that were agreed on (PS3.7 D.3.3.4). Of a class that is not
+    here it is the SCU, and we are the SCP."""
     is_dicos: bool = False
     """True with one of the DICOS application context names, or once the glued framing was used, unless
     `peer` says otherwise."""
@@ -104,6 +117,62 @@ class DatasetSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoreOutcome:
+    """The peer's answer to a C-STORE of ours: Status (0000,0900) and Error Comment (0000,0902)."""
+
+    status: int
+    error_comment: str = ""
+
+
+class Sender(Protocol):
+    """An association on which we may send C-STORE requests, one after another."""
+
+    def contexts_for(self, sop_class_uid: str) -> tuple[AcceptedContext, ...]:
+        """The accepted contexts of that class on which we may be the SCU, in order of their ids."""
+        ...
+
+    async def store(
+        self,
+        context: AcceptedContext,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        dataset: AsyncIterable[bytes],
+        priority: int = Priority.MEDIUM,
+        move_originator: tuple[str, int] | None = None,
+    ) -> StoreOutcome:
+        """Send an object in the transfer syntax of `context`, streamed, and wait for the answer.
+
+        `move_originator` is the AE title and message id of the C-MOVE-RQ behind it (PS3.7 9.1.1.1). A second
+        call waits for the first. Raises AssociationError when the association is gone: also when the peer
+        does not answer in time. What `dataset` raises before its first piece leaves the association as it
+        is; later, or when the call is cancelled, the association is aborted, for half a message was sent.
+        """
+        ...
+
+
+class Destinations(Protocol):
+    """The remotes that are configured, by AE title: where objects may be sent."""
+
+    def is_known(self, ae_title: str) -> bool:
+        """Whether a remote of that title is configured."""
+        ...
+
+    def send_to(
+        self, ae_title: str, contexts: Sequence[tuple[str, Sequence[str]]]
+    ) -> AbstractAsyncContextManager[Sender]:
+        """An association to a configured remote: one that is open, or a new one; waits where the limits say.
+
+        `contexts` are (SOP class, transfer syntaxes) pairs; each class is proposed with each of its transfer
+        syntaxes in a context of its own, 128 of them at most (LocalProtocolError). What was accepted of them
+        `Sender.contexts_for` says. After a clean end the association is kept for the next one; otherwise it
+        is aborted. Entering raises AssociationError: ConnectFailed (also for a title that is not known, or
+        no more), AssociationRejected, AssociationAborted.
+        """
+        ...
+
+
 class Operation(Protocol):
     """One DIMSE request being performed, in a task of its own.
 
@@ -123,6 +192,11 @@ class Operation(Protocol):
     @property
     def dataset(self) -> DatasetSource:
         """Empty where the request has none. What a service leaves unread is drained before the answer."""
+        ...
+
+    @property
+    def sender(self) -> Sender:
+        """Sends C-STORE sub-operations on the operation's own association, as C-GET does (PS3.4 C.4.3)."""
         ...
 
     @property
@@ -162,5 +236,13 @@ class Transcoding(Protocol):
         ...
 
 
-Service = Callable[[Operation], Awaitable[Message]]
+@dataclass(frozen=True, slots=True)
+class FinalResponse:
+    """A final response that has a data set, as that of a retrieve with failures does (PS3.4 C.4.2.1.4.2)."""
+
+    response: Message
+    dataset: bytes
+
+
+Service = Callable[[Operation], Awaitable[Message | FinalResponse]]
 """Performs one operation and returns its final response, which `net` sends."""

@@ -1,4 +1,4 @@
-"""`scp-server delete`."""
+"""`scp-server delete`, by the running server or in a folder that none runs on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scp_server.cli.control_client import running_server
 from scp_server.cli.maintenance import load, progress_bar
 from scp_server.cli.output import ExitCode, complain, say, say_json
 from scp_server.errors import ConfigurationError, SCPServerError
-from scp_server.observability.text import peer_text
+from scp_server.observability.text import peer_text, printable
 
 if TYPE_CHECKING:
+    from scp_server.cli.control_client import ControlClient
     from scp_server.index.base import Scope
-    from scp_server.runtime.maintenance.deletion import Extent
+    from scp_server.runtime.maintenance.deletion import Removed
+    from scp_server.runtime.maintenance.deletion_record import Extent
     from scp_server.settings import Settings
 
 
@@ -37,7 +40,11 @@ def run_delete(
     scope = _scope(study, series, instance)
     if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigurationError("nobody can be asked here: say --yes")
-    return asyncio.run(_delete(load(config, data_dir), scope, yes=yes, as_json=as_json))
+    settings = load(config, data_dir)
+    with running_server(settings.data_dir) as server:
+        if server is not None:
+            return _delete_running(server, scope, yes=yes, as_json=as_json)
+    return asyncio.run(_delete_offline(settings, scope, yes=yes, as_json=as_json))
 
 
 def _scope(study: str | None, series: str | None, instance: str | None) -> Scope:
@@ -55,37 +62,66 @@ def _scope(study: str | None, series: str | None, instance: str | None) -> Scope
     return Scope(level, uid)
 
 
-async def _delete(settings: Settings, scope: Scope, *, yes: bool, as_json: bool) -> ExitCode:
+async def _delete_offline(settings: Settings, scope: Scope, *, yes: bool, as_json: bool) -> ExitCode:
     from scp_server.runtime.build import build_index, index_path
-    from scp_server.runtime.maintenance import deletion
+    from scp_server.runtime.maintenance.deletion import Deletions, Removed
+    from scp_server.runtime.maintenance.deletion_record import measure
     from scp_server.runtime.maintenance.folder import offline_storage
 
     async with offline_storage(settings) as storage:
         if not index_path(settings).is_file():
             raise ConfigurationError(f"{settings.data_dir} has no index: `index rebuild` makes one")
         index = build_index(settings)
+        deletions = Deletions(settings.data_dir, storage, index)
         try:
             await index.open()
-            await deletion.finish_deletions(settings.data_dir, storage, index)
-            extent = await deletion.measure(index, scope)
-            name = f"{scope.level.value} {scope.uid}"
+            await deletions.finish()
+            extent = await measure(index, scope)
+            removed = Removed()
             if extent.parts:
                 if not yes:
-                    await _ask(f"Delete {name}: {_text(extent)}? [y/N] ")
+                    await asyncio.to_thread(_ask, scope, extent)
                 with progress_bar(as_json=as_json) as progress:
-                    removed = await deletion.delete(settings.data_dir, storage, index, scope, progress)
-            else:
-                removed = deletion.Removed()
-                complain(f"there is no {name}")
+                    removed = await deletions.delete(scope, progress)
         finally:
+            await deletions.stop()
             await index.close()
+    return _tell(scope, removed, as_json=as_json)
+
+
+def _delete_running(server: ControlClient, scope: Scope, *, yes: bool, as_json: bool) -> ExitCode:
+    """The same, done by the server that runs on the folder."""
+    from scp_server.runtime.maintenance.deletion import Removed
+    from scp_server.runtime.maintenance.deletion_record import Extent
+
+    named = {"level": scope.level.value, "uid": scope.uid}
+    extent = Extent(**server.ask("delete.measure", **named))
+    removed = Removed()
+    if extent.parts:
+        if not yes:
+            _ask(scope, extent)
+        try:
+            with progress_bar(as_json=as_json) as progress:
+                result = server.follow("delete", named, progress)
+        except KeyboardInterrupt:
+            complain("interrupted; what is decided the server carries out: see archive.deleted in its log")
+            return ExitCode.FAILED
+        removed = Removed(**{**result, "extent": Extent(**result["extent"])})
+    return _tell(scope, removed, as_json=as_json)
+
+
+def _tell(scope: Scope, removed: Removed, *, as_json: bool) -> ExitCode:
+    extent = removed.extent
+    name = f"{scope.level.value} {scope.uid}"
+    if not extent.parts:
+        complain(f"there is no {name}")
     if as_json:
         plain = asdict(extent)
         failed = {"files_failed": removed.failures, "failed": removed.failed}
         say_json({"level": scope.level.value, "uid": scope.uid, **plain, "files": removed.files, **failed})
     else:
         for location, reason in removed.failed.items():
-            say(f"failed: {location}: {reason}")
+            say(f"failed: {location}: {printable(reason)}")
         if extent.parts:
             say(f"deleted {name}: {_text(extent)}; {removed.files} files")
     return ExitCode.OK if extent.parts and not removed.failures else ExitCode.FAILED
@@ -98,9 +134,10 @@ def _text(extent: Extent) -> str:
     )
 
 
-async def _ask(question: str) -> None:
+def _ask(scope: Scope, extent: Extent) -> None:
     """Raises _NotConfirmed unless the answer is yes."""
+    question = f"Delete {scope.level.value} {scope.uid}: {_text(extent)}? [y/N] "
     print(question, end="", file=sys.stderr, flush=True)
-    answer = await asyncio.to_thread(sys.stdin.readline)
+    answer = sys.stdin.readline()
     if answer.strip().lower() not in ("y", "yes"):
         raise _NotConfirmed("nothing was deleted")

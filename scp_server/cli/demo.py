@@ -35,6 +35,7 @@ SHOWN_COLUMNS = 64
 SHEET_COLUMNS = 4
 """Frames of a volume that stand beside each other in its picture."""
 _BYTES_PER_PIXEL = 2
+_SOP_INSTANCE_UID = 0x00080018
 _DICOM, _DICOS = APPLICATION_CONTEXTS["dicom"][0], APPLICATION_CONTEXTS["dicos"][0]
 
 
@@ -198,11 +199,27 @@ async def _whole(one: EncodedObject) -> AsyncIterator[bytes]:
     yield one.dataset
 
 
+async def _ask(server: Server) -> set[str]:
+    """C-FIND over the network, as a workstation does: every SOP Instance UID that there is."""
+    from scp_server.net.requestor import Requestor
+    from scp_server.objects.query_model import QueryOptions
+
+    options = QueryOptions(relational=True)
+    async with Requestor(
+        *server.address, calling_ae_title="DEMO_VIEWER", query_options=options
+    ) as association:
+        matches = association.find({"SOPInstanceUID": ""}, level="IMAGE")
+        return {match.attributes().text(_SOP_INSTANCE_UID) or "" async for match in matches}
+
+
 async def _find(server: Server, sent: Sequence[EncodedObject]) -> list[FoundPart]:
-    """What the index knows of the objects, in the order of sending, and what the storage gives back."""
+    """What a workstation finds of the objects, in the order of sending, and what the storage gives back."""
     datasets = {one.dataset for one in sent}
+    answered = await _ask(server)
     found = []
     for uid in dict.fromkeys(one.sop_instance_uid for one in sent):
+        if uid not in answered:
+            continue
         for record in await server.index.parts(uid):
             packed = await server.index.header(record.location)
             if packed is None:
@@ -220,7 +237,7 @@ def _report(server: Server, findings: Findings, *, as_json: bool) -> None:
         say_json(_document(server, findings))
         return
     host, port = server.address
-    say(f"Sent {len(findings.sent)} objects to {host} port {port}; in the index are:\n")
+    say(f"Sent {len(findings.sent)} objects to {host} port {port}; asked by C-FIND, it has:\n")
     for line in _table(findings.parts):
         say(line)
     for part, path, picture in _shown(findings):

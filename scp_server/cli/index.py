@@ -1,14 +1,21 @@
-"""`scp-server index rebuild` and `scp-server index verify`."""
+"""`scp-server index rebuild` and `scp-server index verify`; the latter also by the running server."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from scp_server.cli.control_client import running_server
 from scp_server.cli.maintenance import Listing, load, progress_bar
 from scp_server.cli.output import ExitCode, say, say_json
 from scp_server.observability.text import printable
+
+if TYPE_CHECKING:
+    from scp_server.cli.control_client import ControlClient
+    from scp_server.runtime.maintenance.progress import Progress
+    from scp_server.runtime.maintenance.verify import VerifyOptions, VerifyReport
 
 
 def run_rebuild(config: Path | None, data_dir: Path | None, *, as_json: bool) -> ExitCode:
@@ -59,8 +66,12 @@ def run_verify(
 
     listing = Listing(as_json=as_json)
     options = VerifyOptions(digest=digest, repair=repair, drop_danglers=drop_danglers)
-    with progress_bar(as_json=as_json) as progress:
-        report = asyncio.run(verify(settings, options, listing.take, progress))
+    options.check()
+    with running_server(settings.data_dir) as server, progress_bar(as_json=as_json) as progress:
+        if server is not None:
+            report = _verify_running(server, options, listing, progress)
+        else:
+            report = asyncio.run(verify(settings, options, listing.take, progress))
     findings = report.findings
     if as_json:
         say_json(
@@ -80,3 +91,19 @@ def run_verify(
             f"{findings.total - findings.left} repaired"
         )
     return ExitCode.FAILED if findings.left else ExitCode.OK
+
+
+def _verify_running(
+    server: ControlClient, options: VerifyOptions, listing: Listing, progress: Progress
+) -> VerifyReport:
+    """The same, done by the server that runs on the folder; it ends when nobody listens to it any more."""
+    from scp_server.runtime.maintenance.findings import Findings, Kind
+    from scp_server.runtime.maintenance.verify import VerifyReport
+
+    findings = Findings(listing.take)
+
+    def take(item: dict[str, Any]) -> None:
+        findings.add(Kind(item["kind"]), item["location"], item["detail"], repaired=item["repaired"])
+
+    result = server.follow("index.verify", asdict(options), progress, take)
+    return VerifyReport(result["objects"], result["parts"], findings)

@@ -21,9 +21,12 @@ from scp_server.cli.options import (
     Host,
     Port,
     QuarantineIds,
+    StatementFormat,
     Timeout,
 )
 from scp_server.cli.query_commands import find, worklist
+from scp_server.cli.retrieve_commands import get, move
+from scp_server.cli.store_command import store
 
 PROGRAM = "scp-server"
 
@@ -95,6 +98,15 @@ def serve(
     http_port: Annotated[
         int | None, typer.Option("--http-port", metavar="N", help="Port for HTTP, 0 for any; default 8080.")
     ] = None,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--remote",
+            metavar="AET=HOST:PORT",
+            help="Where C-MOVE may send to; may be given several times, in place of the file's remotes.",
+            show_default=False,
+        ),
+    ] = None,
     log_format: Annotated[
         str | None,
         typer.Option(
@@ -114,21 +126,25 @@ def serve(
 
     Example: scp-server serve --host 0.0.0.0 --ae-title ARCHIVE --data-dir /data
     """
-    from scp_server.cli.serve import run_server, tables
+    from scp_server.cli.serve import remotes, run_server, tables
 
-    overrides = tables(
-        {
-            "listen.host": host,
-            "listen.port": port,
-            "listen.ae_title": ae_title,
-            "data_dir": data_dir,
-            "http.host": http_host,
-            "http.port": http_port,
-            "log.format": log_format,
-            "log.level": log_level,
-        }
-    )
-    end(lambda: run_server(config, overrides))
+    def run() -> int:
+        overrides = tables(
+            {
+                "listen.host": host,
+                "listen.port": port,
+                "listen.ae_title": ae_title,
+                "data_dir": data_dir,
+                "http.host": http_host,
+                "http.port": http_port,
+                "remotes": remotes(remote or ()),
+                "log.format": log_format,
+                "log.level": log_level,
+            }
+        )
+        return run_server(config, overrides)
+
+    end(run)
 
 
 @app.command()
@@ -175,39 +191,11 @@ def echo(
     end(lambda: run_echo(peer, as_json=as_json))
 
 
-@app.command()
-def store(
-    inputs: Annotated[
-        list[Path],
-        typer.Option(
-            "--input",
-            metavar="FILE_OR_DIR",
-            exists=True,
-            help="DICOM or DICOS file, or folder with all below it. May be given several times.",
-        ),
-    ],
-    host: Host = "127.0.0.1",
-    port: Port = 11_112,
-    ae_title: CalledAETitle = "ANY-SCP",
-    calling_ae_title: CallingAETitle = "SCP_SERVER_SCU",
-    timeout: Timeout = 60.0,
-    as_json: AsJSON = False,
-) -> None:
-    """Send files to a peer (C-STORE). Data sets go out exactly as they lie in their files.
-
-    Files in a folder that are no DICOM files are skipped and listed; a file that is named must be one.
-
-    Example: scp-server store --input ./study --input extra.dcm --host 127.0.0.1 --port 11112
-    """
-    from scp_server.cli.peer import Peer
-    from scp_server.cli.store import run_store
-
-    peer = Peer(host, port, ae_title, calling_ae_title, timeout)
-    end(lambda: run_store(inputs, peer, as_json=as_json))
-
-
+app.command()(store)
 app.command()(find)
 app.command()(worklist)
+app.command()(move)
+app.command()(get)
 
 
 @config_app.command("check")
@@ -233,6 +221,23 @@ def config_show(config: ConfigFile = None, as_json: AsJSON = False) -> None:
     from scp_server.cli.config import run_show
 
     end(lambda: run_show(config, as_json=as_json))
+
+
+@app.command()
+def conformance(
+    format: Annotated[
+        StatementFormat, typer.Option("--format", help="A page (Markdown) or JSON.")
+    ] = StatementFormat.MD,
+    config: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print the conformance statement of the configuration: file, then environment.
+
+    Example: scp-server conformance --config scp-server.toml
+    """
+    from scp_server.cli.conformance import run_conformance
+
+    end(lambda: run_conformance(config, as_json=as_json or format is StatementFormat.JSON))
 
 
 @app.command()
@@ -334,7 +339,7 @@ def index_verify(
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Compare objects and index, both ways. Works while no server uses the folder.
+    """Compare objects and index, both ways, also while the server runs: then it does the work.
 
     The exit code is 0 when all is well or was made well, and 1 when something is left that is not.
 
@@ -369,9 +374,9 @@ def delete(
     data_dir: DataDir = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Delete a study, a series or an instance: rows and files. Works while no server uses the folder.
+    """Delete a study, a series or an instance: rows and files, also while the server runs.
 
-    Killed in between, the next start finishes it.
+    Once decided it is finished: by the server whatever happens to this command, or by the next start.
 
     Example: scp-server delete --study 1.2.840.99.1 --data-dir /data --yes
     """

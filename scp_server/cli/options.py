@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-def _ae_title(text: str) -> str:
+def check_ae_title(text: str) -> str:
     """An AE title that a request can carry (PS3.8 9.3.2), for the commands that do not load the settings."""
     title = text.strip(" ")
     if not (0 < len(title) <= 16 and title.isascii() and title.isprintable()) or "\\" in title:
@@ -19,10 +20,10 @@ def _ae_title(text: str) -> str:
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Name or address of the peer.")]
 Port = Annotated[int, typer.Option("--port", metavar="N", min=1, max=65_535, help="TCP port of the peer.")]
 CalledAETitle = Annotated[
-    str, typer.Option("--ae-title", metavar="CALLED", callback=_ae_title, help="AE title of the peer.")
+    str, typer.Option("--ae-title", metavar="CALLED", callback=check_ae_title, help="AE title of the peer.")
 ]
 CallingAETitle = Annotated[
-    str, typer.Option("--calling-ae-title", metavar="T", callback=_ae_title, help="Our own AE title.")
+    str, typer.Option("--calling-ae-title", metavar="T", callback=check_ae_title, help="Our own AE title.")
 ]
 Timeout = Annotated[
     float,
@@ -43,6 +44,15 @@ Limit = Annotated[
     typer.Option("--limit", metavar="N", min=1, help="Cancel after so many matches.", show_default=False),
 ]
 Fuzzy = Annotated[bool, typer.Option("--fuzzy", help="Ask for fuzzy matching of person names.")]
+
+
+class StatementFormat(StrEnum):
+    """How a conformance statement is written."""
+
+    MD = "md"
+    JSON = "json"
+
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file (TOML).", show_default=False)
 ]

@@ -104,7 +104,7 @@ class _Search:
 
     async def run(self, writer: MatchWriter, counter: Counter) -> Outcome:
         """Ask for everything. Ctrl-C ends it with C-CANCEL and release; a second one breaks off."""
-        from scp_server.net.finding import IDENTIFIER_TRANSFER_SYNTAXES
+        from scp_server.net.cancellable import IDENTIFIER_TRANSFER_SYNTAXES
 
         contexts = [(self._query.model.sop_class_uid, IDENTIFIER_TRANSFER_SYNTAXES)]
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scp_server.errors import ConfigurationError
 
 
 def tables(options: Mapping[str, object]) -> dict[str, Any]:
@@ -19,6 +21,25 @@ def tables(options: Mapping[str, object]) -> dict[str, Any]:
             table = table.setdefault(section, {})
         table[name] = value
     return tree
+
+
+def remotes(options: Sequence[str]) -> list[dict[str, object]] | None:
+    """`AET=HOST:PORT` of each `--remote` as a table; an IPv6 address is in brackets. None without any.
+
+    Raises ConfigurationError for another form; what the parts say is judged with the settings.
+    """
+    tables: list[dict[str, object]] = []
+    for option in options:
+        ae_title, equals, address = option.rpartition("=")
+        host, colon, port = address.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            colon = ""
+        if not (equals and colon and port.isascii() and port.isdigit()):
+            raise ConfigurationError(f"--remote {option!r}: must be AET=HOST:PORT, such as PACS=10.1.2.3:104")
+        tables.append({"ae_title": ae_title, "host": host, "port": int(port[:6])})
+    return tables or None
 
 
 def run_server(config: Path | None, overrides: Mapping[str, Any]) -> int:

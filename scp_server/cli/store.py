@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,16 +13,18 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from scp_server.cli.output import ExitCode, complain, status_meaning
 from scp_server.cli.peer import Peer
-from scp_server.cli.store_plan import Candidate, Group, Plan, make_groups, make_plan
+from scp_server.cli.store_journal import StoreJournal
+from scp_server.cli.store_plan import Candidate, Group, Plan, WorkList, make_groups, make_plan
 from scp_server.errors import AssociationError, LocalProtocolError
-from scp_server.protocol.status import StatusClass, status_class
+from scp_server.protocol.status import Status, StatusClass, status_class
 
 if TYPE_CHECKING:
     from scp_server.net.requestor import Requestor
 
 CHUNK_BYTES = 1 << 18
 ATTEMPTS_PER_GROUP = 2
-"""Associations tried for one group: when one dies, the files after the one in hand get another."""
+"""Associations tried for one group, each of those in parallel: when one dies, the files after the one in hand
+get another."""
 
 
 class Outcome(StrEnum):
@@ -34,6 +37,8 @@ class Outcome(StrEnum):
     """The peer accepted no presentation context for it."""
     NOT_SENT = "not sent"
     SKIPPED = "skipped"
+    STORED_BEFORE = "stored before"
+    """The journal of an earlier run says that the peer has acknowledged it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,56 +70,89 @@ class Progress:
         self.advance(0, 1)
 
 
+@dataclass(slots=True)
+class _Carried:
+    """How many files an association was given."""
+
+    files: int = 0
+
+
 class Sender:
     """Sends groups of files to a peer, and keeps the result of each file that was tried."""
 
-    def __init__(self, peer: Peer, progress: Progress) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        progress: Progress,
+        max_associations: int = 1,
+        journal: StoreJournal | None = None,
+    ) -> None:
         self._peer = peer
         self._progress = progress
+        self._max_associations = max_associations
+        self._journal = journal
         self.results: list[FileResult] = []
         self.associated = False
         """Whether there ever was an association."""
+        self.journal_failed = False
 
     async def send(self, groups: Sequence[Group]) -> None:
         """Send all groups. Never raises for what a peer or a file does; the results say it."""
         for group in groups:
-            remaining = list(group.candidates)
-            trouble = ""
-            for _attempt in range(ATTEMPTS_PER_GROUP):
-                associated_before = len(remaining)
-                trouble = await self._send_group(group, remaining)
-                if not remaining or associated_before == len(remaining):
-                    # Either all is done, or the association died before it carried anything.
-                    break
-            for candidate in remaining:
-                self._note(FileResult(candidate.path, Outcome.NOT_SENT, trouble, candidate=candidate))
+            work = WorkList(group.candidates, self._max_associations)
+            workers = min(self._max_associations, len(work))
+            troubles: list[str] = []
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(workers):
+                    tasks.create_task(self._work(group, work, troubles), name=f"association {number + 1}")
+            while (unit := work.take()) is not None:
+                for candidate in unit:
+                    self._note(
+                        FileResult(candidate.path, Outcome.NOT_SENT, troubles[-1], candidate=candidate)
+                    )
 
-    async def _send_group(self, group: Group, remaining: list[Candidate]) -> str:
-        """Send over one association, taking from `remaining` what has a result. Returns what ended it."""
+    async def _work(self, group: Group, work: WorkList, troubles: list[str]) -> None:
+        """Send what is left to do over one association after another, at most ATTEMPTS_PER_GROUP."""
+        for _attempt in range(ATTEMPTS_PER_GROUP):
+            carried = _Carried()
+            trouble = await self._send_over_one(group, work, carried)
+            if trouble:
+                troubles.append(trouble)
+            if not trouble or not carried.files:
+                # Either all is done, or the association died before it carried anything.
+                return
+
+    async def _send_over_one(self, group: Group, work: WorkList, carried: _Carried) -> str:
+        """Send over one association what `work` has, until nothing is left. Returns what ended it."""
         contexts = [(sop_class, (transfer_syntax,)) for sop_class, transfer_syntax in group.contexts]
         try:
             async with self._peer.requestor(contexts) as association:
                 self.associated = True
-                while remaining:
-                    await self._send_file(association, remaining)
+                while (unit := work.take()) is not None:
+                    try:
+                        while unit:
+                            carried.files += 1
+                            await self._send_file(association, unit)
+                    finally:
+                        work.give_back(unit)
         except (AssociationError, LocalProtocolError) as error:
             return str(error)
         except OSError as error:
             return f"a file could not be read to its end: {error.strerror or error}"
         return ""
 
-    async def _send_file(self, association: Requestor, remaining: list[Candidate]) -> None:
+    async def _send_file(self, association: Requestor, remaining: deque[Candidate]) -> None:
         candidate = remaining[0]
         if association.accepted_context(*candidate.context) is None:
             sop_class, transfer_syntax = candidate.context
             reason = f"presentation context {sop_class} with {transfer_syntax} was not accepted"
-            remaining.pop(0)
+            remaining.popleft()
             self._note(FileResult(candidate.path, Outcome.REFUSED, reason, candidate=candidate))
             return
         try:
             file = candidate.path.open("rb")
         except OSError as error:
-            remaining.pop(0)
+            remaining.popleft()
             reason = f"cannot be read: {error.strerror}"
             self._note(FileResult(candidate.path, Outcome.FAILED, reason, candidate=candidate))
             return
@@ -128,10 +166,12 @@ class Sender:
                     progress=self._progress.sent,
                 )
             except (AssociationError, LocalProtocolError, OSError) as error:
-                remaining.pop(0)
+                remaining.popleft()
                 self._note(FileResult(candidate.path, Outcome.FAILED, str(error), candidate=candidate))
                 raise
-        remaining.pop(0)
+        remaining.popleft()
+        if self._journal is not None and answer.status == Status.SUCCESS:
+            self._remember(self._journal, candidate)
         self._note(
             FileResult(
                 candidate.path,
@@ -142,6 +182,14 @@ class Sender:
                 candidate,
             )
         )
+
+    def _remember(self, journal: StoreJournal, candidate: Candidate) -> None:
+        try:
+            journal.acknowledged(candidate)
+        except OSError as error:
+            # What was sent is safe all the same; only another run would send it again.
+            complain(f"the journal cannot be written: {error.strerror}; going on without it")
+            self._journal, self.journal_failed = None, True
 
     def _note(self, result: FileResult) -> None:
         self.results.append(result)
@@ -163,28 +211,61 @@ async def _chunks(file: BinaryIO, candidate: Candidate) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def run_store(inputs: Sequence[Path], peer: Peer, *, as_json: bool) -> ExitCode:
-    """Find, send and report. The exit code is 3 only when there was no association at all."""
+def run_store(
+    inputs: Sequence[Path],
+    peer: Peer,
+    *,
+    max_associations: int = 1,
+    resume: Path | None = None,
+    as_json: bool,
+) -> ExitCode:
+    """Find, send and report. The exit code is 3 only when there was no association at all.
+
+    Raises ConfigurationError for a journal that cannot be used.
+    """
+    if resume is None:
+        return _run(inputs, peer, max_associations, None, as_json=as_json)
+    with StoreJournal(resume, peer) as journal:
+        return _run(inputs, peer, max_associations, journal, as_json=as_json)
+
+
+def _run(
+    inputs: Sequence[Path],
+    peer: Peer,
+    max_associations: int,
+    journal: StoreJournal | None,
+    *,
+    as_json: bool,
+) -> ExitCode:
     from scp_server.cli.store_report import Report, progress_bar
 
     plan = make_plan(inputs)
+    before = [one for one in plan.candidates if journal is not None and journal.has(one)]
+    known = {id(one) for one in before}
+    plan.candidates = [one for one in plan.candidates if id(one) not in known]
     groups = make_groups(plan.candidates)
     total_bytes = sum(candidate.dataset_bytes for candidate in plan.candidates)
     begun = time.monotonic()
     interrupted = False
     with progress_bar(total_bytes, len(plan.candidates), at_terminal=not as_json) as advance:
         progress = Progress(advance)
-        sender = Sender(peer, progress)
+        sender = Sender(peer, progress, max_associations, journal)
         try:
             asyncio.run(sender.send(groups))
         except KeyboardInterrupt:
             interrupted = True
-    results = [*_unsendable(plan), *sender.results, *_untouched(plan, sender.results)]
+    results = [
+        *_unsendable(plan),
+        *(FileResult(one.path, Outcome.STORED_BEFORE, candidate=one) for one in before),
+        *sender.results,
+        *_untouched(plan, sender.results),
+    ]
     report = Report(results, progress.sent_bytes, time.monotonic() - begun)
     report.write(as_json=as_json)
-    if not plan.candidates and not interrupted:
+    if not plan.candidates and not before and not interrupted:
         complain("nothing to send")
-    return exit_code(results, attempted=bool(groups), associated=sender.associated, interrupted=interrupted)
+    code = exit_code(results, attempted=bool(groups), associated=sender.associated, interrupted=interrupted)
+    return ExitCode.FAILED if sender.journal_failed and code is ExitCode.OK else code
 
 
 def exit_code(
@@ -195,7 +276,7 @@ def exit_code(
         return ExitCode.FAILED
     if attempted and not associated:
         return ExitCode.NO_ASSOCIATION
-    stored = sum(result.outcome is Outcome.STORED for result in results)
+    stored = sum(result.outcome in (Outcome.STORED, Outcome.STORED_BEFORE) for result in results)
     skipped = sum(result.outcome is Outcome.SKIPPED for result in results)
     return ExitCode.OK if stored and stored + skipped == len(results) else ExitCode.FAILED
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ class Candidate:
     transfer_syntax_uid: str
     dataset_offset_bytes: int
     dataset_bytes: int
+    modified_ns: int = 0
+    """When the file was last changed, in nanoseconds since the epoch."""
 
     @property
     def context(self) -> Context:
@@ -53,6 +56,34 @@ class Group:
 
     contexts: tuple[Context, ...]
     candidates: tuple[Candidate, ...]
+
+
+class WorkList:
+    """The files of a group, for several associations to take from; those of one instance stay together.
+
+    One association alone takes them in their order. Several take all files of an instance (they are its
+    parts) at once, so that these arrive one after another.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], associations: int) -> None:
+        units: dict[object, deque[Candidate]] = {}
+        for number, candidate in enumerate(candidates):
+            key = number if associations == 1 else candidate.sop_instance_uid
+            units.setdefault(key, deque()).append(candidate)
+        self._units = deque(units.values())
+
+    def __len__(self) -> int:
+        """How many instances wait."""
+        return len(self._units)
+
+    def take(self) -> deque[Candidate] | None:
+        """The next instance's files; None where there are no more."""
+        return self._units.popleft() if self._units else None
+
+    def give_back(self, unit: deque[Candidate]) -> None:
+        """What could not be sent of an instance is the next to be tried."""
+        if unit:
+            self._units.appendleft(unit)
 
 
 @dataclass(slots=True)
@@ -114,7 +145,8 @@ def make_groups(candidates: Sequence[Candidate], max_contexts: int = MAX_CONTEXT
 
 
 def _read(path: Path, descriptor: int, *, named: bool) -> Candidate | Unsendable:
-    size = os.fstat(descriptor).st_size
+    status = os.fstat(descriptor)
+    size = status.st_size
     first = os.pread(descriptor, _FIRST_READ_BYTES, 0)
     if first[_PREFIX] != b"DICM":
         return Unsendable(path, "no DICOM Part 10 file", is_failure=named)
@@ -146,6 +178,7 @@ def _read(path: Path, descriptor: int, *, named: bool) -> Candidate | Unsendable
         meta.transfer_syntax_uid,
         meta.dataset_offset_bytes,
         dataset_bytes,
+        status.st_mtime_ns,
     )
 
 

@@ -69,7 +69,7 @@ def _plain(result: FileResult) -> dict[str, Any]:
 
 def _line(result: FileResult) -> str:
     status = "" if result.status is None else f"{status_text(result.status)} "
-    reason = "" if result.outcome is Outcome.STORED else f": {printable(result.reason)}"
+    reason = f": {printable(result.reason)}" if result.reason and result.outcome is not Outcome.STORED else ""
     comment = f" ({peer_text(result.comment)})" if result.comment else ""
     return f"{result.outcome.value}: {status}{printable(str(result.path))}{reason}{comment}"
 

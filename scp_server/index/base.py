@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
+from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
 
@@ -19,7 +20,11 @@ __all__ = [
     "IndexTotals",
     "PackableHeader",
     "PartRecord",
+    "RetrievablePart",
+    "UniqueKey",
 ]
+
+T = TypeVar("T")
 
 
 class AddOutcome(StrEnum):
@@ -102,6 +107,24 @@ class PartRecord:
     called_ae_title: str
 
 
+class RetrievablePart(NamedTuple):
+    """What sending a part needs. Small: a retrieve holds all of its own, up to 65 535."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    location: str
+    size_bytes: int
+    dataset_offset_bytes: int
+
+
+class UniqueKey(NamedTuple):
+    """A column of the index that says whose parts are meant, and which of its values do."""
+
+    column: str
+    values: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class IndexTotals:
     """How much is kept."""
@@ -175,7 +198,7 @@ class Index(Protocol):
         ...
 
     async def totals(self) -> IndexTotals:
-        """Count what is kept."""
+        """How much is kept. Who watches asks every second, so it takes no longer with a million instances."""
         ...
 
     async def list_parts(
@@ -183,6 +206,22 @@ class Index(Protocol):
     ) -> list[PartRecord]:
         """Up to `limit` parts, of `scope` or of everything, in the order of their locations, from the first
         location greater than `after` on: the last one's location is where the next page begins."""
+        ...
+
+    def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> RunningSearch[T]:
+        """Look for entities; nothing happens before the first page is asked for.
+
+        What `add` returned before that is found. `judge` is called in another thread, one entity at a time;
+        what it raises is raised by the page, and ends the search. `size_of` says how much memory is in what
+        it gave, so that a page has not much more than a MiB of that. A search may be dropped at any time. A
+        column or count that its level cannot have: ValueError, with the first page.
+        """
+        ...
+
+    async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
+        """Up to `limit` parts of the instances for which every key has one of its values, in the order of the
+        instances, and of each in that of its parts. Each once, however often a value is given, and however
+        many values there are. What `add` returned before that is among them. Raises IndexUnavailable."""
         ...
 
     async def remove(self, locations: Sequence[str]) -> int:

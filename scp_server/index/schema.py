@@ -4,7 +4,7 @@
 
     patients 1──n studies 1──n series 1──n instances 1──n parts 1──1 headers
                                            instances 1──n instance_references
-    discarded_objects
+    discarded_objects      totals
 
 A column that holds an attribute is called by its keyword (PS3.6), so `study_id` is Study ID (0020,0010);
 the tables' own primary keys end in `_key` and mean nothing outside the index. They are given out from
@@ -18,6 +18,10 @@ dates are YYYYMMDD where they can be read, and `patient_name_folded` is what nam
 
 `discarded_objects` names files whose rows are gone and that are still to be deleted.
 
+`totals` is one row that says how many rows the other tables have. Triggers keep it, in the transaction of
+whatever is inserted or deleted: counting a million rows when somebody asks takes a quarter of a second, and
+over one with cold caches.
+
 Every index costs time on the way in: there are those that a query of the hierarchy needs, and partial ones
 for attributes that few objects have.
 """
@@ -25,6 +29,7 @@ for attributes that few objects have.
 from __future__ import annotations
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
     ForeignKey,
@@ -35,6 +40,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
 )
 
 metadata = MetaData(
@@ -204,3 +210,33 @@ discarded_objects = Table(
     metadata,
     Column("location", Text, primary_key=True),
 )
+
+COUNTED = (patients, studies, series, instances, parts)
+
+totals = Table(
+    "totals",
+    metadata,
+    _primary_key("totals_key"),
+    *(Column(table.name, BigInteger, nullable=False) for table in COUNTED),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+
+def _counting_trigger(table: Table, verb: str, sign: str, row: str) -> DDL:
+    """Count a row of `table` that was inserted or deleted."""
+    size = f", bytes = bytes {sign} {row}.size_bytes" if table is parts else ""
+    # Untyped in the library.
+    return DDL(  # type: ignore[no-untyped-call]
+        f"CREATE TRIGGER count_{table.name}_{verb.lower()} AFTER {verb} ON {table.name} "
+        f"BEGIN UPDATE totals SET {table.name} = {table.name} {sign} 1{size}; END"
+    )
+
+
+_first_row = DDL("INSERT INTO totals VALUES (1, 0, 0, 0, 0, 0, 0)")  # type: ignore[no-untyped-call]
+event.listen(metadata, "after_create", _first_row)
+for _table in COUNTED:
+    for _trigger in (
+        _counting_trigger(_table, "INSERT", "+", "NEW"),
+        _counting_trigger(_table, "DELETE", "-", "OLD"),
+    ):
+        event.listen(metadata, "after_create", _trigger.execute_if(dialect="sqlite"))

@@ -40,7 +40,7 @@ class Condition:
     column: str
     hint: Hint
     or_missing: bool = False
-    """An entity without a value is found too."""
+    """An entity without a value is found too; if the column is below it, one without any value there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,15 @@ class Entity(NamedTuple):
 Judge = Callable[[Entity], T | None]
 """Called in a thread of the index; None means that the entity is not wanted. What it raises ends the search
 and is raised to the caller."""
+
+
+SizeOf = Callable[[T], int]
+"""How many bytes something that the judge gave holds."""
+
+
+def of_no_size(_: object) -> int:
+    """For what is small."""
+    return 0
 
 
 class RunningSearch(Protocol[T]):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +29,9 @@ JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 """A log that grew beyond this while a reader held it back is cut when it is reused."""
 
 PREPARED_STATEMENTS = 256
+
+STEPS_BETWEEN_QUESTIONS = 500_000
+"""Of SQLite's virtual machine, some milliseconds: the interpreter lock has to be won for every question."""
 
 
 def writer_engine(path: Path, *, synchronous_full: bool, busy_timeout_seconds: float) -> Engine:
@@ -66,6 +71,21 @@ def reader_engine(path: Path, *, connections: int, busy_timeout_seconds: float) 
     return engine
 
 
+@contextmanager
+def stoppable(connection: Connection, stopped: Callable[[], bool]) -> Iterator[None]:
+    """Within, a statement that runs fails (SQLITE_INTERRUPT) soon after `stopped` answers True.
+
+    SQLite asks, rather than being told by `sqlite3.Connection.interrupt`: that has no effect on a statement
+    which is just about to start, and one that comes late hits whoever uses the connection next.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    driver.set_progress_handler(stopped, STEPS_BETWEEN_QUESTIONS)
+    try:
+        yield
+    finally:
+        driver.set_progress_handler(None, 0)
+
+
 def check_file(path: Path) -> None:
     """Look at a file's first bytes, where there is one.
 
@@ -89,18 +109,47 @@ def keep_copy(path: Path, copy: Path, busy_timeout_seconds: float) -> None:
     """
     unfinished = copy.with_name(copy.name + ".tmp")
     unfinished.unlink(missing_ok=True)
-    source = sqlite3.connect(path, timeout=busy_timeout_seconds)
     try:
-        target = sqlite3.connect(unfinished)
-        try:
+        with (
+            closing(sqlite3.connect(path, timeout=busy_timeout_seconds)) as source,
+            closing(sqlite3.connect(unfinished)) as target,
+        ):
             source.backup(target)
-        finally:
-            target.close()
-    finally:
-        source.close()
-    _sync(unfinished)
+        _sync(unfinished)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     unfinished.replace(copy)
     _sync(copy.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its missing parents, each durable in the one above it. Raises OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+class NamedFile:
+    """A file as it is found under its name now, to be told from any other that has the name later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._identity = self._look()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the name still leads to that file. Blocks as long as stat does."""
+        return self._look() == self._identity
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def _sync(path: Path) -> None:

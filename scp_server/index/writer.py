@@ -125,6 +125,10 @@ class EntryWriter:
         self._keys.forget()
         self._hierarchy.forget()
 
+    def forget_places(self) -> None:
+        """Drop the studies and series remembered: a removal may have taken them away. Keys in hand stay."""
+        self._hierarchy.forget()
+
     def write_batch(self, connection: Connection, requests: Sequence[AddRequest]) -> list[AddResult]:
         """Record `requests` one after the other and tell what became of each.
 
@@ -184,7 +188,7 @@ class EntryWriter:
     ) -> dict[int, tuple[str, ...]]:
         discarded = remove_instances(connection, instance_keys)
         if discarded:
-            self._hierarchy.forget()
+            self.forget_places()
         return discarded
 
     def _insert_instances(self, connection: Connection, new: list[tuple[_Instance, IndexEntry]]) -> None:

@@ -121,6 +121,7 @@ class PeerEntry:
                 policy,
                 refused_sop_classes=policy.refused_sop_classes | classes,
                 refuses_storage=policy.refuses_storage or PeerService.STORE in refused,
+                grants_storage_scp_role=policy.grants_storage_scp_role and PeerService.GET not in refused,
             )
         relational = self.rules.relational
         if relational is not None:
@@ -165,6 +166,11 @@ class AccessRules:
         }
         object.__setattr__(self, "_by_title", by_title)
         object.__setattr__(self, "_untitled", tuple(e for e in self.entries if e.ae_title is None))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the entries are called."""
+        return tuple(entry.rules.name for entry in self.entries)
 
     def find(self, calling_ae_title: str, host: str) -> PeerEntry | None:
         """The entry that a caller matches, or None."""

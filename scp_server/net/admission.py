@@ -44,6 +44,7 @@ class Admission(NamedTuple):
                 item.sop_class_uid: item.application_information
                 for item in self.answer.user_information.extended_negotiations
             },
+            roles={role.sop_class_uid: role for role in self.answer.user_information.role_selections},
             peer=None if self.peer is None else self.peer.rules,
         )
 

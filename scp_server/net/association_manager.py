@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,7 +15,6 @@ from scp_server.net.admission import Admission
 from scp_server.net.association_transport import TransportConfig
 from scp_server.net.budget import ByteBudget
 from scp_server.net.connection import Connection
-from scp_server.observability.activity import Activity
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.protocol.framing import PDU_HEADER
@@ -53,6 +51,8 @@ class AcceptorConfig:
     max_pending_operations: int = 16
     association_buffer_bytes: int = 2 * 1024 * 1024
     process_buffer_bytes: int = 256 * 1024 * 1024
+    store_response_seconds: float = 60.0
+    """How long a peer may take to answer a C-STORE sub-operation, once its data set is sent."""
 
 
 class AssociationManager:
@@ -62,9 +62,9 @@ class AssociationManager:
         self.config = config
         self.services = services
         self.measures = measures or Measures()
+        self.measures.peers.configure(config.access.names)
         self.budget = ByteBudget(config.process_buffer_bytes)
         self._max_request_bytes = _max_request_bytes(config)
-        self.activity = Activity(time.monotonic)
         self._connections: dict[Connection, None] = {}
         self._associations: dict[Connection, None] = {}
         self._requests: dict[Connection, int] = {}
@@ -93,6 +93,7 @@ class AssociationManager:
             raise ValueError("the announced maximum length cannot change while sockets are open")
         self.config = config
         self.services = services
+        self.measures.peers.configure(config.access.names)
         self.budget.set_limit(config.process_buffer_bytes)
         self._max_request_bytes = _max_request_bytes(config)
 
@@ -105,6 +106,10 @@ class AssociationManager:
     def association_count(self) -> int:
         """Accepted associations that have not ended."""
         return len(self._associations)
+
+    def associations_by_peer(self) -> Counter[str]:
+        """`association_count` for each peer that the settings name and that has any, and for all others."""
+        return Counter(self.measures.peers.label(each.peer_name) for each in self._associations)
 
     @property
     def operation_count(self) -> int:
@@ -192,6 +197,7 @@ class AssociationManager:
         if connection.info is not None:
             self._associations[connection] = None
             self.measures.associations.accepted += 1
+            self.measures.peers.of(connection.peer_name).associations += 1
             self._per_peer[connection.info.calling_ae_title] += 1
             self._per_address[connection.host] += 1
 

@@ -23,8 +23,16 @@ from scp_server.protocol.pdu import AbortSource
 log = get_logger(__name__)
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
+READ_BYTES = 262_144
+"""The most that asyncio's transports read at once."""
 _SMALL_WRITE_BYTES = 65_536
 """Up to this many bytes are joined, so that a response leaves in one segment."""
+SMALL_READ_BYTES = 8_192
+"""A read above this is acknowledged at once by every kernel: it is more than one segment."""
+_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", 0)
+"""Linux has it."""
+MOST_FLUSHES_PUT_OFF = 16
+"""Small messages that are sent in one write; more would keep a peer waiting for what it could work on."""
 
 _NOTHING = memoryview(b"")
 
@@ -65,6 +73,10 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._unfed = _NOTHING
         self._feeding = False
         self._pumping = False
+        self._flushes_wanted = 0
+        self._socket: socket.socket | None = None
+        self.sending = asyncio.Lock()
+        """Held while a message is handed on in pieces: nothing may come between them (PS3.8 E.1)."""
         self.ended = False
         self.bytes_received = 0
 
@@ -91,6 +103,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = sock if _TCP_QUICKACK else None
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.association = Association(self._role, self._limits, now=self._loop.time())
         self._arm_timer()
@@ -101,6 +114,14 @@ class AssociationTransport(asyncio.Protocol, ABC):
         # Some event loops still deliver what they had read when reading was stopped.
         self._unfed = memoryview(bytes(self._unfed) + data if self._unfed else data)
         self._feed()
+        if (
+            len(data) <= SMALL_READ_BYTES
+            and self._socket is not None
+            and self.association.message_in_progress
+        ):
+            # The peer's next write may wait for this one to be acknowledged (Nagle), and the kernel would do
+            # that 40 ms later: nothing of ours goes out before the message is whole.
+            self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
     def eof_received(self) -> bool:
         """The peer sends no more (Evt17); what we still owe it is written before the socket closes."""
@@ -115,7 +136,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self._pump()
         self._forget_stops()
         self.ended = True
-        self._transport = None
+        self._transport = self._socket = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -176,6 +197,21 @@ class AssociationTransport(asyncio.Protocol, ABC):
         """Carry out what primitives left behind: events, bytes to send, timers, the end."""
         self._pump()
 
+    def flush_soon(self) -> None:
+        """`flush` before anything else happens in the loop: what a producer queues until then shares a write.
+
+        Of more than MOST_FLUSHES_PUT_OFF, every one that many is a `flush`.
+        """
+        self._flushes_wanted += 1
+        if self._flushes_wanted >= MOST_FLUSHES_PUT_OFF:
+            self.flush()
+        elif self._flushes_wanted == 1:
+            self._loop.call_soon(self._flush_wanted)
+
+    def _flush_wanted(self) -> None:
+        if self._flushes_wanted:
+            self.flush()
+
     def abort_association(
         self, text: str, *, source: int = AbortSource.SERVICE_USER, reason: int = 0
     ) -> None:
@@ -217,6 +253,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
         if self._pumping:
             return
         self._pumping = True
+        self._flushes_wanted = 0
         try:
             while (event := self.association.next_event()) is not None:
                 try:

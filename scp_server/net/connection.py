@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from typing import TYPE_CHECKING, assert_never
 
-from scp_server.errors import AssociationAborted, AssociationError, AssociationLost, LocalProtocolError
+from scp_server.errors import (
+    AssociationAborted,
+    AssociationError,
+    AssociationLost,
+    AssociationReleased,
+    LocalProtocolError,
+)
 from scp_server.interfaces import AssociationInfo
 from scp_server.net.admission import learn_is_dicos
 from scp_server.net.association_transport import AssociationTransport
-from scp_server.net.dataset_stream import DatasetStream
-from scp_server.net.operation import PerformedOperation, refusing
+from scp_server.net.operation import PerformedOperation
+from scp_server.net.operations import Operations
+from scp_server.net.responses import ExpectedResponses, ResponseReceiver
+from scp_server.net.sub_operations import LARGEST_MESSAGE_ID, AcceptorSender
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import Outcome, ReadingStop
 from scp_server.protocol.association import Role, State
@@ -29,9 +36,8 @@ from scp_server.protocol.events import (
     ReleaseRequested,
     TransportClosed,
 )
-from scp_server.protocol.message import CCancelRQ, Message, Request, UnrecognizedCommand
+from scp_server.protocol.message import CCancelRQ, Message, Request, Response
 from scp_server.protocol.pdu import AbortReason, AbortSource, AssociateRQ, RejectReason
-from scp_server.protocol.status import Status, StatusClass, status_class
 from scp_server.protocol.upper_layer import is_final_response
 
 if TYPE_CHECKING:
@@ -43,29 +49,29 @@ _CAN_ANSWER = frozenset({State.STA6, State.STA8})
 
 
 class Connection(AssociationTransport):
-    """One accepted socket. Operations are performed one after another, in the order of their requests;
-    while one runs the connection goes on reading, so that a C-CANCEL or an A-ABORT is seen at once."""
+    """One accepted socket: the events of its association, and what is sent on it.
+
+    Its requests are performed by `Operations`; while one runs, `AcceptorSender` may send requests of ours.
+    """
 
     def __init__(self, manager: AssociationManager) -> None:
-        config = manager.config
+        self.config = config = manager.config
+        self.services = manager.services
+        """Both as they were when the association was asked for: it keeps them to its end."""
         super().__init__(Role.ACCEPTOR, config.limits, config.transport)
         self._manager = manager
-        self._config = config
-        self._services = manager.services
         self._budget = manager.budget
-        self._counts = manager.measures.associations
-        self._held_bytes = 0
-        self._operations: deque[PerformedOperation] = deque()
-        self._unanswered: dict[int, PerformedOperation] = {}
-        self._receiving: PerformedOperation | None = None
+        self._measures = manager.measures
+        self._operations = Operations(self, manager, AcceptorSender(self))
+        self._expected = ExpectedResponses()
+        self._last_message_id = 0
         self._asks_still = True
         self._release_requested = False
         self._release_wanted = False
         self._release_sent = False
-        self._error: AssociationError | None = None
+        self.error: AssociationError | None = None
+        """What ended the association."""
         self._outcome = ""
-        self._operation_count = 0
-        self._dataset_bytes = 0
         self.opened_at = time.monotonic()
         self.info: AssociationInfo | None = None
         self.host = ""
@@ -81,7 +87,7 @@ class Connection(AssociationTransport):
 
     def data_received(self, data: bytes) -> None:
         """Until an association is asked for, what arrives counts against the bound for all half-open ones."""
-        self._counts.received_bytes += len(data)
+        self._measures.associations.received_bytes += len(data)
         super().data_received(data)
         if self._asks_still:
             self._asks_still = self.is_half_open
@@ -96,11 +102,16 @@ class Connection(AssociationTransport):
 
     def reading_stopped(self, why: str) -> None:
         """See `AssociationTransport`."""
-        self._counts.stops[why].stopped()
+        self._measures.associations.stops[why].stopped()
 
     def reading_went_on(self, why: str) -> None:
         """See `AssociationTransport`."""
-        self._counts.stops[why].went_on()
+        self._measures.associations.stops[why].went_on()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where its operations run."""
+        return self._loop
 
     @property
     def is_half_open(self) -> bool:
@@ -113,24 +124,29 @@ class Connection(AssociationTransport):
         return bool(self._outcome)
 
     @property
+    def peer_name(self) -> str | None:
+        """What the settings call the peer; None for who matched none of them, or asked for nothing yet."""
+        return None if self.info is None or self.info.peer is None else self.info.peer.name
+
+    @property
     def requests_received(self) -> int:
         """Requests received since the association began."""
-        return self._operation_count
+        return self._operations.count
 
     @property
     def dataset_bytes(self) -> int:
         """Bytes of data sets received since the association began."""
-        return self._dataset_bytes
+        return self._operations.dataset_bytes
 
     @property
     def operations(self) -> tuple[PerformedOperation, ...]:
         """The operation that runs, and those that wait."""
-        return tuple(self._operations)
+        return self._operations.queued
 
     @property
     def operation_count(self) -> int:
         """How many operations run or wait."""
-        return len(self._operations)
+        return len(self._operations.queued)
 
     # -- events of the association ------------------------------------------------------------------------
 
@@ -138,7 +154,8 @@ class Connection(AssociationTransport):
         """See `AssociationTransport`."""
         match event:
             case DatasetFragment():
-                self._dataset_fragment(event)
+                if not self._expected.fragment_received(event.data, last=event.last):
+                    self._operations.fragment_received(event)
             case CommandReceived():
                 self._command_received(event)
             case AssociateRequested():
@@ -146,7 +163,8 @@ class Connection(AssociationTransport):
             case ReleaseRequested():
                 # On a collision the requestor's response comes first (PS3.8 7.2.2.7).
                 self._release_requested = True
-                if self._receiving is not None or self.association.message_in_progress:
+                self._expected.fail(AssociationReleased("the peer has asked to release the association"))
+                if self._operations.is_receiving or self.association.message_in_progress:
                     self._abort_peer(AbortReason.UNEXPECTED_PDU, "a release inside a message")
                 elif not event.collision:
                     self._release_if_idle()
@@ -188,8 +206,8 @@ class Connection(AssociationTransport):
             request, self._manager.next_association_id(), self.peer_address
         )
         # What was changed since the socket came holds for this association, whole, and later changes do not.
-        self._config, self._services = self._manager.config, self._manager.services
-        limits, peer = self._config.limits, admission.peer
+        self.config, self.services = self._manager.config, self._manager.services
+        limits, peer = self.config.limits, admission.peer
         if peer is not None:
             idle_seconds = peer.idle_override(limits.idle_seconds, limits.dicos_idle_seconds)
             if idle_seconds is not None:
@@ -214,122 +232,42 @@ class Connection(AssociationTransport):
         if event.glued:
             learn_is_dicos(info, True)
         if isinstance(message, CCancelRQ):
-            self._cancel_requested(message)
+            self._cancel_received(message)
             return
-        if isinstance(message, UnrecognizedCommand):
-            service = refusing(
-                Status.UNRECOGNIZED_OPERATION, f"command field 0x{message.command_field:04X} is unknown"
-            )
-        elif not isinstance(message, Request):
+        if isinstance(message, Request):
+            self._operations.request_received(info, event.context_id, message)
+        elif not (
+            isinstance(message, Response) and self._expected.response_received(event.context_id, message)
+        ):
             self._abort_peer(AbortReason.UNEXPECTED_PDU_PARAMETER, "a response to nothing that was asked")
-            return
-        elif message.message_id in self._unanswered:
-            service = refusing(Status.DUPLICATE_INVOCATION, f"message id {message.message_id} is in use")
-        else:
-            service = self._services.find(message, info.contexts[event.context_id])
-        operation = PerformedOperation(
-            info,
-            info.contexts[event.context_id],
-            message,
-            DatasetStream(self._released, ended=not message.has_dataset),
-            service,
-            self._send,
-        )
-        self._operation_count += 1
-        self._operations.append(operation)
-        self._unanswered.setdefault(message.message_id, operation)
-        if message.has_dataset:
-            self._receiving = operation
-        if len(self._operations) == 1:
-            self._start(operation)
-        elif len(self._operations) > self._config.max_pending_operations:
-            self.stop_reading(ReadingStop.OPERATIONS)
 
-    def _cancel_requested(self, message: CCancelRQ) -> None:
-        """A C-CANCEL of what is not performed, or no longer, is ignored (PS3.7 9.3.2.3)."""
+    def _cancel_received(self, message: CCancelRQ) -> None:
         if message.has_dataset:
             self._abort_peer(AbortReason.UNEXPECTED_PDU_PARAMETER, "a C-CANCEL-RQ with a data set")
-            return
-        operation = self._unanswered.get(message.message_id_being_responded_to)
-        if operation is not None:
-            operation.cancel()
+        else:
+            self._operations.cancel_received(message)
 
-    def _dataset_fragment(self, event: DatasetFragment) -> None:
-        operation = self._receiving
-        if operation is None:
-            raise LocalProtocolError("a data set fragment arrived without a command")
-        size_bytes = len(event.data)
-        self._dataset_bytes += size_bytes
-        self._manager.activity.received(size_bytes)
-        self._held_bytes += size_bytes
-        operation.dataset.push(event.data, last=event.last)
-        # After the push: who is asked to let go must already hold it.
-        self._budget.take(self, size_bytes)
-        if event.last:
-            self._receiving = None
-        if self._held_bytes > self._config.association_buffer_bytes:
-            self.stop_reading(ReadingStop.ASSOCIATION_BUFFER)
-            self.budget_exhausted()
+    # -- what is sent -------------------------------------------------------------------------------------
 
-    # -- operations ---------------------------------------------------------------------------------------
-
-    def _start(self, operation: PerformedOperation) -> None:
-        operation.task = self._loop.create_task(self._run(operation), name="operation")
-
-    async def _run(self, operation: PerformedOperation) -> None:
-        try:
-            await operation.perform()
-        except AssociationError as end:
-            operation.log_unanswered(end)
-        except asyncio.CancelledError:
-            # By the server's stop, or by something the service waited for: there will be no answer.
-            self.abort_association("the operation was cancelled", source=AbortSource.SERVICE_PROVIDER)
-            raise
-        except Exception:
-            log.exception("operation.failed", association_id=operation.association.association_id)
-            self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
-        finally:
-            self._manager.measures.operations.ended(
-                operation.request,
-                operation.status,
-                time.monotonic() - operation.started_at,
-                operation.dataset.received_bytes,
-            )
-            if operation.status is not None:
-                failed = status_class(operation.status) is StatusClass.FAILURE
-                self._manager.activity.performed(success=not failed)
-            self._operation_ended()
-
-    def _operation_ended(self) -> None:
-        """The first operation is over, answered or not; the next one begins, unless the association ended."""
-        self._forget(self._operations.popleft())
-        while self._operations and self._outcome:
-            self._forget(self._operations.popleft())
-        if self._operations:
-            self._start(self._operations[0])
-        if len(self._operations) <= self._config.max_pending_operations:
-            self.go_on_reading(ReadingStop.OPERATIONS)
-        if not self._operations:
-            self._manager.operations_ended(self)
-            self._release_if_idle()
+    async def send_response(
+        self, operation: PerformedOperation, response: Message, dataset: Buffer | None
+    ) -> None:
+        """Send a response of `operation`, behind a message that is being sent in pieces. Raises
+        AssociationError, and LocalProtocolError for a response that cannot be sent."""
+        async with self.sending:
+            self._queue_response(operation, response, dataset)
+        if is_final_response(response):
+            self._operations.answered(operation)
             self.flush()
+        else:
+            self.flush_soon()
+        await self.writable()
 
-    def _forget(self, operation: PerformedOperation) -> None:
-        operation.dataset.discard()
-        self._answered(operation)
-        if self._error is not None:
-            # Raised in the service, it holds the service's frames and whatever lies in them: a cycle with
-            # the operation, of a size that the peer chose, which only a full garbage collection would find.
-            self._error.__traceback__ = None
-
-    def _answered(self, operation: PerformedOperation) -> None:
-        """Its message id may be used again."""
-        if self._unanswered.get(operation.request.message_id) is operation:
-            del self._unanswered[operation.request.message_id]
-
-    async def _send(self, operation: PerformedOperation, response: Message, dataset: Buffer | None) -> None:
-        if self._error is not None:
-            raise self._error
+    def _queue_response(
+        self, operation: PerformedOperation, response: Message, dataset: Buffer | None
+    ) -> None:
+        if self.error is not None:
+            raise self.error
         if response.has_dataset is (dataset is None):
             raise LocalProtocolError("a response must have the data set that it announces, and no other")
         now = self._loop.time()
@@ -341,10 +279,29 @@ class Connection(AssociationTransport):
             if self.association.state in _CAN_ANSWER:
                 raise  # It is the response that cannot be sent.
             raise AssociationLost(f"no answer can be sent any more: {error}") from error
-        if is_final_response(response):
-            self._answered(operation)
-        self.flush()
-        await self.writable()
+
+    def next_message_id(self) -> int:
+        """One for a request of ours, which the peer does not use for a request of its own either."""
+        while True:
+            self._last_message_id = self._last_message_id % LARGEST_MESSAGE_ID + 1
+            if not self._operations.is_unanswered(self._last_message_id):
+                return self._last_message_id
+
+    def expect_responses(self, request: Request, receiver: ResponseReceiver) -> None:
+        """Hand the responses to `request` to `receiver`, until `forget_responses`.
+
+        Raises AssociationError when there will be none: also once the peer has asked to release, for then it
+        may send nothing more (PS3.8 9.2, Sta8).
+        """
+        if self.error is not None:
+            raise self.error
+        if self._release_requested:
+            raise AssociationReleased("the peer has asked to release the association")
+        self._expected.expect(request, receiver)
+
+    def forget_responses(self, message_id: int) -> None:
+        """Nobody waits for them any more."""
+        self._expected.forget(message_id)
 
     def _abort_peer(self, reason: AbortReason, text: str) -> None:
         """The peer broke the rules of DIMSE; nothing when the association is over already."""
@@ -361,8 +318,14 @@ class Connection(AssociationTransport):
         self._release_if_idle()
         self.flush()
 
+    def operations_ended(self) -> None:
+        """None runs or waits any more."""
+        self._manager.operations_ended(self)
+        self._release_if_idle()
+        self.flush()
+
     def _release_if_idle(self) -> None:
-        if self._operations or self._outcome or self.info is None:
+        if self._operations.queued or self._outcome or self.info is None:
             return
         now = self._loop.time()
         if self._release_requested:
@@ -379,15 +342,15 @@ class Connection(AssociationTransport):
         if self._outcome:
             return
         self._outcome = outcome
-        self._error = error or AssociationLost(f"the association has ended: {outcome}")
-        for operation in self._operations:
-            operation.association_ended(self._error)
+        self.error = error or AssociationLost(f"the association has ended: {outcome}")
+        self._operations.association_ended(self.error)
+        self._expected.fail(self.error)
         if self.info is None:
             if outcome == "aborted":
                 log.info("connection.aborted", peer_host=self.host, **_safe(details))
             return
         self._manager.association_ended(self)
-        self._counts.ended[outcome] += 1
+        self._measures.associations.ended[outcome] += 1
         emit = log.info if outcome == "released" else log.warning
         emit(
             "association.ended",
@@ -398,8 +361,8 @@ class Connection(AssociationTransport):
             called_ae_title=peer_text(self.info.called_ae_title),
             dicos=self.info.is_dicos,
             contexts=len(self.info.contexts),
-            operations=self._operation_count,
-            dataset_bytes=self._dataset_bytes,
+            operations=self._operations.count,
+            dataset_bytes=self._operations.dataset_bytes,
             duration_seconds=round(time.monotonic() - self.opened_at, 6),
             **_safe(details),
         )
@@ -408,8 +371,7 @@ class Connection(AssociationTransport):
 
     def budget_exhausted(self) -> None:
         """See `BudgetHolder`."""
-        for operation in self._operations:
-            operation.dataset.press()
+        self._operations.press()
 
     def stop_for_budget(self) -> None:
         """See `BudgetHolder`."""
@@ -418,12 +380,6 @@ class Connection(AssociationTransport):
     def go_on_with_budget(self) -> None:
         """See `BudgetHolder`."""
         self.go_on_reading(ReadingStop.PROCESS_BUDGET)
-
-    def _released(self, size_bytes: int) -> None:
-        self._held_bytes -= size_bytes
-        self._budget.give(size_bytes)
-        if self._held_bytes <= self._config.association_buffer_bytes // 2:
-            self.go_on_reading(ReadingStop.ASSOCIATION_BUFFER)
 
 
 def _safe(details: dict[str, object]) -> dict[str, object]:

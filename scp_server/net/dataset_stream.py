@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from scp_server.errors import AssociationError
 
 COPIED_FRAGMENT_BYTES = 2048
+KEPT_ALIVE_AT_MOST = 16
+"""So many times its own size may a view keep alive of what was read with it; a smaller one is copied. Else a
+peer could have a few counted bytes cost all the uncounted ones around them."""
 
 
 class DatasetStream:
     """Fragments go in as they arrive, and come out together (`DatasetSource`).
 
-    Nothing is copied but fragments below `COPIED_FRAGMENT_BYTES`: they wait for company, since a view costs
-    more than they do, and keeps alive all that was read with it.
+    A fragment that is much of what was read at once is not copied. Those below `COPIED_FRAGMENT_BYTES` wait
+    for company, since a view costs more than they do.
 
     `on_release(size_bytes)` hears of every byte once it is held no longer.
     """
@@ -65,7 +68,9 @@ class DatasetStream:
             self.release(size_bytes)
         elif size_bytes >= COPIED_FRAGMENT_BYTES:
             self._end_joined()
-            self._chunks.append(data)
+            alive_bytes = len(data.obj) if isinstance(data.obj, bytes) else size_bytes
+            is_much = size_bytes * KEPT_ALIVE_AT_MOST >= alive_bytes
+            self._chunks.append(data if is_much else memoryview(bytes(data)))
         else:
             self._joined += data
             if last or len(self._joined) >= COPIED_FRAGMENT_BYTES:

@@ -7,11 +7,20 @@ import time
 from collections.abc import Awaitable, Callable
 
 from scp_server.errors import AssociationError, OperationRefused
-from scp_server.interfaces import AcceptedContext, AssociationInfo, Service
+from scp_server.interfaces import AcceptedContext, AssociationInfo, FinalResponse, Sender, Service
+from scp_server.net.association_transport import MOST_FLUSHES_PUT_OFF
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.protocol.events import Buffer
-from scp_server.protocol.message import CStoreRQ, Message, Request, Response, response_to
+from scp_server.protocol.message import (
+    CEchoRQ,
+    CStoreRQ,
+    Message,
+    Request,
+    Response,
+    SubOperationsResponse,
+    response_to,
+)
 from scp_server.protocol.status import Status, StatusClass, status_class
 
 log = get_logger(__name__)
@@ -33,6 +42,7 @@ class PerformedOperation:
         "dataset",
         "request",
         "responses",
+        "sender",
         "started_at",
         "status",
         "task",
@@ -46,11 +56,13 @@ class PerformedOperation:
         dataset: DatasetStream,
         service: Service,
         send: SendResponse,
+        sender: Sender,
     ) -> None:
         self.association = association
         self.context = context
         self.request = request
         self.dataset = dataset
+        self.sender = sender
         self.cancel_requested = False
         self.started_at = time.monotonic()
         self.responses = 0
@@ -81,8 +93,9 @@ class PerformedOperation:
         """See `Operation.send`."""
         await self._send(self, response, dataset)
         self.responses += 1
-        # Where the peer reads fast enough nothing above waits; a C-CANCEL-RQ must still be seen.
-        await asyncio.sleep(0)
+        if self.responses % MOST_FLUSHES_PUT_OFF == 0:
+            # Where the peer reads fast enough nothing above waits; a C-CANCEL-RQ must still be seen.
+            await asyncio.sleep(0)
 
     def association_ended(self, error: AssociationError) -> None:
         """No answer is of use any more; whoever waits for the rest of the data set gets `error`."""
@@ -96,11 +109,11 @@ class PerformedOperation:
         The one ladder between a service and its peer: a refusal becomes its status, anything unexpected a
         failure status; only the end of the association goes through.
         """
-        response, error = await self._result()
+        response, dataset, error = await self._result()
         await self.dataset.drain()
         if self._is_a_warning_to_dicos(response):
             response = response_to(self.request, Status.SUCCESS)
-        await self._send(self, response, None)
+        await self._send(self, response, dataset)
         self.status = response.status
         self._log(response, error)
 
@@ -115,12 +128,17 @@ class PerformedOperation:
             and status_class(response.status) is StatusClass.WARNING
         )
 
-    async def _result(self) -> tuple[Response, str]:
+    async def _result(self) -> tuple[Response, bytes | None, str]:
+        """The final response, its data set, and what went wrong."""
         try:
             answer = await self._service(self)
-            if not isinstance(answer, Response):
-                raise TypeError(f"a service answered {type(answer).__name__}, which is no response")
-            return answer, ""
+            if isinstance(answer, FinalResponse):
+                response, dataset = answer.response, answer.dataset
+            else:
+                response, dataset = answer, None
+            if not isinstance(response, Response):
+                raise TypeError(f"a service answered {type(response).__name__}, which is no response")
+            return response, dataset, response.error_comment or ""
         except OperationRefused as refusal:
             return (
                 response_to(
@@ -129,6 +147,7 @@ class PerformedOperation:
                     comment=refusal.comment,
                     offending_elements=refusal.offending_elements,
                 ),
+                None,
                 refusal.comment,
             )
         except Exception as failure:
@@ -136,11 +155,11 @@ class PerformedOperation:
             if self._end is not None and isinstance(failure, AssociationError):
                 raise
             log.exception("operation.failed", operation=type(self.request).__name__)
-            # 0x0110 is not among the statuses of C-STORE (PS3.7 9.1.1.1.9).
+            # 0x0110 is not among the statuses of services with data sets (PS3.7 9.1.1.1.9, 9.1.2.1.6).
             status = (
-                Status.CANNOT_UNDERSTAND if isinstance(self.request, CStoreRQ) else Status.PROCESSING_FAILURE
+                Status.PROCESSING_FAILURE if isinstance(self.request, CEchoRQ) else Status.CANNOT_UNDERSTAND
             )
-            return response_to(self.request, status, comment="internal error"), type(failure).__name__
+            return response_to(self.request, status, comment="internal error"), None, type(failure).__name__
 
     def _log(self, response: Response, error: str) -> None:
         success = response.status == Status.SUCCESS
@@ -150,6 +169,13 @@ class PerformedOperation:
             fields["sop_class_uid"] = peer_text(self.request.affected_sop_class_uid)
             fields["sop_instance_uid"] = peer_text(self.request.affected_sop_instance_uid)
             fields["transfer_syntax_uid"] = self.context.transfer_syntax
+        if (
+            isinstance(response, SubOperationsResponse)
+            and response.number_of_completed_suboperations is not None
+        ):
+            fields["completed"] = response.number_of_completed_suboperations
+            fields["failed"] = response.number_of_failed_suboperations
+            fields["warning"] = response.number_of_warning_suboperations
         if self.responses:
             fields["responses"] = self.responses
         if error:

@@ -8,16 +8,20 @@ import os
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from scp_server.errors import ConnectFailed, LocalProtocolError
 from scp_server.interfaces import AcceptedContext
+from scp_server.net.cancellable import IDENTIFIER_TRANSFER_SYNTAXES, CancellableOperation
 from scp_server.net.exchange import perform
-from scp_server.net.finding import IDENTIFIER_TRANSFER_SYNTAXES, Finding, make_find_call, query_offers
+from scp_server.net.finding import Finding, make_find_call, query_offers
 from scp_server.net.requestor_connection import RequestorConfig, RequestorConnection
+from scp_server.net.retrieving import Getting, Retrieval, make_get_call, make_move_call, receiver_config
 from scp_server.objects.query_model import QueryModel, QueryOptions
 from scp_server.protocol.items import (
+    MAX_PRESENTATION_CONTEXTS,
     PresentationContextRQ,
+    RoleSelection,
     UserIdentityRQ,
     UserInformation,
 )
@@ -37,15 +41,25 @@ from scp_server.protocol.negotiation import (
 from scp_server.protocol.pdu import AssociateRQ
 
 if TYPE_CHECKING:
+    from scp_server.net.receiving import ObjectSink, ReceivedObject
     from scp_server.objects.query import Query
 
 __all__ = ["Requestor", "RequestorConfig", "StoreResult"]
 
+_RETRIEVE_MODELS = tuple(model for model in QueryModel if model.levels)
 DEFAULT_CONTEXTS: Final = tuple(
     (abstract_syntax, IDENTIFIER_TRANSFER_SYNTAXES)
-    for abstract_syntax in (VERIFICATION_SOP_CLASS_UID, *(model.sop_class_uid for model in QueryModel))
+    for abstract_syntax in (
+        VERIFICATION_SOP_CLASS_UID,
+        *(model.sop_class_uid for model in QueryModel),
+        *(model.move_sop_class_uid for model in _RETRIEVE_MODELS),
+    )
 )
-"""C-ECHO, and C-FIND of every model."""
+"""C-ECHO, C-FIND of every model, and C-MOVE."""
+DEFAULT_GET_CONTEXTS: Final = tuple(
+    (model.get_sop_class_uid, IDENTIFIER_TRANSFER_SYNTAXES) for model in _RETRIEVE_MODELS
+)
+"""Proposed besides where objects are to be received."""
 _MESSAGE_IDS = 65_536
 _CLOSE_SECONDS = 1.0
 """How long the peer may take to close the connection once the association is over, before it is reset."""
@@ -62,8 +76,11 @@ class StoreResult:
 class Requestor:
     """An association that we ask for, as an async context manager: released at its end, aborted on an error.
 
-    `contexts` are (abstract syntax, transfer syntaxes) pairs, at most 128; without them C-ECHO and C-FIND are
-    proposed. `query_options` are offered for C-FIND; `agreed_query_options` says what the peer agreed on.
+    `contexts` are (abstract syntax, transfer syntaxes) pairs; without them C-ECHO, C-FIND and C-MOVE are
+    proposed. `receives` are further ones, of the objects that a C-GET may bring: we offer to be their SCP
+    (PS3.4 C.5.3), and without `contexts` C-GET is proposed too. Together they are at most 128.
+    `query_options` are offered for C-FIND; `agreed_query_options` says what the peer agreed on.
+    `glued` sends command set and data set of a C-STORE in one PDV stream, as DICOS scanners do.
     One operation runs at a time.
     """
 
@@ -74,12 +91,23 @@ class Requestor:
         *,
         called_ae_title: str = "ANY-SCP",
         calling_ae_title: str = "SCP_SERVER_SCU",
-        contexts: Sequence[tuple[str, Sequence[str]]] = DEFAULT_CONTEXTS,
+        contexts: Sequence[tuple[str, Sequence[str]]] | None = None,
+        receives: Sequence[tuple[str, Sequence[str]]] = (),
         query_options: QueryOptions | None = None,
         application_context_name: str = DICOM_APPLICATION_CONTEXT,
         user_identity: UserIdentityRQ | None = None,
+        glued: bool = False,
         config: RequestorConfig | None = None,
     ) -> None:
+        if contexts is None:
+            contexts = (*DEFAULT_CONTEXTS, *(DEFAULT_GET_CONTEXTS if receives else ()))
+        proposed = (*contexts, *receives)
+        if len(proposed) > MAX_PRESENTATION_CONTEXTS:
+            raise LocalProtocolError(
+                f"{len(proposed)} presentation contexts are more than {MAX_PRESENTATION_CONTEXTS}"
+            )
+        self._received_ids = frozenset(range(2 * len(contexts) + 1, 2 * len(proposed) + 1, 2))
+        self._glued = glued
         self._host = host
         self._port = port
         self._config = config or RequestorConfig()
@@ -90,20 +118,24 @@ class Requestor:
             application_context_name=application_context_name,
             presentation_contexts=tuple(
                 PresentationContextRQ(2 * number + 1, abstract_syntax, tuple(transfer_syntaxes))
-                for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
+                for number, (abstract_syntax, transfer_syntaxes) in enumerate(proposed)
             ),
             user_information=UserInformation(
                 maximum_length=self._config.limits.max_pdu_bytes,
                 implementation_class_uid=IMPLEMENTATION_CLASS_UID,
                 implementation_version_name=IMPLEMENTATION_VERSION_NAME,
                 user_identity=user_identity,
+                role_selections=tuple(
+                    RoleSelection(uid, scu_role=False, scp_role=True)
+                    for uid in dict.fromkeys(abstract_syntax for abstract_syntax, _ in receives)
+                ),
                 extended_negotiations=query_offers(contexts, self._query_options),
             ),
         )
         self._connection: RequestorConnection | None = None
         self._message_ids = itertools.count(1)
-        self._finding: Finding | None = None
-        """The last C-FIND that was sent."""
+        self._operation: CancellableOperation[Any] | None = None
+        """The last C-FIND, C-MOVE or C-GET that was sent."""
 
     async def __aenter__(self) -> Self:
         """Connect and associate. Raises ConnectFailed, AssociationRejected, AssociationAborted."""
@@ -123,7 +155,7 @@ class Requestor:
         try:
             await connection.established
         except BaseException:
-            await self._close(abort=True)
+            await self.close(abort=True)
             raise
         return self
 
@@ -134,7 +166,12 @@ class Requestor:
         traceback: TracebackType | None,
     ) -> None:
         """Release when all went well, abort when not."""
-        await self._close(abort=exc is not None)
+        await self.close(abort=exc is not None)
+
+    @property
+    def connection(self) -> RequestorConnection:
+        """What it all happens on. Raises LocalProtocolError before the association was asked for."""
+        return self._live()
 
     @property
     def accepted_contexts(self) -> tuple[AcceptedContext, ...]:
@@ -200,31 +237,68 @@ class Requestor:
         from scp_server.objects.query import make_query
 
         asked = make_query(query, level=level, model=model) if isinstance(query, Mapping) else query
-        call = make_find_call(
+        call = make_find_call(self._live(), self._config, asked, message_id=self._next_message_id())
+        is_dicos = is_dicos_application_context(self._request.application_context_name)
+        return Finding(call, self._take_turn, limit=limit, is_dicos=is_dicos)
+
+    def move(
+        self,
+        query: Mapping[str, object] | Query,
+        *,
+        destination: str,
+        level: str | None = None,
+        model: str | None = None,
+    ) -> Retrieval:
+        """C-MOVE: have the peer send objects to the AE title `destination`, which it must know.
+
+        `async for progress in moving` gives its counters; `moving.result` says how it ended. `query`, `level`
+        and `model` are as `make_retrieve` has them. Raises QueryError; LocalProtocolError when no context was
+        accepted for the model. The loop raises RetrieveFailed and AssociationError.
+        """
+        call = make_move_call(
             self._live(),
             self._config,
-            asked,
+            _retrieve(query, level, model),
+            destination=destination,
             message_id=self._next_message_id(),
-            limit=limit,
-            is_dicos=is_dicos_application_context(self._request.application_context_name),
         )
-        return Finding(call, self._take_turn)
+        return Retrieval(call, self._take_turn)
+
+    def get(
+        self,
+        query: Mapping[str, object] | Query,
+        *,
+        receive: ObjectSink,
+        level: str | None = None,
+        model: str | None = None,
+        on_object: Callable[[ReceivedObject], None] | None = None,
+    ) -> Getting:
+        """C-GET: have the peer send objects on this association, into the sink `receive`.
+
+        As `move`; `on_object` hears of each object once it has been answered. Objects come on the contexts
+        of `receives` that the peer accepted.
+        """
+        connection, asked = self._live(), _retrieve(query, level, model)
+        call = make_get_call(connection, self._config, asked, message_id=self._next_message_id())
+        config = receiver_config(self._config, asked, self._received_ids & connection.contexts.keys())
+        return Getting(call, self._take_turn, receive, config, on_object)
 
     def agreed_query_options(self, model: str = QueryModel.STUDY) -> QueryOptions:
         """What of the offered `query_options` the peer agreed on for this model."""
         answer = self._live().extended_negotiations.get(QueryModel(model).sop_class_uid, b"")
         return self._query_options & QueryOptions.decode(answer)
 
-    async def _take_turn(self, finding: Finding | None) -> None:
-        """Wait until the last C-FIND is out of the way. Raises LocalProtocolError while it is being read."""
-        last = self._finding
+    async def _take_turn(self, operation: CancellableOperation[Any] | None) -> None:
+        """Wait until the last operation is out of the way. Raises LocalProtocolError while it is read."""
+        last = self._operation
         if last is not None and last.running:
             if not last.given_up:
                 raise LocalProtocolError(
-                    "a C-FIND is being read on this association: read it to its end, close it, or use another"
+                    "the answers to a request are being read on this association: read them to their end, "
+                    "close it, or use another"
                 )
             await last.aclose()
-        self._finding = finding
+        self._operation = operation
 
     async def _perform(
         self,
@@ -236,7 +310,13 @@ class Requestor:
         connection = self._live()
         await self._take_turn(None)
         return await perform(
-            connection, context, request, dataset, progress, response_seconds=self._config.response_seconds
+            connection,
+            context,
+            request,
+            dataset,
+            progress,
+            response_seconds=self._config.response_seconds,
+            glued=self._glued,
         )
 
     def _context(self, abstract_syntax: str, transfer_syntax: str | None) -> AcceptedContext:
@@ -253,12 +333,12 @@ class Requestor:
     def _next_message_id(self) -> int:
         return next(self._message_ids) % _MESSAGE_IDS
 
-    async def _close(self, *, abort: bool) -> None:
+    async def close(self, *, abort: bool = False) -> None:
         """End the association and its socket; whatever happens here, the socket does not outlive it."""
         connection = self._live()
         try:
-            if self._finding is not None and not abort:
-                await self._finding.aclose()
+            if self._operation is not None and not abort:
+                await self._operation.aclose()
             if connection.error is None and not abort:
                 connection.association.release(asyncio.get_running_loop().time())
                 connection.flush()
@@ -271,3 +351,11 @@ class Requestor:
             if not connection.over.done():
                 connection.reset()
         await asyncio.wait((connection.over,))
+        if self._operation is not None:
+            await self._operation.settled()
+
+
+def _retrieve(query: Mapping[str, object] | Query, level: str | None, model: str | None) -> Query:
+    from scp_server.objects.retrieve import make_retrieve
+
+    return make_retrieve(query, level=level, model=model) if isinstance(query, Mapping) else query

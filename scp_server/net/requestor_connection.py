@@ -18,7 +18,7 @@ from scp_server.errors import (
 )
 from scp_server.interfaces import AcceptedContext
 from scp_server.net.association_transport import AssociationTransport, TransportConfig
-from scp_server.net.responses import ResponseReceiver
+from scp_server.net.responses import ExpectedResponses, RequestReceiver, ResponseReceiver
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
     Aborted,
@@ -34,7 +34,7 @@ from scp_server.protocol.events import (
 )
 from scp_server.protocol.items import ContextResult
 from scp_server.protocol.limits import Limits
-from scp_server.protocol.message import RESPONSE_BIT, Request, Response
+from scp_server.protocol.message import CStoreRQ, Message, Request, Response
 from scp_server.protocol.pdu import AssociateRQ
 
 
@@ -53,6 +53,12 @@ class RequestorConfig:
     """What may wait for the caller to take it, before nothing more is read from the peer."""
     cancel_seconds: float = 10.0
     """After a C-CANCEL-RQ: how long the final response may take, before the association is aborted."""
+    waiting_object_bytes: int = 4_194_304
+    """What of a C-GET's objects may wait for the sink, before nothing more is read from the peer."""
+    max_retrieved_objects: int = 65_535
+    """Objects that one C-GET may bring, the most its counters can say; then it is cancelled."""
+    max_retrieved_bytes: int = 1 << 40
+    """Data set bytes that one C-GET may bring; then it is cancelled. 0 is no bound."""
 
 
 class RequestorConnection(AssociationTransport):
@@ -70,8 +76,10 @@ class RequestorConnection(AssociationTransport):
         self.request_pdu: AssociateRQ | None = None
         self.extended_negotiations: dict[str, bytes] = {}
         """As the peer answered, by SOP class (PS3.7 D.3.3.5)."""
-        self._receivers: dict[int, tuple[int, ResponseReceiver]] = {}
-        self._dataset_for: ResponseReceiver | None = None
+        self._expected = ExpectedResponses()
+        self._receiving: RequestReceiver | None = None
+        self.request_receiver: RequestReceiver | None = None
+        """Takes the C-STORE requests of the peer, while a C-GET of ours runs."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the association as soon as the socket is there."""
@@ -133,11 +141,11 @@ class RequestorConnection(AssociationTransport):
         """
         if self.error is not None:
             raise self.error
-        self._receivers[request.message_id] = request.command_field | RESPONSE_BIT, receiver
+        self._expected.expect(request, receiver)
 
     def forget_responses(self, message_id: int) -> None:
         """Nobody waits for them any more."""
-        self._receivers.pop(message_id, None)
+        self._expected.forget(message_id)
 
     def _accepted(self, event: AssociateAccepted) -> None:
         proposed = self.request_pdu.presentation_contexts if self.request_pdu is not None else ()
@@ -157,23 +165,29 @@ class RequestorConnection(AssociationTransport):
             self.established.set_result(None)
 
     def _command_received(self, event: CommandReceived) -> None:
-        message = event.message
+        try:
+            wanted = self._message_received(event.context_id, event.message)
+        except ProtocolError as error:
+            self.abort_association(str(error))
+        else:
+            if not wanted:
+                self.abort_association("the peer sent what nobody asked for")
+
+    def _message_received(self, context_id: int, message: Message) -> bool:
         if isinstance(message, Response):
-            command_field, receiver = self._receivers.get(message.message_id_being_responded_to, (0, None))
-            if receiver is not None and command_field == message.command_field:
-                self._dataset_for = receiver
-                try:
-                    receiver.response_received(event.context_id, message)
-                except ProtocolError as error:
-                    self.abort_association(str(error))
-                return
-        self.abort_association("the peer sent what nobody asked for")
+            return self._expected.response_received(context_id, message)
+        if isinstance(message, CStoreRQ) and self.request_receiver is not None:
+            self._receiving = self.request_receiver
+            self._receiving.request_received(context_id, message)
+            return True
+        return False
 
     def _fragment_received(self, event: DatasetFragment) -> None:
-        if self._dataset_for is None or self.error is not None:
+        if self.error is not None:
             return
         try:
-            self._dataset_for.fragment_received(event.data, last=event.last)
+            if not self._expected.fragment_received(event.data, last=event.last) and self._receiving:
+                self._receiving.fragment_received(event.data, last=event.last)
         except ProtocolError as error:
             self.abort_association(str(error))
 
@@ -184,5 +198,6 @@ class RequestorConnection(AssociationTransport):
         if not self.established.done():
             self.established.set_exception(self.error)
             self.established.exception()  # seen: nobody may be waiting
-        for _, receiver in self._receivers.values():
-            receiver.fail(self.error)
+        self._expected.fail(self.error)
+        if self.request_receiver is not None:
+            self.request_receiver.fail(self.error)

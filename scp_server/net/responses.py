@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from scp_server.errors import AssociationError, AssociationLost, ProtocolError
-from scp_server.protocol.message import Response
+from scp_server.protocol.message import RESPONSE_BIT, CStoreRQ, Request, Response
 from scp_server.protocol.upper_layer import is_final_response
 
 if TYPE_CHECKING:
@@ -19,20 +19,72 @@ _RESPONSE_BYTES = 512
 """What a waiting response counts beside its data set, so that responses without one are bounded too."""
 
 
-class ResponseReceiver(Protocol):
-    """Takes the responses to one request, as they arrive. A ProtocolError from it aborts the association."""
-
-    def response_received(self, context_id: int, response: Response) -> None:
-        """A command set; fragments follow when it announces a data set."""
-        ...
+class DatasetReceiver(Protocol):
+    """Takes data sets as they arrive. A ProtocolError from it, and what it is, aborts the association."""
 
     def fragment_received(self, data: memoryview, *, last: bool) -> None:
-        """Some of the data set of the last response."""
+        """Some of the data set of the last message."""
         ...
 
     def fail(self, error: AssociationError) -> None:
         """The association is over."""
         ...
+
+
+class ResponseReceiver(DatasetReceiver, Protocol):
+    """Takes the responses to one request."""
+
+    def response_received(self, context_id: int, response: Response) -> None:
+        """A command set; fragments follow when it announces a data set."""
+        ...
+
+
+class RequestReceiver(DatasetReceiver, Protocol):
+    """Takes C-STORE requests, which a peer sends while it performs our C-GET."""
+
+    def request_received(self, context_id: int, request: CStoreRQ) -> None:
+        """A command set; fragments follow when it announces a data set."""
+        ...
+
+
+class ExpectedResponses:
+    """The requests of ours on one association that are not answered yet, and who waits for the answers."""
+
+    def __init__(self) -> None:
+        self._receivers: dict[int, tuple[int, ResponseReceiver]] = {}
+        self._dataset_for: ResponseReceiver | None = None
+
+    def expect(self, request: Request, receiver: ResponseReceiver) -> None:
+        """Hand the responses to `request` to `receiver`, until `forget`."""
+        self._receivers[request.message_id] = request.command_field | RESPONSE_BIT, receiver
+
+    def forget(self, message_id: int) -> None:
+        """Nobody waits for them any more."""
+        self._receivers.pop(message_id, None)
+
+    def response_received(self, context_id: int, response: Response) -> bool:
+        """Hand it to who waits for it; False when nobody does. Raises ProtocolError."""
+        command_field, receiver = self._receivers.get(response.message_id_being_responded_to, (0, None))
+        if receiver is None or command_field != response.command_field:
+            return False
+        self._dataset_for = receiver if response.has_dataset else None
+        receiver.response_received(context_id, response)
+        return True
+
+    def fragment_received(self, data: memoryview, *, last: bool) -> bool:
+        """The same with some of the data set of that response."""
+        receiver = self._dataset_for
+        if receiver is None:
+            return False
+        if last:
+            self._dataset_for = None
+        receiver.fragment_received(data, last=last)
+        return True
+
+    def fail(self, error: AssociationError) -> None:
+        """There will be no more responses."""
+        for _, receiver in self._receivers.values():
+            receiver.fail(error)
 
 
 class SingleResponse:
@@ -85,7 +137,9 @@ class ResponseStream:
         self._error: AssociationError | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """The final response has arrived, or the association is over."""
-        self.final_status: int | None = None
+        self.final: Answer | None = None
+        self._silence: asyncio.Timeout | None = None
+        self._busy = False
 
     # -- ResponseReceiver ---------------------------------------------------------------------------------
 
@@ -107,7 +161,7 @@ class ResponseStream:
         limit_bytes = self._config.max_response_dataset_bytes
         if len(self._dataset) + len(data) > limit_bytes:
             raise ProtocolError(f"the peer sent a response with a data set above {limit_bytes} bytes")
-        if not self._dropping:
+        if not self._dropping or is_final_response(self._response):
             self._dataset += data
         if last:
             answer = Answer(self._response, bytes(self._dataset))
@@ -139,6 +193,12 @@ class ResponseStream:
             self._connection.go_on_reading(_RESPONSES_WAIT)
         return answer
 
+    def busy(self, busy: bool) -> None:
+        """While the peer's own request is being performed, no response is waited for: time stands still."""
+        self._busy = busy
+        if self._silence is not None:
+            self._silence.reschedule(self._silence_ends())
+
     def drop(self) -> None:
         """Nobody takes any more: what waits and what still comes is passed over, up to the final response."""
         self._dropping = True
@@ -148,7 +208,7 @@ class ResponseStream:
 
     def _answered(self, answer: Answer) -> None:
         if is_final_response(answer.response):
-            self.final_status = answer.response.status
+            self.final = answer
             self._end()
         if self._dropping:
             return
@@ -162,13 +222,18 @@ class ResponseStream:
         seconds = self._config.response_seconds
         self._waiter = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(self._silence_ends()) as self._silence:
                 await self._waiter
         except TimeoutError as error:
             self._connection.abort_association(f"no response within {seconds:g} s")
             raise AssociationLost(f"no response within {seconds:g} s") from error
         finally:
-            self._waiter = None
+            self._waiter = self._silence = None
+
+    def _silence_ends(self) -> float | None:
+        if self._busy:
+            return None
+        return asyncio.get_running_loop().time() + self._config.response_seconds
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -127,6 +127,11 @@ class ElementWalk:
         return self._next
 
     @property
+    def skipped_bytes(self) -> int:
+        """How many of the next bytes lie inside a value and need not be looked at."""
+        return max(0, self._next - self._seen)
+
+    @property
     def is_dicos(self) -> bool:
         """The header (as far as it is known) names a DICOS SOP class or a DICOS version."""
         return bool(self._is_dicos)

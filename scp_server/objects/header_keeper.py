@@ -10,8 +10,6 @@ from scp_server.objects.vr import NEVER
 if TYPE_CHECKING:
     from scp_server.protocol.events import Buffer
 
-MAX_INDEXED_ELEMENTS: Final = 65_536
-"""Most level-0 elements that are remembered, at some 200 bytes each; real headers have hundreds."""
 GAP_COST_BYTES: Final = 128
 """What remembering a value that is not kept counts against the header's bound."""
 
@@ -30,6 +28,7 @@ class HeaderKeeper:
         "_gap_bytes",
         "_header_mark",
         "_keep_from",
+        "_max_indexed_elements",
         "_nested_mark",
         "_tail_start",
         "_value_mark",
@@ -41,7 +40,8 @@ class HeaderKeeper:
         "truncated_at",
     )
 
-    def __init__(self, max_value_bytes: int, max_header_bytes: int) -> None:
+    def __init__(self, max_value_bytes: int, max_header_bytes: int, max_indexed_elements: int) -> None:
+        self._max_indexed_elements = max_indexed_elements
         self.kept = bytearray()
         self.gaps: list[Gap] = []
         self.index: dict[int, IndexedElement] = {}
@@ -63,7 +63,7 @@ class HeaderKeeper:
     @property
     def index_room(self) -> int:
         """How many more level-0 elements are remembered."""
-        return MAX_INDEXED_ELEMENTS - len(self.index)
+        return self._max_indexed_elements - len(self.index)
 
     def room(self, nested: bool) -> int:
         """The offset up to which an element may reach and be kept without a second look."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from scp_server.errors import LocalProtocolError, UnreadableDataset
 from scp_server.objects.element_walk import ElementWalk
@@ -14,6 +15,10 @@ from scp_server.objects.uids import transfer_syntax
 
 if TYPE_CHECKING:
     from scp_server.protocol.events import Buffer
+
+
+STEP_BYTES: Final = 4_096
+"""Looked at in one step, beyond the rest of a value: the smallest elements cost a microsecond or two each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +33,21 @@ class TapLimits:
     """Most that is kept of a header; see `HeaderKeeper` for what is left out beyond."""
     max_elements: int = 1_000_000
     """Elements, items and delimiters before pixel data, at all levels; more are refused."""
+    max_indexed_elements: int = 8_192
+    """Elements of level 0 that are remembered, at some 200 bytes each; real headers have hundreds."""
+    max_references: int = 1_000
+    """Referenced instances that are indexed for one object."""
+    max_reference_items: int = 5_000
+    """Sequence items that are looked at to find them."""
     max_inflate_ratio: int = 200
-    """Inflated bytes per received one of a deflated data set; more are refused, after the first MiB."""
+    """Inflated bytes per received one of a deflated data set; more are refused."""
+    inflate_grace_bytes: int = 1_048_576
+    """The ratio is not looked at before this: short runs of zeros deflate a thousandfold."""
     max_inflated_bytes: int = 0
     """Inflated size of a deflated data set; 0 is no bound."""
 
 
-_DEFAULT_LIMITS = TapLimits()
+DEFAULT_LIMITS = TapLimits()
 
 
 class HeaderTap:
@@ -49,16 +62,18 @@ class HeaderTap:
     exactly between two elements of level 0 is the one that goes unnoticed.
     """
 
-    def __init__(self, transfer_syntax_uid: str, limits: TapLimits = _DEFAULT_LIMITS) -> None:
+    def __init__(self, transfer_syntax_uid: str, limits: TapLimits = DEFAULT_LIMITS) -> None:
         self.transfer_syntax = transfer_syntax(transfer_syntax_uid)
         self.dataset_bytes = 0
         """Bytes received so far, as they came (deflated, where the transfer syntax says so)."""
-        self._keeper = HeaderKeeper(limits.max_value_bytes, limits.max_header_bytes)
+        self._keeper = HeaderKeeper(
+            limits.max_value_bytes, limits.max_header_bytes, limits.max_indexed_elements
+        )
         self._walks = [
             ElementWalk(self.transfer_syntax, self._keeper, limits.max_sequence_depth, limits.max_elements)
         ]
         self._inflate = (
-            BoundedInflate(limits.max_inflate_ratio, limits.max_inflated_bytes)
+            BoundedInflate(limits.max_inflate_ratio, limits.max_inflated_bytes, limits.inflate_grace_bytes)
             if self.transfer_syntax.deflated
             else None
         )
@@ -89,12 +104,23 @@ class HeaderTap:
 
     def feed(self, data: Buffer) -> None:
         """Take the data set's next bytes. Raises UnreadableDataset."""
+        for _ in self.steps(data):
+            pass
+
+    def steps(self, data: Buffer) -> Generator[None, None, None]:
+        """The same in steps of a millisecond or so, between which others may work; to be iterated to its end.
+
+        Raises UnreadableDataset, and is not to be gone on with then.
+        """
         self.dataset_bytes += len(data)
-        if self._inflate is None:
-            self._take(data)
-        else:
-            for step in self._inflate.feed(data):
-                self._take(step)
+        for piece in (data,) if self._inflate is None else self._inflate.feed(data):
+            view = memoryview(piece)
+            start = 0
+            while start < len(view):
+                stop = start + STEP_BYTES + min(walk.skipped_bytes for walk in self._walks)
+                self._take(view[start:stop])
+                start = stop
+                yield
 
     def finish(self) -> None:
         """The data set has ended. Raises UnreadableDataset when it is cut."""

@@ -15,7 +15,7 @@ from scp_server.objects.raw_header import AttributeSource, Scalar, decode_value
 from scp_server.objects.summary import CANNOT_UNDERSTAND
 from scp_server.objects.text import decode_text
 from scp_server.objects.uids import transfer_syntax
-from scp_server.objects.vr import NUMBER_BYTES, TEXT_VRS, little_endian_words
+from scp_server.objects.vr import NUMBER_BYTES, SINGLE_VALUED_TEXT_VRS, TEXT_VRS, little_endian_words
 
 SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _QUERY_RETRIEVE_LEVEL: Final = 0x00080052
@@ -23,6 +23,7 @@ _NO_KEYS: Final = frozenset([SPECIFIC_CHARACTER_SET, _QUERY_RETRIEVE_LEVEL])
 ITEM_BYTES: Final = b"\xfe\xff\x00\xe0"
 """How a sequence begins where its VR is not known: in little endian (PS3.5 6.2.2)."""
 _DECODED_VRS: Final = TEXT_VRS | NUMBER_BYTES.keys() | {"AT"}
+_NUMBER_BYTES: Final = {**NUMBER_BYTES, "AT": 4}
 _DATE_CHARACTERS: Final = 8
 
 
@@ -32,6 +33,11 @@ class IdentifierLimits:
 
     max_keys: int = 1_000
     """Elements, those in sequences too."""
+    max_values: int = 16_384
+    """Of all keys together; a matcher takes up to some hundred bytes for each."""
+    max_wildcard_bytes: int = 8_192
+    """Of all values of the keys that have wild cards, or are compared word by word; a pattern takes up to
+    some hundred bytes for each."""
     max_sequence_depth: int = 64
 
 
@@ -79,18 +85,22 @@ def read_identifier(
     is_dicos: bool,
     options: MatchingOptions,
     limits: IdentifierLimits,
+    only: frozenset[int] | None = None,
 ) -> Identifier:
     """Read an identifier of one of the three uncompressed transfer syntaxes.
 
     `is_dicos` says whose dictionary has the VRs in implicit VR. Of a repeated tag the first is taken, and so
-    is a sequence's first item. Raises OperationRefused (0xC000) for what is cut, overruns, is too deep, has
-    too many keys, or values that their VR cannot have.
+    is a sequence's first item. `only`: other keys than these are passed over, whatever they say. Raises
+    OperationRefused (0xC000) for what is cut, overruns, is too deep, has too many keys, or values that their
+    VR cannot have.
     """
     reader = _Reader(data, transfer_syntax_uid, is_dicos, options, limits)
     try:
         found = reader.find(reader.is_implicit, 0, len(data))
         charset = reader.value(found, SPECIFIC_CHARACTER_SET)
         level = decode_text(reader.value(found, _QUERY_RETRIEVE_LEVEL) or b"", None).strip(" \0")
+        if only is not None:
+            found = {tag: element for tag, element in found.items() if tag in only}
         return Identifier(reader.keys(found, reader.is_implicit, charset, 0), level, charset)
     except ValueError as error:
         raise OperationRefused(CANNOT_UNDERSTAND, f"the identifier cannot be read: {error}") from None
@@ -108,6 +118,8 @@ class _Reader:
         self._options = options
         self._limits = limits
         self._count = 0
+        self._values = 0
+        self._wildcard_bytes = 0
 
     @property
     def is_implicit(self) -> bool:
@@ -176,10 +188,28 @@ class _Reader:
             return Key(tag, "SQ", items=nested, private_creator=creator)
         matcher = None
         if creator is not None or not is_private(tag):
+            self._count_values(tag, vr, value)
             matcher = make_matcher(
                 tag, vr, value, charset=charset, little_endian=little_endian, options=self._options
             )
         return Key(tag, vr, matcher, private_creator=creator)
+
+    def _count_values(self, tag: int, vr: str, value: bytes) -> None:
+        """Bound what matchers take, before they are made. Counts what looks like a backslash, `*` or `?` in
+        any character set. Raises OperationRefused."""
+        limits, is_text = self._limits, vr in TEXT_VRS
+        if is_text and vr not in SINGLE_VALUED_TEXT_VRS:
+            self._values += value.count(b"\\") + 1
+        else:
+            self._values += len(value) // _NUMBER_BYTES[vr] if vr in _NUMBER_BYTES else 1
+        if self._values > limits.max_values:
+            raise OperationRefused(CANNOT_UNDERSTAND, f"more than {limits.max_values} values", (tag,))
+        by_word = vr == "PN" and self._options.fuzzy_person_names
+        if is_text and (by_word or b"*" in value or b"?" in value):
+            self._wildcard_bytes += len(value)
+        if self._wildcard_bytes > limits.max_wildcard_bytes:
+            problem = f"more than {limits.max_wildcard_bytes} bytes with wild cards"
+            raise OperationRefused(CANNOT_UNDERSTAND, problem, (tag,))
 
     def _items(
         self, element: FoundElement, implicit: bool, charset: bytes | None, depth: int

@@ -16,8 +16,6 @@ STEP_BYTES: Final = 65_536
 """Most that is inflated, and looked at, in one step."""
 INPUT_STEP_BYTES: Final = 16_384
 """Most that is given to zlib at once: what it has not used yet is copied at every step."""
-RATIO_GRACE_BYTES: Final = 1_048_576
-"""The ratio is not looked at before this much was inflated: short runs of zeros deflate a thousandfold."""
 
 _GZIP_TRAILER = struct.Struct("<II")
 
@@ -25,13 +23,14 @@ _GZIP_TRAILER = struct.Struct("<II")
 class BoundedInflate:
     """One deflate stream. At most `STEP_BYTES` of inflated data exist at a time.
 
-    More than `max_ratio` inflated bytes per received one, or more than `max_bytes` in all (0: no bound),
-    raise UnreadableDataset, as does anything that is no deflate stream.
+    More than `max_ratio` inflated bytes per received one, once there are `grace_bytes`, or more than
+    `max_bytes` in all (0: no bound), raise UnreadableDataset, as does anything that is no deflate stream.
     """
 
     __slots__ = (
         "_checksum",
         "_decompressor",
+        "_grace_bytes",
         "_max_bytes",
         "_max_ratio",
         "_trailer",
@@ -39,10 +38,11 @@ class BoundedInflate:
         "received_bytes",
     )
 
-    def __init__(self, max_ratio: int, max_bytes: int) -> None:
+    def __init__(self, max_ratio: int, max_bytes: int, grace_bytes: int) -> None:
         self._decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
         self._max_ratio = max_ratio
         self._max_bytes = max_bytes
+        self._grace_bytes = grace_bytes
         self._checksum = 0
         self._trailer = b""
         self.received_bytes = 0
@@ -91,7 +91,7 @@ class BoundedInflate:
             raise UnreadableDataset(
                 f"data set inflates to more than {self._max_bytes} bytes", offset_bytes=self.inflated_bytes
             )
-        if self.inflated_bytes > RATIO_GRACE_BYTES and self.inflated_bytes > self._max_ratio * used:
+        if self.inflated_bytes > self._grace_bytes and self.inflated_bytes > self._max_ratio * used:
             raise UnreadableDataset(
                 f"data set inflates more than {self._max_ratio} to 1", offset_bytes=self.inflated_bytes
             )

@@ -45,8 +45,15 @@ class _Name:
     words: tuple[Pattern, ...]
     """For fuzzy matching, if that was agreed: each word's beginning."""
 
-    def accepts(self, text: str) -> bool:
-        folded = [folded_group(group) for group in text.split("=")]
+    @property
+    def plain_group(self) -> str | None:
+        """The group that a name has to have, where that is all there is to it."""
+        first = self.groups[0]
+        simple = first.place < 0 and not first.patterns and not self.words
+        return first.text if simple else None
+
+    def accepts(self, folded: Sequence[str]) -> bool:
+        """Whether the folded groups of a name are meant."""
         if all(group.accepts(folded) for group in self.groups):
             return True
         if not self.words:
@@ -59,30 +66,42 @@ class _Name:
 class NameMatcher:
     """One of some names."""
 
+    groups: frozenset[str]
+    """Any of the name's groups is one of these: keys of one group, without wild cards."""
     names: tuple[_Name, ...]
+    """The other keys."""
     hint: Contains | None
     """About the folded column."""
 
     @classmethod
     def of(cls, keys: Iterable[str], fuzzy: bool) -> NameMatcher | None:
         """From keys as `compared_text` makes them, but for their length; None when one is universal."""
+        plain: dict[str, None] = {}
         names = []
         for key in keys:
             name = _name(key if is_pattern(key) else compared_text(key), fuzzy)
             if not name.groups:
                 return None
-            names.append(name)
+            group = name.plain_group
+            if group is None:
+                names.append(name)
+            else:
+                plain[group] = None
         hint = None
-        if len(names) == 1 and not fuzzy:
-            literal = max((group.literal for group in names[0].groups), key=len)
+        if len(plain) + len(names) == 1 and not fuzzy:
+            wanted = [f"={group}=" for group in plain] + [g.literal for name in names for g in name.groups]
+            literal = max(wanted, key=len)
             hint = Contains(literal) if literal else None
-        return cls(tuple(names), hint)
+        return cls(frozenset(plain), tuple(names), hint)
 
     def matches(self, values: Sequence[Scalar | bytes]) -> bool:
         """Whether one of the values is meant."""
         for value in values:
             text = compared_text(value if isinstance(value, str) else str(value))
-            if text and any(name.accepts(text) for name in self.names):
+            if not text:
+                continue
+            folded = [folded_group(group) for group in text.split("=")]
+            if not self.groups.isdisjoint(folded) or any(name.accepts(folded) for name in self.names):
                 return True
         return False
 

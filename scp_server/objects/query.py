@@ -58,8 +58,9 @@ def make_query(
     *,
     level: str | None = None,
     model: str = QueryModel.STUDY,
+    complete: bool = True,
 ) -> Query:
-    """Read a query. Without any return key it gets those of its level (`default_keys`).
+    """Read a query. Without any return key it gets those of its level (`default_keys`), if `complete`.
 
     `level` is STUDY unless it is given here or as Query/Retrieve Level in `keys`. Raises QueryError.
     """
@@ -79,7 +80,7 @@ def make_query(
             raise QueryError(f"the model {chosen} has no level {query_level}")
     elif level is not None:
         raise QueryError("a worklist has no level")
-    if not _has_return_key(found):
+    if complete and not _has_return_key(found):
         found = _with_defaults(found, read_item(default_keys(query_level), 0))
     return Query(chosen, query_level, found)
 

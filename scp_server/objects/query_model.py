@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Final, Self
 
+from scp_server.errors import QueryError
+
 
 class QueryLevel(StrEnum):
     """Query/Retrieve Level (0008,0052) (PS3.4 C.6)."""
@@ -27,6 +29,22 @@ class QueryModel(StrEnum):
     def sop_class_uid(self) -> str:
         """Its C-FIND SOP class (PS3.4 C.6.1.3, C.6.2.3, K.6.1.4)."""
         return _SOP_CLASS_UIDS[self]
+
+    @property
+    def move_sop_class_uid(self) -> str:
+        """Its C-MOVE SOP class. Raises QueryError for a worklist."""
+        return self._retrieve_uid(".2")
+
+    @property
+    def get_sop_class_uid(self) -> str:
+        """Its C-GET SOP class. Raises QueryError for a worklist."""
+        return self._retrieve_uid(".3")
+
+    def _retrieve_uid(self, ending: str) -> str:
+        """The classes of one model differ in their last component only (PS3.4 C.6.1.3, C.6.2.3)."""
+        if not self.levels:
+            raise QueryError("nothing can be retrieved from a worklist")
+        return self.sop_class_uid.removesuffix(".1") + ending
 
     @property
     def levels(self) -> tuple[QueryLevel, ...]:

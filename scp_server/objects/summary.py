@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from scp_server.errors import OperationRefused
 from scp_server.objects.folding import canonical_date, folded_name, normal_text
+from scp_server.objects.header_tap import DEFAULT_LIMITS, TapLimits
 from scp_server.objects.raw_header import AttributeSource, RawHeader
 from scp_server.objects.text import decode_text
 from scp_server.objects.uids import clean_uid, is_valid_uid
 from scp_server.objects.vr import tag_text
 
+T = TypeVar("T")
+
 MAX_TEXT_CHARACTERS: Final = 1_024
 """Longest text of a column; the whole value stays in the raw header."""
-MAX_REFERENCES: Final = 1_000
-"""Most referenced instances that are indexed for one object."""
-MAX_ITEMS_VISITED: Final = 5_000
-"""Most sequence items that are looked at to find them."""
 CANNOT_UNDERSTAND: Final = 0xC000
 """Status of an object that lacks what an archive needs (PS3.4 B.2.3)."""
 
@@ -211,12 +210,17 @@ _BINARY: Final = {
 """Bytes of a binary integer, and whether it has a sign."""
 
 
-def summarize(header: RawHeader) -> InstanceSummary:
+def summarize(header: RawHeader, limits: TapLimits = DEFAULT_LIMITS) -> InstanceSummary:
     """Read the index's columns from a raw header.
 
     Raises OperationRefused (0xC000, with the offending element) when one of the four UIDs is missing or not
     valid; nothing else in an object makes this fail.
     """
+    return _ended(summarizing(header, limits))
+
+
+def summarizing(header: RawHeader, limits: TapLimits) -> Generator[None, None, InstanceSummary]:
+    """`summarize` in steps, one for each referenced item, between which others may work."""
     sop_class, sop_instance, study, series = [_required_uid(header, tag, name) for tag, name in _REQUIRED]
     charset = header.specific_character_set
     columns: dict[str, Any] = {name: _text(raw, charset) for name, raw in header.raw_values(_TEXT).items()}
@@ -226,13 +230,14 @@ def summarize(header: RawHeader) -> InstanceSummary:
         if date := columns.get(name):
             columns[name] = canonical_date(date)
     if _THREAT_SEQUENCE in header:
-        columns["threat_categories"], columns["assessment_flags"] = assessments(header)
+        categories, flags = yield from _assessing(header, limits)
+        columns["threat_categories"], columns["assessment_flags"] = categories, flags
     return InstanceSummary(
         sop_class_uid=sop_class,
         sop_instance_uid=sop_instance,
         study_instance_uid=study,
         series_instance_uid=series,
-        referenced_sop_instance_uids=_references(header),
+        referenced_sop_instance_uids=(yield from _references(header, limits)),
         **columns,
     )
 
@@ -287,14 +292,22 @@ def _text_number(raw: bytes) -> int | None:
     return int(number) if number.is_integer() and abs(number) < INTEGER_LIMIT else None
 
 
-def assessments(header: AttributeSource) -> tuple[str | None, str | None]:
+def assessments(header: AttributeSource, limits: TapLimits = DEFAULT_LIMITS) -> tuple[str | None, str | None]:
     """The distinct threat categories and assessment flags in a report, each joined and wrapped by `\\`.
 
-    Those of the first `MAX_ITEMS_VISITED` items, up to `MAX_TEXT_CHARACTERS`; None where there are none.
+    Those of the first `limits.max_reference_items` items, up to `MAX_TEXT_CHARACTERS`; None where there are
+    none.
     """
+    return _ended(_assessing(header, limits))
+
+
+def _assessing(
+    header: AttributeSource, limits: TapLimits
+) -> Generator[None, None, tuple[str | None, str | None]]:
     found: tuple[dict[str, None], dict[str, None]] = ({}, {})
     charset = header.specific_character_set
-    for item in islice(_items_along(header, _ASSESSMENTS), MAX_ITEMS_VISITED):
+    for item in islice(_items_along(header, _ASSESSMENTS), limits.max_reference_items):
+        yield
         if item is None:
             continue
         for values, tag in zip(found, (_THREAT_CATEGORY, _ASSESSMENT_FLAG), strict=True):
@@ -302,6 +315,16 @@ def assessments(header: AttributeSource) -> tuple[str | None, str | None]:
             values.update(dict.fromkeys(part.strip() for part in text.split("\\")) if text else {})
     categories, flags = [_wrapped(values) for values in found]
     return categories, flags
+
+
+def _ended(steps: Generator[None, None, T]) -> T:
+    """What steps come to, all at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _wrapped(values: Iterable[str]) -> str | None:
@@ -312,7 +335,7 @@ def _wrapped(values: Iterable[str]) -> str | None:
     return text if len(text) > 1 else None
 
 
-def _references(header: RawHeader) -> tuple[str, ...]:
+def _references(header: RawHeader, limits: TapLimits) -> Generator[None, None, tuple[str, ...]]:
     """Valid Referenced SOP Instance UIDs along `_REFERENCE_PATHS`, each once, in the order they are found."""
     found: dict[str, None] = {}
     visited = 0
@@ -324,8 +347,9 @@ def _references(header: RawHeader) -> tuple[str, ...]:
             uid = "" if item is None else clean_uid(item.raw(_REFERENCED_SOP_INSTANCE_UID) or b"")
             if uid and is_valid_uid(uid):
                 found[uid] = None
-            if len(found) >= MAX_REFERENCES or visited >= MAX_ITEMS_VISITED:
+            if len(found) >= limits.max_references or visited >= limits.max_reference_items:
                 return tuple(found)
+            yield
     return tuple(found)
 
 

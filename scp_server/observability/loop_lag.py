@@ -15,11 +15,17 @@ class LoopLag:
     """Asks to be called every `INTERVAL_SECONDS`, and observes how much later that happens.
 
     A loop that is blocked for long is observed once, with all of that time. The clock is not the loop's own,
-    which may stand still while the loop's callbacks run.
+    which may stand still while the loop's callbacks run. `tick`, where there is one, is called as often.
     """
 
-    def __init__(self, lag: Histogram, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lag: Histogram,
+        clock: Callable[[], float] = time.monotonic,
+        tick: Callable[[], None] | None = None,
+    ) -> None:
         self._lag = lag
+        self._tick = tick
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
 
@@ -39,4 +45,6 @@ class LoopLag:
 
     def _called(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         self._lag.observe(max(0.0, self._clock() - due))
+        if self._tick is not None:
+            self._tick()
         self._ask(loop)

@@ -4,14 +4,15 @@ Adding to them takes no lock and looks up no text, so that an object costs a few
 a fragment one addition. Everything here is changed in the event loop alone, except `IndexMeasures`' batches,
 which the index's one writing thread adds to; whoever reads in between sees numbers of a moment ago.
 
-Every key comes from a closed set: nothing that a peer sends can make another series.
+Every key comes from a closed set: nothing that a peer sends can make another series. Whatever happens is
+counted here once; what `status` tells of it (`rates`) is read from the same numbers.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -121,7 +122,41 @@ SERVICES: Mapping[type[Message], Service] = MappingProxyType({CStoreRQ: Service.
 UNANSWERED = "unanswered"
 RESULTS = ("success", "warning", "cancel", "failure", UNANSWERED)
 """The class of the final status, or that none was sent before the association ended."""
-_KEPT = frozenset({StatusClass.SUCCESS, StatusClass.WARNING})
+_KEPT = frozenset({StatusClass.SUCCESS.value, StatusClass.WARNING.value})
+
+
+OTHER_PEER = "other"
+"""Stands for every caller that no entry of the settings is about."""
+
+
+@dataclass(slots=True)
+class PeerCounts:
+    """What one peer of the settings did, or all others together."""
+
+    associations: int = 0
+    operations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
+    dataset_bytes: int = 0
+
+
+class PeerMeasures:
+    """The counts of each configured peer, by the name that we gave it, and of all others."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, PeerCounts] = {OTHER_PEER: PeerCounts()}
+
+    def configure(self, names: Iterable[str]) -> None:
+        """These are the peers from now on. Who was one keeps its counts; whoever is none any more is one of
+        the others, also for what its associations still do."""
+        known = self.by_name
+        self.by_name = {name: known.get(name) or PeerCounts() for name in (OTHER_PEER, *names)}
+
+    def label(self, name: str | None) -> str:
+        """What a peer that the settings call `name` is called: the same, or `OTHER_PEER`."""
+        return name if name in self.by_name else OTHER_PEER
+
+    def of(self, name: str | None) -> PeerCounts:
+        """Where to count for it."""
+        return self.by_name[self.label(name)]
 
 
 class OperationMeasures:
@@ -136,6 +171,8 @@ class OperationMeasures:
         )
         self._by_request = {request: self.durations[service] for request, service in SERVICES.items()}
         self._other = self.durations[Service.OTHER]
+        self.dataset_bytes = 0
+        """Bytes of data sets as they arrive, whatever becomes of them."""
         self.objects = 0
         self.object_bytes = 0
         self.refused: dict[int, int] = {
@@ -143,21 +180,43 @@ class OperationMeasures:
             **{status: 0 for status in Status if status_class(status) is StatusClass.FAILURE},
         }
 
-    def ended(self, request: Message, status: int | None, seconds: float, dataset_bytes: int) -> None:
+    def received(self, peer: PeerCounts, size_bytes: int) -> None:
+        """A fragment of a data set has arrived."""
+        self.dataset_bytes += size_bytes
+        peer.dataset_bytes += size_bytes
+
+    def ended(
+        self, peer: PeerCounts, request: Message, status: int | None, seconds: float, dataset_bytes: int
+    ) -> None:
         """An operation is over, `seconds` after its request; `status` None when it was not answered."""
-        by_result = self._by_request.get(type(request), self._other)
-        kind = StatusClass.PENDING if status is None else status_class(status)
-        if status is None or kind is StatusClass.PENDING:
-            by_result[UNANSWERED].observe(seconds)
+        result = _result(status)
+        peer.operations[result] += 1
+        self._by_request.get(type(request), self._other)[result].observe(seconds)
+        if status is None or result == UNANSWERED or not isinstance(request, CStoreRQ):
             return
-        by_result[kind.value].observe(seconds)
-        if not isinstance(request, CStoreRQ):
-            return
-        if kind in _KEPT:
+        if result in _KEPT:
             self.objects += 1
             self.object_bytes += dataset_bytes
         else:
             self.refused[status if status in self.refused else OTHER_STATUS] += 1
+
+    @property
+    def answered(self) -> int:
+        """Operations that got a final status."""
+        return sum(self._count(result) for result in RESULTS if result != UNANSWERED)
+
+    @property
+    def failed(self) -> int:
+        """Those whose status was a failure."""
+        return self._count(StatusClass.FAILURE.value)
+
+    def _count(self, result: str) -> int:
+        return sum(sum(by_result[result].counts) for by_result in self.durations.values())
+
+
+def _result(status: int | None) -> str:
+    kind = StatusClass.PENDING if status is None else status_class(status)
+    return UNANSWERED if kind is StatusClass.PENDING else kind.value
 
 
 class StageClock:
@@ -227,14 +286,67 @@ class IndexMeasures:
     failures: int = 0
 
 
+@dataclass(slots=True)
+class OutboundMeasures:
+    """Associations that we asked remotes for. `used` and `idle` are of this moment."""
+
+    used: int = 0
+    idle: int = 0
+    opened: int = 0
+    reused: int = 0
+    failed: int = 0
+
+
+class SubOperationResult(StrEnum):
+    """What became of a C-STORE that a C-MOVE or C-GET asked for; by the names of PS3.7's counts."""
+
+    COMPLETED = "completed"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class RetrieveMeasures:
+    """The sub-operations of C-MOVE and C-GET, and the bytes of data sets that they sent.
+
+    `accepted` are those of the retrieves that are performed now.
+    """
+
+    accepted: int = 0
+    results: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SubOperationResult, 0))
+    sent_bytes: int = 0
+
+
+class QuarantineEvent(StrEnum):
+    """What happens to a refused data set that is worth keeping."""
+
+    KEPT = "kept"
+    NOT_KEPT = "not_kept"
+    """The quarantine was full, or failed."""
+    RELEASED = "released"
+    RELEASE_REFUSED = "release_refused"
+    DROPPED = "dropped"
+
+
+@dataclass(slots=True)
+class QuarantineMeasures:
+    """The quarantine's comings and goings; how much lies in it is asked, not counted."""
+
+    events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(QuarantineEvent, 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Measures:
     """Everything one server counts. Each component gets its own part."""
 
     associations: AssociationMeasures = field(default_factory=AssociationMeasures)
+    peers: PeerMeasures = field(default_factory=PeerMeasures)
     operations: OperationMeasures = field(default_factory=OperationMeasures)
     reception: ReceptionMeasures = field(default_factory=ReceptionMeasures)
     index: IndexMeasures = field(default_factory=IndexMeasures)
+    outbound: OutboundMeasures = field(default_factory=OutboundMeasures)
+    retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
+    quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
 
 
@@ -247,9 +359,14 @@ class Levels:
     connections_limit: int = 0
     associations: int = 0
     associations_limit: int = 0
+    associations_by_peer: Mapping[str, int] = field(default_factory=dict)
     operations: int = 0
     held_bytes: int = 0
     held_bytes_limit: int = 0
     storage_free_bytes: int | None = None
     storage_size_bytes: int | None = None
     storage_reserve_bytes: int | None = None
+    quarantine_objects: int = 0
+    quarantine_objects_limit: int = 0
+    quarantine_bytes: int = 0
+    quarantine_bytes_limit: int = 0

@@ -129,6 +129,41 @@ METRICS: tuple[Declaration, ...] = (
         "Bytes read from DICOM sockets.",
         lambda v: v.measures.associations.received_bytes,
     ),
+    # -- peers
+    Declaration(
+        "scp_peer_associations_active",
+        "gauge",
+        "Associations accepted and not ended, by peer.",
+        ("peer",),
+        lambda v: [
+            ((peer,), v.levels.associations_by_peer.get(peer, 0)) for peer in v.measures.peers.by_name
+        ],
+    ),
+    Declaration(
+        "scp_peer_associations_accepted_total",
+        "counter",
+        "Associations accepted, by peer.",
+        ("peer",),
+        lambda v: [((peer,), counts.associations) for peer, counts in v.measures.peers.by_name.items()],
+    ),
+    Declaration(
+        "scp_peer_operations_total",
+        "counter",
+        "DIMSE operations that ended, by peer.",
+        ("peer", "status_class"),
+        lambda v: [
+            ((peer, result), count)
+            for peer, counts in v.measures.peers.by_name.items()
+            for result, count in counts.operations.items()
+        ],
+    ),
+    Declaration(
+        "scp_peer_received_bytes_total",
+        "counter",
+        "Bytes of data sets, as they arrive, by peer.",
+        ("peer",),
+        lambda v: [((peer,), counts.dataset_bytes) for peer, counts in v.measures.peers.by_name.items()],
+    ),
     # -- operations and objects
     _single(
         "scp_operations_in_flight",
@@ -259,6 +294,76 @@ METRICS: tuple[Declaration, ...] = (
         "gauge",
         "Space that objects are never given (storage.reserve_bytes).",
         lambda v: v.levels.storage_reserve_bytes,
+    ),
+    # -- associations to remotes
+    Declaration(
+        "scp_outbound_associations",
+        "gauge",
+        "Associations to remotes: in use, or kept for the next one.",
+        ("state",),
+        lambda v: [(("used",), v.measures.outbound.used), (("idle",), v.measures.outbound.idle)],
+    ),
+    _single(
+        "scp_outbound_associations_opened_total",
+        "counter",
+        "Associations to remotes that were opened.",
+        lambda v: v.measures.outbound.opened,
+    ),
+    _single(
+        "scp_outbound_associations_reused_total",
+        "counter",
+        "Times that an open association to a remote was used again.",
+        lambda v: v.measures.outbound.reused,
+    ),
+    _single(
+        "scp_outbound_associations_failed_total",
+        "counter",
+        "Associations to remotes that could not be opened.",
+        lambda v: v.measures.outbound.failed,
+    ),
+    # -- retrieves
+    _single(
+        "scp_suboperations_accepted",
+        "gauge",
+        "Sub-operations of the retrieves that are performed now.",
+        lambda v: v.measures.retrieve.accepted,
+    ),
+    Declaration(
+        "scp_suboperations_total",
+        "counter",
+        "C-STOREs that C-MOVE and C-GET asked for.",
+        ("result",),
+        lambda v: [((str(result),), count) for result, count in v.measures.retrieve.results.items()],
+    ),
+    _single(
+        "scp_suboperations_sent_bytes_total",
+        "counter",
+        "Bytes of data sets that they sent.",
+        lambda v: v.measures.retrieve.sent_bytes,
+    ),
+    # -- quarantine
+    _single(
+        "scp_quarantine_objects", "gauge", "Objects in quarantine.", lambda v: v.levels.quarantine_objects
+    ),
+    _single(
+        "scp_quarantine_objects_limit",
+        "gauge",
+        "quarantine.max_objects.",
+        lambda v: v.levels.quarantine_objects_limit,
+    ),
+    _single("scp_quarantine_bytes", "gauge", "Bytes of their files.", lambda v: v.levels.quarantine_bytes),
+    _single(
+        "scp_quarantine_bytes_limit",
+        "gauge",
+        "quarantine.max_bytes.",
+        lambda v: v.levels.quarantine_bytes_limit,
+    ),
+    Declaration(
+        "scp_quarantine_events_total",
+        "counter",
+        "What became of refused objects worth keeping.",
+        ("event",),
+        lambda v: [((str(event),), count) for event, count in v.measures.quarantine.events.items()],
     ),
 )
 

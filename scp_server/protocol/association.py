@@ -249,13 +249,16 @@ class Association(UpperLayer):
             self._end(now)
         self._events.append(Aborted(source, reason, by_peer=False, text=text))
 
-    def send_command(self, context_id: int, message: Message, now: float) -> None:
-        """Queue a command set; when `message.has_dataset`, `send_dataset` must follow (PS3.8 E.1)."""
+    def send_command(self, context_id: int, message: Message, now: float, *, glued: bool = False) -> None:
+        """Queue a command set; when `message.has_dataset`, `send_dataset` must follow (PS3.8 E.1).
+
+        `glued` puts it into one PDV stream with that data set: for peers that speak as DICOS scanners do.
+        """
         self._machine.check(StateEvent.EVT9)
         self._outbox.refuse_inside_dataset()
         if context_id not in self._contexts:
             raise LocalProtocolError(f"presentation context {context_id} was not accepted")
-        self._outbox.add_command(context_id, message)
+        self._outbox.add_command(context_id, message, glued=glued)
         self._machine.advance(StateEvent.EVT9)
         if isinstance(message, Request):
             self._requests_sent += 1

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from scp_server.errors import LocalProtocolError, ProtocolError
 from scp_server.protocol.items import (
-    MAX_PRESENTATION_CONTEXTS,
     MAX_VERSION_NAME_CHARACTERS,
     AsynchronousOperationsWindow,
     ContextResult,
@@ -28,10 +27,6 @@ from scp_server.protocol.items import (
 )
 from scp_server.protocol.message import MAX_UID_CHARACTERS, is_sendable_text
 
-MAX_ITEMS: Final = MAX_PRESENTATION_CONTEXTS * 128
-"""Items and sub-items in one PDU: 128 contexts of over a hundred transfer syntaxes. It bounds the time that
-a PDU of nothing but four-byte items can take."""
-
 # --- reading --------------------------------------------------------------------------------------------
 
 _HEADER = Struct(">BxH")
@@ -46,18 +41,22 @@ def malformed(text: str) -> ProtocolError:
 
 
 class ItemReader:
-    """Reads the items of one PDU body by offsets into it: linear time, no copies but of the values."""
+    """Reads the items of one PDU body by offsets into it: linear time, no copies but of the values.
 
-    __slots__ = ("_budget", "body")
+    `max_items` bounds all items and sub-items together.
+    """
 
-    def __init__(self, body: bytes) -> None:
+    __slots__ = ("_max_items", "_room", "body")
+
+    def __init__(self, body: bytes, max_items: int) -> None:
         self.body = body
-        self._budget = MAX_ITEMS
+        self._max_items = max_items
+        self._room = max_items
 
     def items(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Return type, start and stop of the content of each item between two offsets.
 
-        Raises ProtocolError when an item overruns `stop`, or the PDU has more than MAX_ITEMS.
+        Raises ProtocolError when an item overruns `stop`, or the PDU has more than `max_items`.
         """
         found = []
         while start < stop:
@@ -77,10 +76,10 @@ class ItemReader:
         return item_type, start + 4, start + 4 + length
 
     def spend(self) -> None:
-        """Count one item, or anything as small. Raises ProtocolError beyond MAX_ITEMS."""
-        self._budget -= 1
-        if self._budget < 0:
-            raise malformed(f"more than {MAX_ITEMS} items")
+        """Count one item, or anything as small. Raises ProtocolError beyond `max_items`."""
+        self._room -= 1
+        if self._room < 0:
+            raise malformed(f"more than {self._max_items} items")
 
     def uid(self, start: int, stop: int) -> str:
         """Return a UID: as it is, without trailing padding."""

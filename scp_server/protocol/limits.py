@@ -20,6 +20,9 @@ class Limits:
     """Longest command set (PS3.7 6.3); longer ones end in A-ABORT(2,6)."""
     max_empty_fragments: int = 1_000
     """Empty PDV fragments in one message before A-ABORT(2,6)."""
+    max_association_items: int = 16_384
+    """Items and sub-items of one A-ASSOCIATE-RQ or -AC: 128 presentation contexts of over a hundred transfer
+    syntaxes. It bounds the time that a PDU of nothing but four-byte items can take."""
     max_user_information_items: int = 1_024
     """Sub-items in one user information item."""
     artim_seconds: float = 10.0

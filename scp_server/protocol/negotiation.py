@@ -90,8 +90,9 @@ class NegotiationPolicy:
         IMPLICIT_VR_LITTLE_ENDIAN,
         EXPLICIT_VR_BIG_ENDIAN,
     )
-    scp_role_sop_classes: frozenset[str] = frozenset()
-    """Classes whose SCP role a requestor may have, as C-GET needs (PS3.4 C.5.3)."""
+    grants_storage_scp_role: bool = False
+    """Let a requestor that asks for it be SCP of what is stored, as C-GET needs (PS3.4 C.5.3); also where
+    storing itself is refused, and then without the SCU role."""
     extended_negotiations: Mapping[str, bytes] = field(default_factory=dict)
     """By SOP class, the service-class application information that we support (PS3.7 D.3.3.5)."""
     maximum_length: int = 131_072
@@ -153,8 +154,9 @@ def negotiate(request: AssociateRQ, policy: NegotiationPolicy) -> Negotiated:
     chosen: dict[tuple[bool, tuple[str, ...]], str | None] = {}
     contexts = []
     accepted = {}
+    scp_roles = _offered_scp_roles(request.user_information, policy)
     for context in request.presentation_contexts:
-        answer = _answer_context(context, policy, chosen)
+        answer = _answer_context(context, policy, chosen, scp_roles)
         contexts.append(answer)
         if answer.result == ContextResult.ACCEPTANCE:
             accepted[context.context_id] = (context.abstract_syntax, answer.transfer_syntax)
@@ -176,15 +178,17 @@ def _answer_context(
     context: PresentationContextRQ,
     policy: NegotiationPolicy,
     chosen: dict[tuple[bool, tuple[str, ...]], str | None],
+    scp_roles: frozenset[str],
 ) -> PresentationContextAC:
-    """Answer one context; `chosen` remembers the choice among transfer syntaxes proposed before."""
+    """Answer one context; `chosen` remembers the choice among transfer syntaxes proposed before, `scp_roles`
+    are the classes that the requestor may be SCP of."""
     uid, proposed = context.abstract_syntax, context.transfer_syntaxes
     if uid in policy.refused_sop_classes:
         return _rejected(context, ContextResult.USER_REJECTION)
     is_service = uid in policy.service_sop_classes
     if not is_service and not is_storage(uid, policy):
         return _rejected(context, ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED)
-    if policy.refuses_storage and not is_service:
+    if policy.refuses_storage and not is_service and uid not in scp_roles:
         return _rejected(context, ContextResult.USER_REJECTION)
     key = (is_service, proposed)
     if key not in chosen:
@@ -194,6 +198,17 @@ def _answer_context(
     if transfer_syntax is None:
         return _rejected(context, ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED)
     return PresentationContextAC(context.context_id, ContextResult.ACCEPTANCE, transfer_syntax)
+
+
+def _offered_scp_roles(offered: UserInformation, policy: NegotiationPolicy) -> frozenset[str]:
+    """The storage classes whose SCP role was asked for and is granted (PS3.7 D.3.3.4)."""
+    if not policy.grants_storage_scp_role:
+        return frozenset()
+    return frozenset(
+        role.sop_class_uid
+        for role in offered.role_selections
+        if role.scp_role and is_storage(role.sop_class_uid, policy)
+    )
 
 
 def _rejected(context: PresentationContextRQ, result: ContextResult) -> PresentationContextAC:
@@ -249,7 +264,11 @@ def _answer_user_information(
             None if offered.asynchronous_operations_window is None else AsynchronousOperationsWindow(1, 1)
         ),
         role_selections=tuple(
-            RoleSelection(uid, role.scu_role, role.scp_role and uid in policy.scp_role_sop_classes)
+            RoleSelection(
+                uid,
+                role.scu_role and not (policy.refuses_storage and is_storage(uid, policy)),
+                role.scp_role and policy.grants_storage_scp_role and is_storage(uid, policy),
+            )
             for uid, role in roles.items()
         ),
         extended_negotiations=_answer_extended(offered.extended_negotiations, classes, policy),

@@ -276,7 +276,7 @@ def _decode_short(body: bytes) -> tuple[int, int, int, int]:
 
 def _decode_associate_rq(body: bytes, limits: Limits) -> AssociateRQ:
     version, addresses = _decode_associate_start(body)
-    reader = ItemReader(body)
+    reader = ItemReader(body, limits.max_association_items)
     items = reader.items(_ASSOCIATE.size, len(body))
     contexts = tuple(
         decode_presentation_context_rq(reader, start, stop)
@@ -301,7 +301,7 @@ def _decode_associate_rq(body: bytes, limits: Limits) -> AssociateRQ:
 
 def _decode_associate_ac(body: bytes, limits: Limits) -> AssociateAC:
     version, addresses = _decode_associate_start(body)
-    reader = ItemReader(body)
+    reader = ItemReader(body, limits.max_association_items)
     items = _associate_ac_items(reader, _ASSOCIATE.size, len(body))
     contexts = tuple(
         decode_presentation_context_ac(reader, start, stop)

@@ -43,16 +43,20 @@ def _headers(context_id: int, control: int, size: int) -> bytes:
 class DatasetCutter:
     """Cuts one data set, given in pieces of any length, into PDUs.
 
-    An odd piece leaves its last byte behind, which goes out in front of the next one.
+    An odd piece leaves its last byte behind, which goes out in front of the next one. `glued_command` is a
+    command set that goes out in front of the first piece, in the same stream of PDVs, as from DICOS scanners.
     """
 
     context_id: int
     fragment_bytes: int
+    glued_command: bytes = b""
     _carried: bytes = b""
 
     def cut(self, data: Buffer, *, last: bool) -> list[bytes | memoryview]:
         """The PDUs for the next piece; headers are new, the rest are views of `data`."""
         view = memoryview(data).cast("B")
+        if self.glued_command:
+            return self._cut_glued(view, last=last)
         carried, self._carried = self._carried, b""
         if not last:
             if (len(carried) + len(view)) % 2:
@@ -64,6 +68,23 @@ class DatasetCutter:
             if not carried and not view:
                 return []
         return _cut(self.context_id, 0, self.fragment_bytes, carried, view, last)
+
+    def _cut_glued(self, view: memoryview, *, last: bool) -> list[bytes | memoryview]:
+        """The command set and the first piece: a fragment that begins in the command set is marked as one."""
+        command, self.glued_command = self.glued_command, b""
+        stream = memoryview(command + view)
+        if not last and len(stream) % 2:
+            self._carried, stream = bytes(stream[-1:]), stream[:-1]
+        pieces: list[bytes | memoryview] = []
+        for start in range(0, len(stream), self.fragment_bytes):
+            fragment = stream[start : start + self.fragment_bytes]
+            is_last = last and len(view) > 0 and start + len(fragment) == len(stream)
+            control = (COMMAND_FRAGMENT if start < len(command) else 0) | (LAST_FRAGMENT if is_last else 0)
+            pieces += [_headers(self.context_id, control, len(fragment)), fragment]
+        if last and not view:
+            # Of an empty data set, too, the end is a fragment of its own: it must not end the command set.
+            pieces.append(_headers(self.context_id, LAST_FRAGMENT, 0))
+        return pieces
 
 
 def cut_command(context_id: int, command: bytes, maximum_fragment_bytes: int) -> list[bytes | memoryview]:
@@ -126,10 +147,17 @@ class Outbox:
             self._is_final = True
             self._pieces.append(pdu)
 
-    def add_command(self, context_id: int, message: Message) -> None:
-        """Queue a command set. Raises LocalProtocolError for what cannot be encoded."""
+    def add_command(self, context_id: int, message: Message, *, glued: bool = False) -> None:
+        """Queue a command set; `glued` leaves it to the first piece of its data set, where it has one.
+
+        Raises LocalProtocolError for what cannot be encoded.
+        """
         size = fragment_bytes(self.peer_maximum_length)
-        self._pieces += cut_command(context_id, encode_command(message), size)
+        command = encode_command(message)
+        if glued and message.has_dataset:
+            self._dataset = DatasetCutter(context_id, size, command)
+            return
+        self._pieces += cut_command(context_id, command, size)
         if message.has_dataset:
             self._dataset = DatasetCutter(context_id, size)
 

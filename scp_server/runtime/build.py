@@ -6,14 +6,21 @@ its SOP classes in `build_policy`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from scp_server.index.base import DuplicatePolicy, Index
+from scp_server.index.searching import MAX_PAGE_ANSWER_BYTES
+from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
-from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.interfaces import Destinations, DicosMode, PeerRules, Transcoding
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
-from scp_server.net.association_transport import TransportConfig
+from scp_server.net.association_transport import READ_BYTES, TransportConfig
+from scp_server.net.dataset_stream import KEPT_ALIVE_AT_MOST
+from scp_server.net.destinations import DestinationPool, DestinationsConfig
+from scp_server.net.outbound import Remote
+from scp_server.net.requestor_connection import RequestorConfig
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
 from scp_server.observability.measures import Measures
@@ -21,11 +28,13 @@ from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.query_retrieve.find import FindConfig, FindService
-from scp_server.services.query_retrieve.models import FIND_MODELS
-from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered
+from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
+from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered, offered_to_retrieve
 from scp_server.services.query_retrieve.plan import PlanConfig
+from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
+from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
 from scp_server.services.registry import ServiceRegistry
-from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
@@ -64,12 +73,16 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             max_batch=settings.index.max_batch,
             max_queue=settings.index.max_queue,
             busy_timeout_seconds=settings.index.busy_timeout_seconds,
+            spare_bytes=SPARE_BYTES,
+            readers=settings.index.readers,
         ),
         measures.index if measures else None,
     )
 
 
-def build_quarantine(settings: Settings, storage: SettingAside | None) -> Quarantine:
+def build_quarantine(
+    settings: Settings, storage: SettingAside | None, measures: Measures | None = None
+) -> Quarantine:
     """The quarantine of the data folder; without a storage it only looks and drops."""
     return Quarantine(
         QuarantineConfig(
@@ -79,6 +92,7 @@ def build_quarantine(settings: Settings, storage: SettingAside | None) -> Quaran
             max_objects=settings.quarantine.max_objects,
         ),
         storage,
+        measures.quarantine if measures else None,
     )
 
 
@@ -88,6 +102,7 @@ def build_storage_service(
     index: SqlIndex,
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
+    deletions: Deletions | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released."""
     return StorageService(
@@ -96,6 +111,7 @@ def build_storage_service(
         build_storage_service_config(settings),
         (measures or Measures()).reception,
         quarantine,
+        deletions=deletions,
     )
 
 
@@ -110,6 +126,10 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
             max_elements=limits.max_header_elements,
             max_inflate_ratio=limits.max_inflate_ratio,
             max_inflated_bytes=limits.max_inflated_bytes,
+            inflate_grace_bytes=limits.inflate_grace_bytes,
+            max_indexed_elements=limits.max_indexed_elements,
+            max_references=limits.max_references,
+            max_reference_items=limits.max_reference_items,
         ),
         header_buffer_bytes=limits.header_buffer_bytes,
         max_object_bytes=limits.max_object_bytes,
@@ -126,7 +146,11 @@ def build_find_service(settings: Settings, index: Index) -> FindService:
         FindConfig(
             plan=PlanConfig(
                 retrieve_ae_title=settings.listen.ae_title,
-                limits=IdentifierLimits(max_keys=query.max_keys),
+                limits=IdentifierLimits(
+                    max_keys=query.max_keys,
+                    max_values=query.max_values,
+                    max_wildcard_bytes=query.max_wildcard_bytes,
+                ),
                 header_match_rows=query.header_match_rows,
                 unknown_values_match=query.unknown_values_match,
             ),
@@ -134,6 +158,34 @@ def build_find_service(settings: Settings, index: Index) -> FindService:
             max_matches=query.max_matches,
             max_identifier_bytes=query.max_identifier_bytes,
         ),
+    )
+
+
+def build_retrieve_service(
+    settings: Settings,
+    index: Index,
+    storage: Storage,
+    destinations: Destinations | None = None,
+    transcoding: Transcoding | None = None,
+    measures: Measures | None = None,
+) -> RetrieveService:
+    """What performs C-MOVE and C-GET."""
+    query, retrieve = settings.query, settings.retrieve
+    return RetrieveService(
+        index,
+        Source(storage, transcoding),
+        destinations,
+        RetrieveConfig(
+            relational=RelationalQueries(query.relational),
+            max_identifier_bytes=query.max_identifier_bytes,
+            limits=IdentifierLimits(max_keys=query.max_keys),
+            max_suboperations=retrieve.max_suboperations,
+            max_waiting_suboperations=retrieve.max_waiting_suboperations,
+            sub_operations=SubOperationsConfig(
+                associations=retrieve.associations, pending_seconds=retrieve.pending_seconds
+            ),
+        ),
+        (measures or Measures()).retrieve,
     )
 
 
@@ -145,6 +197,7 @@ def build_limits(settings: Settings) -> Limits:
         max_associate_pdu_bytes=limits.max_associate_pdu_bytes,
         max_command_bytes=limits.max_command_bytes,
         max_empty_fragments=limits.max_empty_fragments,
+        max_association_items=limits.max_association_items,
         max_user_information_items=limits.max_user_information_items,
         artim_seconds=timeouts.artim_seconds,
         response_seconds=timeouts.response_seconds,
@@ -157,19 +210,23 @@ def build_limits(settings: Settings) -> Limits:
 
 def build_policy(settings: Settings) -> NegotiationPolicy:
     """What is accepted of what peers propose."""
+    relational = RelationalQueries(settings.query.relational)
+    extended_negotiations = {
+        **dict.fromkeys(FIND_MODELS, offered(relational)),
+        **dict.fromkeys(RETRIEVE_SOP_CLASSES, offered_to_retrieve(relational)),
+    }
     additional = frozenset(settings.negotiation.additional_sop_classes)
     return NegotiationPolicy(
         application_context_names=frozenset(settings.negotiation.application_context_names),
         storage_sop_classes=standard_storage_sop_classes() | additional,
         any_sop_class=settings.negotiation.sop_classes == "any",
-        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *FIND_MODELS}),
-        extended_negotiations=dict.fromkeys(
-            FIND_MODELS, offered(RelationalQueries(settings.query.relational))
-        ),
+        service_sop_classes=frozenset({VERIFICATION_SOP_CLASS_UID, *extended_negotiations}),
+        extended_negotiations=extended_negotiations,
         transfer_syntaxes=tuple(settings.negotiation.transfer_syntax_uids),
         required_called_ae_titles=(
             frozenset({settings.listen.ae_title}) if settings.access.require_called_ae_title else frozenset()
         ),
+        grants_storage_scp_role=True,
         maximum_length=settings.limits.max_pdu_bytes,
     )
 
@@ -196,15 +253,58 @@ def build_access(settings: Settings) -> AccessRules:
     )
 
 
+def build_destinations(settings: Settings, measures: Measures | None = None) -> DestinationPool:
+    """Associations to the remotes; to be closed once no service uses them any more."""
+    return DestinationPool(build_destinations_config(settings), (measures or Measures()).outbound)
+
+
+def build_destinations_config(settings: Settings) -> DestinationsConfig:
+    """Where may be sent to, and what that may cost."""
+    limits, timeouts = settings.limits, settings.timeouts
+    return DestinationsConfig(
+        calling_ae_title=settings.listen.ae_title,
+        remotes={
+            remote.ae_title: Remote(
+                ae_title=remote.ae_title,
+                host=remote.host,
+                port=remote.port,
+                application_context_name=remote.application_context_name,
+                max_associations=remote.max_associations,
+                connect_seconds=remote.connect_seconds,
+            )
+            for remote in settings.remotes
+        },
+        requestor=RequestorConfig(
+            # Idle ones are counted by the pool.
+            limits=replace(build_limits(settings), idle_seconds=0.0, dicos_idle_seconds=0.0),
+            transport=build_transport(settings),
+            response_seconds=timeouts.store_response_seconds,
+        ),
+        max_associations=limits.max_outbound_associations,
+        idle_seconds=timeouts.outbound_idle_seconds,
+        retry_seconds=timeouts.remote_retry_seconds,
+    )
+
+
+def build_transport(settings: Settings) -> TransportConfig:
+    """What may wait for a peer that does not read."""
+    return TransportConfig(
+        send_buffer_bytes=settings.limits.send_buffer_bytes, write_seconds=settings.timeouts.write_seconds
+    )
+
+
 def build_manager(
     settings: Settings,
     storage: Storage,
     index: SqlIndex,
     measures: Measures | None = None,
     storage_service: StorageService | None = None,
+    destinations: Destinations | None = None,
+    transcoding: Transcoding | None = None,
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
-    where something else uses it too; without one there is no quarantine."""
+    where something else uses it too; without one there is no quarantine. `destinations` are
+    those of C-MOVE."""
     limits = settings.limits
     measures = measures or Measures()
     policy = build_policy(settings)
@@ -215,14 +315,16 @@ def build_manager(
         StorageSOPClasses(policy),
     )
     services.register(build_find_service(settings, index), FIND_MODELS)
+    services.register(
+        build_retrieve_service(settings, index, storage, destinations, transcoding, measures),
+        RETRIEVE_SOP_CLASSES,
+    )
     return AssociationManager(
         AcceptorConfig(
             policy=policy,
             access=build_access(settings),
             limits=build_limits(settings),
-            transport=TransportConfig(
-                send_buffer_bytes=limits.send_buffer_bytes, write_seconds=settings.timeouts.write_seconds
-            ),
+            transport=build_transport(settings),
             max_associations=limits.max_associations,
             max_associations_per_peer=limits.max_associations_per_peer,
             max_associations_per_address=limits.max_associations_per_address,
@@ -231,18 +333,66 @@ def build_manager(
             association_buffer_bytes=limits.association_buffer_bytes,
             process_buffer_bytes=limits.process_buffer_bytes,
             half_open_buffer_bytes=limits.half_open_buffer_bytes,
+            store_response_seconds=settings.timeouts.store_response_seconds,
         ),
         services,
         measures,
     )
 
 
+DECODED_COMMAND_FACTOR = 10
+"""Bytes of memory for each of a command set: a list of tags is the worst, 40 for four."""
+INDEXED_ELEMENT_BYTES = 208
+"""Memory to remember where an element of a header lies."""
+SUB_OPERATION_BYTES = 512
+"""Memory for a sub-operation of a retrieve: 320 bytes to find and name its part, the rest where it fails."""
+ASSOCIATION_OBJECTS_BYTES = 131_072
+"""The objects of an association without what a peer fills them with, and the window of its deflated data."""
+
+
+QUERY_VALUE_BYTES = 800
+"""Memory for one value of a query's keys, at worst."""
+QUERY_WILDCARD_FACTOR = 160
+"""Bytes of memory for each of a value with wild cards, at worst."""
+
+
 def memory_ceiling_bytes(settings: Settings) -> int:
-    """The most memory that peers can make this process hold, as the limits have it."""
-    limits = settings.limits
-    per_association = limits.max_command_bytes + limits.max_header_bytes + limits.send_buffer_bytes
+    """The most memory that peers can make this process hold, all of them at their worst at once.
+
+    Of a whole request that was accepted its texts may stay; of the commands, those that wait and the one that
+    makes reading stop, one in pieces, and what was read behind it. The operation that is performed keeps
+    either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
+    and a page of answers with the one that is being made.
+    """
+    limits, query = settings.limits, settings.query
+    outbound = (
+        limits.max_associate_pdu_bytes
+        + (DECODED_COMMAND_FACTOR + 1) * limits.max_command_bytes
+        + READ_BYTES
+        + limits.send_buffer_bytes
+        + ASSOCIATION_OBJECTS_BYTES
+    )
+    commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
+    storing = 2 * limits.max_header_bytes + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
+    querying = (
+        2 * query.max_identifier_bytes
+        + query.max_values * QUERY_VALUE_BYTES
+        + query.max_wildcard_bytes * QUERY_WILDCARD_FACTOR
+        + MAX_PAGE_ANSWER_BYTES
+        + 2 * limits.max_header_bytes
+    )
+    per_association = (
+        limits.max_associate_pdu_bytes
+        + commands * limits.max_command_bytes
+        + READ_BYTES
+        + max(storing, querying)
+        + limits.send_buffer_bytes
+        + ASSOCIATION_OBJECTS_BYTES
+    )
     return (
-        limits.process_buffer_bytes
+        KEPT_ALIVE_AT_MOST * limits.process_buffer_bytes
         + limits.half_open_buffer_bytes
+        + settings.retrieve.max_waiting_suboperations * SUB_OPERATION_BYTES
         + limits.max_associations * per_association
+        + settings.most_outbound_associations * outbound
     )

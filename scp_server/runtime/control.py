@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,13 @@ from scp_server.errors import ConfigurationError, ObjectNotFound, SCPServerError
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.runtime.control_protocol import (
     SOCKET_NAME,
+    TELL_SECONDS,
     FailureCode,
     decode_line,
     encode_line,
     socket_address,
 )
+from scp_server.runtime.control_telling import NobodyListens, Telling
 
 log = get_logger(__name__)
 
@@ -32,8 +34,27 @@ Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
 SCPServerError, whose text the caller is told."""
 
 
+LongCommand = Callable[[Mapping[str, Any], Telling], Coroutine[Any, Any, Any]]
+"""The same for one that tells how far it is. When whoever asked goes away it is cancelled."""
+
+
 class WrongArguments(ValueError):
     """The arguments of a command are missing, unknown or of the wrong type; the text says which."""
+
+
+def only(arguments: Mapping[str, Any], *names: str) -> None:
+    """Raises WrongArguments for an argument that is none of `names`."""
+    for name in arguments:
+        if name not in names:
+            raise WrongArguments(f"unknown argument {name}")
+
+
+def text(arguments: Mapping[str, Any], name: str) -> str:
+    """An argument that is text; empty where it is not given. Raises WrongArguments."""
+    value = arguments.get(name, "")
+    if not isinstance(value, str):
+        raise WrongArguments(f"{name} is no text")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +70,18 @@ class ControlConfig:
 class ControlServer:
     """Serves `control.sock` of a data folder that this process has locked."""
 
-    def __init__(self, data_dir: Path, config: ControlConfig, commands: Mapping[str, Command]) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        config: ControlConfig,
+        commands: Mapping[str, Command],
+        long_commands: Mapping[str, LongCommand] | None = None,
+    ) -> None:
         self._data_dir = data_dir
         self._path = data_dir / SOCKET_NAME
         self._config = config
         self._commands = commands
+        self._long_commands = long_commands or {}
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -110,13 +138,13 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await self._read(reader):
-                answer, go_on = await self._answer(line)
+                answer, go_on = await self._answer(line, writer)
                 writer.write(encode_line(answer))
                 async with asyncio.timeout(self._config.request_seconds):
                     await writer.drain()
                 if not go_on:
                     break
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError, NobodyListens):
             pass
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
@@ -127,12 +155,12 @@ class ControlServer:
             except ValueError:
                 return b"\n"
 
-    async def _answer(self, line: bytes) -> tuple[dict[str, Any], bool]:
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> tuple[dict[str, Any], bool]:
         """What is said to a request, and whether another one may follow."""
         try:
             request = decode_line(line)
             name, arguments = request.get("command"), request.get("arguments", {})
-            if not isinstance(name, str) or name not in self._commands:
+            if not isinstance(name, str) or name not in {*self._commands, *self._long_commands}:
                 raise ValueError("no such command")
             if not isinstance(arguments, dict):
                 raise ValueError("arguments are no JSON object")
@@ -140,8 +168,13 @@ class ControlServer:
             # Whoever does not speak this language is not listened to any further.
             return _failure(FailureCode.REQUEST, f"not a request: {error}"), False
         try:
+            if name in self._long_commands:
+                return {"ok": True, "result": await self._perform_long(name, arguments, writer)}, True
             async with asyncio.timeout(self._config.command_seconds):
                 return {"ok": True, "result": await self._commands[name](arguments)}, True
+        except NobodyListens:
+            log.info("control.abandoned", command=name)
+            raise
         except WrongArguments as error:
             return _failure(FailureCode.REQUEST, str(error)), True
         except ObjectNotFound as error:
@@ -154,6 +187,27 @@ class ControlServer:
         except Exception:
             log.exception("control.failed", command=name)
             return _failure(FailureCode.INTERNAL, "internal error"), True
+
+    async def _perform_long(
+        self, name: str, arguments: Mapping[str, Any], writer: asyncio.StreamWriter
+    ) -> Any:
+        """Perform a command while telling how far it is.
+
+        Raises TimeoutError once it has not moved for `command_seconds`, NobodyListens when that is so.
+        """
+        telling = Telling(writer, self._config.request_seconds)
+        task = asyncio.create_task(self._long_commands[name](arguments, telling), name=f"control.{name}")
+        try:
+            while not (await asyncio.wait((task,), timeout=TELL_SECONDS))[0]:
+                await telling.send()
+                if telling.still_seconds > self._config.command_seconds:
+                    raise TimeoutError
+            result = task.result()
+            await telling.send()
+            return result
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _failure(code: FailureCode, text: str) -> dict[str, Any]:

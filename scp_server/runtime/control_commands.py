@@ -8,7 +8,8 @@ from typing import Any
 
 from scp_server.errors import StorageError
 from scp_server.observability.logs import get_logger
-from scp_server.runtime.control import Command, WrongArguments
+from scp_server.observability.measures import QuarantineEvent
+from scp_server.runtime.control import Command, WrongArguments, only, text
 from scp_server.services.release import QuarantineRelease
 from scp_server.storage.layout import checked_arrival_id
 from scp_server.storage.quarantine import OBJECT_SUFFIX, QUARANTINE, Quarantine
@@ -23,8 +24,8 @@ def quarantine_commands(quarantine: Quarantine, release: QuarantineRelease) -> d
     """`quarantine.list`, `.show`, `.release` and `.drop`."""
 
     async def list_objects(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        _only(arguments, "after")
-        return await list_page(quarantine, _text(arguments, "after", ""))
+        only(arguments, "after")
+        return await list_page(quarantine, text(arguments, "after"))
 
     async def show(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return await show_object(quarantine, _id(arguments))
@@ -77,26 +78,14 @@ async def drop_object(quarantine: Quarantine, object_id: str) -> dict[str, Any]:
         await quarantine.drop(object_id)
     finally:
         quarantine.let_go(object_id)
+    quarantine.note(QuarantineEvent.DROPPED)
     log.info("quarantine.dropped", id=object_id)
     return {"id": object_id, "dropped": True}
 
 
-def _only(arguments: Mapping[str, Any], *names: str) -> None:
-    for name in arguments:
-        if name not in names:
-            raise WrongArguments(f"unknown argument {name}")
-
-
-def _text(arguments: Mapping[str, Any], name: str, default: str) -> str:
-    value = arguments.get(name, default)
-    if not isinstance(value, str):
-        raise WrongArguments(f"{name} is no text")
-    return value
-
-
 def _id(arguments: Mapping[str, Any]) -> str:
-    _only(arguments, "id")
+    only(arguments, "id")
     try:
-        return checked_arrival_id(_text(arguments, "id", ""))
+        return checked_arrival_id(text(arguments, "id"))
     except ValueError as error:
         raise WrongArguments(f"id: {error}") from error

@@ -1,8 +1,13 @@
 """The language of the control socket: one JSON object on each line, a request and then its answer.
 
+A long command says before its answer how far it is, at least every TELL_SECONDS, and what it finds, on lines
+of at most ITEMS_IN_LINE items. So whoever asked waits for silence to end, not for the command.
+
 ::
 
     {"version": 1, "command": "quarantine.show", "arguments": {"id": "18f0..."}}
+    {"version": 1, "progress": {"stage": "deleting files", "done": 12, "total": 200}}
+    {"version": 1, "items": [{...}, {...}]}
     {"version": 1, "ok": true, "result": {...}}
     {"version": 1, "ok": false, "code": "not_found", "error": "no such object in quarantine"}
 
@@ -26,6 +31,13 @@ VERSION: Final = 1
 SOCKET_NAME: Final = "control.sock"
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 """Longest answer that a client reads; lists come in pages far below it."""
+
+TELL_SECONDS: Final = 0.5
+"""How often a long command says how far it is."""
+ITEMS_IN_LINE: Final = 200
+"""Findings on one line; a command that has more to tell waits until they were sent."""
+MAX_SILENCE_SECONDS: Final = 60.0
+"""After this long without a line of a long command its server hangs, as far as a client can tell."""
 
 _MAX_ADDRESS_BYTES = 100
 """An address of a Unix socket has room for 107 bytes on Linux, 103 elsewhere."""

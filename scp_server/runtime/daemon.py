@@ -72,8 +72,26 @@ async def _serve(settings: Settings, load: Load | None, notifier: Notifier) -> i
     reloads.cancel()
     await asyncio.wait({reloads})
     notifier.stopping("Ending what runs")
+    return await _stop(server)
+
+
+async def _stop(server: Server) -> int:
+    """Stop within the times that the settings give; returns the exit code.
+
+    Threads that wait for a disk cannot be ended, and would keep the process from ending: it does without.
+    """
+    settings = server.settings
+    seconds = settings.drain_timeout_seconds + settings.close_timeout_seconds
+    ending = asyncio.create_task(server.stop(), name="server stop")
+    await asyncio.wait({ending}, timeout=seconds)
+    if not ending.done():
+        log.critical(
+            "server.stop_failed",
+            error=f"storage or index did not close within {seconds:g} s: their disk does not answer",
+        )
+        os._exit(EXIT_FAILED)
     try:
-        await server.stop()
+        ending.result()
     except SCPServerError as error:
         log.critical("server.stop_failed", error=str(error))
         return EXIT_FAILED

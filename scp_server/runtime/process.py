@@ -8,6 +8,7 @@ import resource
 from pathlib import Path
 
 from scp_server.errors import ConfigurationError
+from scp_server.storage.sync import make_folder
 
 _OTHER_DESCRIPTORS = 256
 """Files, databases, listeners and pipes beside the connections."""
@@ -23,7 +24,7 @@ class DataFolderLock:
     def acquire(self) -> None:
         """Raises ConfigurationError naming the process that has the folder, or why it cannot be used."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(os.path.abspath(self._path.parent), durable=True)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise ConfigurationError(f"data_dir: cannot use {self._path.parent}: {error.strerror}") from error
@@ -49,25 +50,27 @@ class DataFolderLock:
             self._descriptor = None
 
 
-def open_files_needed(max_connections: int, max_associations: int) -> int:
-    """Open files that the caps need: each socket, a file that each association writes, and the rest."""
-    return max_connections + max_associations + _OTHER_DESCRIPTORS
+def open_files_needed(max_connections: int, max_associations: int, max_outbound: int = 0) -> int:
+    """Open files that the caps need: each socket, a file that each association writes or reads, the rest."""
+    return max_connections + max_associations + 2 * max_outbound + _OTHER_DESCRIPTORS
 
 
-def raise_descriptor_limit(max_connections: int, max_associations: int) -> int:
+def raise_descriptor_limit(max_connections: int, max_associations: int, max_outbound: int = 0) -> int:
     """Raise the soft limit of open files so that the caps fit; returns the limit in force.
 
     Raises ConfigurationError when the hard limit is lower, or the system refuses.
     """
-    needed = open_files_needed(max_connections, max_associations)
+    needed = open_files_needed(max_connections, max_associations, max_outbound)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return soft
     caps = f"limits.max_connections: {max_connections} connections and {max_associations} associations"
+    if max_outbound:
+        caps += f", and {max_outbound} to remotes,"
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigurationError(
             f"{caps} need {needed} open files, and the hard limit of this process is {hard}; "
-            f"{_way_out(needed, hard, max_associations)}"
+            f"{_way_out(needed, hard - 2 * max_outbound, max_associations)}"
         )
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
@@ -77,7 +80,7 @@ def raise_descriptor_limit(max_connections: int, max_associations: int) -> int:
 
 
 def _way_out(needed: int, hard: int, max_associations: int) -> str:
-    """What to write so that the process starts: a higher limit, or the largest caps that fit."""
+    """What to write so that the process starts: a higher limit, or the largest caps that fit below `hard`."""
     raising = (
         f"raise it to {needed} (LimitNOFILE= of a systemd service, --ulimit nofile= of a container, "
         "ulimit -n of a shell)"

@@ -25,11 +25,13 @@ from scp_server.errors import IndexFailure, IndexUnavailable, ObjectNotFound, Op
 from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
-from scp_server.objects.summary import summarize
+from scp_server.objects.summary import summarizing
 from scp_server.observability.logs import get_logger
+from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
 from scp_server.services.storage import StorageServiceConfig
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.layout import location_for_log
 
 log = get_logger(__name__)
 
@@ -88,7 +90,7 @@ async def _delete(storage: Storage, location: str) -> bool:
     try:
         await storage.delete(location)
     except StorageError as failure:
-        log.error("object.left_over", location=location, error=str(failure))
+        log.error("object.left_over", location=location_for_log(location), error=str(failure))
         return False
     return True
 
@@ -100,6 +102,7 @@ class _Recovery:
         self._config = config
         self._waiting: dict[str, IndexEntry] = {}
         """By SOP Instance UID, so that no two parts of one instance are added at once."""
+        self._disk_failed = False
         self.report = RecoveryReport()
 
     async def run(self) -> None:
@@ -115,7 +118,8 @@ class _Recovery:
                 await self._add_waiting()
             self._waiting[uid] = entry
         await self._add_waiting()
-        await self._storage.settled()
+        if not self._disk_failed:
+            await self._storage.settled()
 
     async def _unknown(self) -> list[StoredObject]:
         """The objects that may have been in flight and are not in the index, in any order."""
@@ -154,8 +158,10 @@ class _Recovery:
         entries, self._waiting = list(self._waiting.values()), {}
         results = await asyncio.gather(*map(self._add, entries), return_exceptions=True)
         for entry, result in zip(entries, results, strict=True):
-            if isinstance(result, IndexFailure) and not isinstance(result, IndexUnavailable):
-                # It will never be recorded, and must not keep the server from starting for ever.
+            if isinstance(result, IndexUnavailable):
+                raise result
+            if isinstance(result, (IndexFailure, StorageError)):
+                # It must not keep the server from starting for ever.
                 self._leave(entry.location, result)
             elif isinstance(result, BaseException):
                 raise result
@@ -185,17 +191,25 @@ class _Recovery:
             return
         if result.outcome in (AddOutcome.SAME, AddOutcome.CONFLICT):
             # It lost against a kept object and was about to be taken back when the process ended.
-            if not await self._is_there(result.location):
+            try:
+                kept = await self._is_there(result.location)
+            except StorageError as failure:
+                self._leave(entry.location, failure)
+                return
+            if not kept:
                 self._leave(entry.location, ObjectNotFound("the file that the index has is gone"))
                 return
             self.report.removed += await _delete(self._storage, entry.location)
         else:
             self.report.adopted += 1
-        log.info("object.recovered", location=entry.location, outcome=result.outcome.value)
+        log.info("object.recovered", location=location_for_log(entry.location), outcome=result.outcome.value)
 
     def _leave(self, location: str, error: Exception) -> None:
+        if isinstance(error, StorageError) and not isinstance(error, ObjectNotFound):
+            # Not the object's fault: it stays named as in flight, and the next start tries again.
+            self._disk_failed = True
         self.report.unreadable += 1
-        log.error("object.unreadable", location=location, error=str(error))
+        log.error("object.unreadable", location=location_for_log(location), error=str(error))
 
 
 async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) -> IndexEntry:
@@ -205,7 +219,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     """
     meta: FileMeta | None = None
     tap: HeaderTap | None = None
-    digest = blake3()
+    digest, share = blake3(), LoopShare()
     beginning = b""
     async for chunk in storage.read(stored.location):
         if tap is None:
@@ -214,11 +228,11 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
                 continue
             meta = read_file_meta(beginning)
             tap = HeaderTap(meta.transfer_syntax_uid, limits)
-            tap.feed(beginning[meta.dataset_offset_bytes :])
+            await share.run(tap.steps(beginning[meta.dataset_offset_bytes :]))
             digest.update(beginning[meta.dataset_offset_bytes :])
             beginning = b""
         else:
-            tap.feed(chunk)
+            await share.run(tap.steps(chunk))
             digest.update(chunk)
     if tap is None or meta is None:
         raise ValueError("the file is empty")
@@ -226,7 +240,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     if meta.arrival_id is None or meta.received_at_ns is None:
         raise ValueError("the file was not written by this server")
     return IndexEntry(
-        summary=summarize(tap.header),
+        summary=await share.run(summarizing(tap.header, limits)),
         transfer_syntax_uid=meta.transfer_syntax_uid,
         digest_algorithm=DIGEST_ALGORITHM,
         digest=digest.digest(),

@@ -24,12 +24,15 @@ log = get_logger(__name__)
 RELOADABLE = frozenset(
     {
         "access",
+        "close_timeout_seconds",
         "drain_timeout_seconds",
         "limits",
         "log",
         "negotiation",
         "peers",
         "query",
+        "remotes",
+        "retrieve",
         "storage.dicos_duplicates",
         "storage.duplicates",
         "timeouts",

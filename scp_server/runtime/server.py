@@ -11,11 +11,15 @@ from types import TracebackType
 from typing import Self
 
 from scp_server.index.base import Index
+from scp_server.net.association_manager import AssociationManager
 from scp_server.net.listener import Listener
 from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
+from scp_server.observability.rates import Rates
 from scp_server.runtime.build import (
+    build_destinations,
+    build_destinations_config,
     build_index,
     build_manager,
     build_quarantine,
@@ -26,8 +30,10 @@ from scp_server.runtime.build import (
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
 from scp_server.runtime.control_commands import quarantine_commands
+from scp_server.runtime.maintenance.adoption import Adopter
+from scp_server.runtime.maintenance.commands import MaintenanceCommands
 from scp_server.runtime.maintenance.comparison import Comparison
-from scp_server.runtime.maintenance.deletion import finish_deletions
+from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
@@ -75,12 +81,26 @@ class Server:
         self._storage = build_storage(settings)
         self._measures = Measures()
         self._index = build_index(settings, self._measures)
-        self._quarantine = build_quarantine(settings, self._storage)
+        self._quarantine = build_quarantine(settings, self._storage, self._measures)
+        self._deletions = Deletions(settings.data_dir, self._storage, self._index)
+        limits = build_storage_service_config(settings).tap_limits
+        self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
-        self._manager = build_manager(settings, self._storage, self._index, self._measures, service)
-        self._sight = Sight(self._measures, self.health, self._manager, self._storage)
-        status = StatusReporter(settings, self._manager, self._index, self._quarantine)
+        self._destinations = build_destinations(settings, self._measures)
+        self._manager = self._build_manager(settings, service)
+        rates = Rates(self._measures.operations, time.monotonic)
+        self._sight = Sight(
+            self._measures, self.health, self._manager, self._storage, self._quarantine, rates
+        )
+        status = StatusReporter(settings, self._manager, rates, self._index, self._quarantine)
+        maintenance = MaintenanceCommands(
+            self._storage,
+            self._index,
+            self._deletions,
+            self._adopter,
+            objects_per_second=settings.index.compare_objects_per_second,
+        )
         self._control = ControlServer(
             settings.data_dir,
             ControlConfig(
@@ -89,7 +109,12 @@ class Server:
                 request_seconds=settings.control.request_seconds,
                 command_seconds=settings.control.command_seconds,
             ),
-            {"status": status.report, **quarantine_commands(self._quarantine, self._release)},
+            {
+                "status": status.report,
+                **quarantine_commands(self._quarantine, self._release),
+                **maintenance.commands,
+            },
+            maintenance.long_commands,
         )
         self._listener = Listener(self._manager, settings.listen.host, settings.listen.port, sockets.dicom)
         app = health_app(self.health, metrics_route(self._sight.scrape))
@@ -137,9 +162,7 @@ class Server:
 
     async def _start(self) -> None:
         settings, running = self.settings, self._running
-        descriptors = raise_descriptor_limit(
-            settings.limits.max_connections, settings.limits.max_associations
-        )
+        descriptors = _raise_descriptor_limit(settings)
         self._lock.acquire()
         running.callback(self._lock.release)
         await self._storage.open()
@@ -148,10 +171,12 @@ class Server:
         running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
+        running.push_async_callback(self._destinations.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
-        await finish_deletions(settings.data_dir, self._storage, self._index)
+        await self._deletions.finish()
+        running.push_async_callback(self._deletions.stop)
         await recover(self._storage, self._index, build_storage_service_config(settings))
         self._sight.start()
         running.push_async_callback(self._sight.stop)
@@ -199,23 +224,32 @@ class Server:
         changed = reloadable_changes(self.settings, settings)
         if not changed:
             return []
-        raise_descriptor_limit(settings.limits.max_connections, settings.limits.max_associations)
+        _raise_descriptor_limit(settings)
         service = self._build_storage_service(settings)
-        fresh = build_manager(settings, self._storage, self._index, self._measures, service)
+        fresh = self._build_manager(settings, service)
         self._manager.reconfigure(fresh.config, fresh.services)
+        self._destinations.reconfigure(build_destinations_config(settings))
         self._release.service = service
+        self._adopter.limits = build_storage_service_config(settings).tap_limits
         self.settings = settings
         return changed
 
+    def _build_manager(self, settings: Settings, service: StorageService) -> AssociationManager:
+        return build_manager(
+            settings, self._storage, self._index, self._measures, service, self._destinations
+        )
+
     def _build_storage_service(self, settings: Settings) -> StorageService:
-        return build_storage_service(settings, self._storage, self._index, self._measures, self._quarantine)
+        return build_storage_service(
+            settings, self._storage, self._index, self._measures, self._quarantine, self._deletions
+        )
 
     def _compare(self, started_at_ns: int) -> None:
         """Compare storage and index in a task of its own, until it has ended or the server stops."""
         comparison = Comparison(
             self._storage,
             self._index,
-            build_storage_service_config(self.settings).tap_limits,
+            self._adopter,
             objects_per_second=self.settings.index.compare_objects_per_second,
             started_at_ns=started_at_ns,
         )
@@ -257,6 +291,13 @@ class Server:
     ) -> None:
         """`stop`."""
         await self.stop()
+
+
+def _raise_descriptor_limit(settings: Settings) -> int:
+    limits = settings.limits
+    return raise_descriptor_limit(
+        limits.max_connections, limits.max_associations, settings.most_outbound_associations
+    )
 
 
 def _is_loopback(host: str) -> bool:

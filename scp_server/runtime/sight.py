@@ -11,7 +11,9 @@ from scp_server.net.association_manager import AssociationManager
 from scp_server.observability.loop_lag import LoopLag
 from scp_server.observability.measures import Levels, Measures
 from scp_server.observability.metrics import Metrics
+from scp_server.observability.rates import Rates
 from scp_server.storage.filesystem import FilesystemStorage
+from scp_server.storage.quarantine import Quarantine
 from scp_server.web.health import HealthState
 
 SPACE_SECONDS = 1.0
@@ -27,11 +29,14 @@ class Sight:
         health: HealthState,
         manager: AssociationManager,
         storage: FilesystemStorage,
+        quarantine: Quarantine,
+        rates: Rates,
     ) -> None:
         self._health = health
         self._manager = manager
         self._storage = storage
-        self._lag = LoopLag(measures.loop_lag)
+        self._quarantine = quarantine
+        self._lag = LoopLag(measures.loop_lag, tick=rates.note)
         self._space = Levels()
         self._looking: asyncio.Task[None] | None = None
         self.metrics = Metrics(measures, self.levels, __version__)
@@ -49,7 +54,7 @@ class Sight:
 
     def levels(self) -> Levels:
         """The state of this moment; the free space is that of the last `scrape`."""
-        manager = self._manager
+        manager, quarantine = self._manager, self._quarantine.totals
         return replace(
             self._space,
             ready=self._health.is_ready,
@@ -57,9 +62,14 @@ class Sight:
             connections_limit=manager.config.max_connections,
             associations=manager.association_count,
             associations_limit=manager.config.max_associations,
+            associations_by_peer=manager.associations_by_peer(),
             operations=manager.operation_count,
             held_bytes=manager.budget.held_bytes,
             held_bytes_limit=manager.budget.limit_bytes,
+            quarantine_objects=quarantine.objects,
+            quarantine_objects_limit=quarantine.max_objects,
+            quarantine_bytes=quarantine.bytes,
+            quarantine_bytes_limit=quarantine.max_bytes,
         )
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:

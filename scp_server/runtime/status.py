@@ -14,6 +14,7 @@ from scp_server.index.base import Index
 from scp_server.net.association_manager import AssociationManager
 from scp_server.net.connection import Connection
 from scp_server.observability.logs import peer_text
+from scp_server.observability.rates import Rates
 from scp_server.observability.recent import recent_problems
 from scp_server.settings import Settings
 from scp_server.storage.quarantine import Quarantine
@@ -21,30 +22,32 @@ from scp_server.storage.quarantine import Quarantine
 MAX_LISTED_ASSOCIATIONS = 500
 """Associations that one answer describes, the oldest first; `left_out` counts the others."""
 RATE_SECONDS = (10, 60)
-_TOTALS_REST = 20.0
-"""The index is counted again after so many times as long as counting it took."""
 
 
 class StatusReporter:
     """Answers the command `status`. Reads what others count; takes nothing from them."""
 
     def __init__(
-        self, settings: Settings, manager: AssociationManager, index: Index, quarantine: Quarantine
+        self,
+        settings: Settings,
+        manager: AssociationManager,
+        rates: Rates,
+        index: Index,
+        quarantine: Quarantine,
     ) -> None:
         self._settings = settings
         self._manager = manager
+        self._rates = rates
+        self._started_at = time.monotonic()
         self._index = index
         self._quarantine = quarantine
-        self._totals: dict[str, int] | None = None
-        self._count_again_at = 0.0
-        self._counting = asyncio.Lock()
 
     async def report(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Everything, as plain values. Times in seconds, peers' texts escaped."""
         del arguments
         from scp_server import __version__
 
-        activity, counted = self._manager.activity, self._manager.measures.associations
+        counted, operations = self._manager.measures.associations, self._manager.measures.operations
         associations = self._manager.associations()
         now = time.monotonic()
         return {
@@ -53,7 +56,7 @@ class StatusReporter:
                 "pid": os.getpid(),
                 "ae_title": self._settings.listen.ae_title,
                 "data_dir": str(self._settings.data_dir.absolute()),
-                "uptime_seconds": round(activity.uptime_seconds, 3),
+                "uptime_seconds": round(now - self._started_at, 3),
             },
             "associations": {
                 "now": len(associations),
@@ -65,11 +68,11 @@ class StatusReporter:
             "totals": {
                 "associations_accepted": counted.accepted,
                 "associations_rejected": sum(counted.rejected.values()),
-                "operations": activity.operations,
-                "operations_failed": activity.operations_failed,
-                "dataset_bytes": activity.dataset_bytes,
+                "operations": operations.answered,
+                "operations_failed": operations.failed,
+                "dataset_bytes": operations.dataset_bytes,
             },
-            "rates": {str(seconds): asdict(activity.rate(seconds)) for seconds in RATE_SECONDS},
+            "rates": {str(seconds): asdict(self._rates.over(seconds)) for seconds in RATE_SECONDS},
             "index": await self._index_totals(),
             "quarantine": asdict(self._quarantine.totals),
             "space": await asyncio.to_thread(self._space),
@@ -77,17 +80,11 @@ class StatusReporter:
         }
 
     async def _index_totals(self) -> dict[str, int] | None:
-        """The index's totals, None while it cannot be asked. A large index is not counted every second."""
-        async with self._counting:
-            began = time.monotonic()
-            if began >= self._count_again_at:
-                try:
-                    self._totals = asdict(await self._index.totals())
-                except IndexFailure:
-                    self._totals = None
-                ended = time.monotonic()
-                self._count_again_at = ended + _TOTALS_REST * (ended - began)
-        return self._totals
+        """The index's totals; None while it cannot be asked."""
+        try:
+            return asdict(await self._index.totals())
+        except IndexFailure:
+            return None
 
     def _space(self) -> dict[str, int] | None:
         try:

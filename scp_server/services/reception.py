@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,11 +12,12 @@ from scp_server.index.base import IndexEntry
 from scp_server.interfaces import Operation
 from scp_server.objects.header_tap import HeaderTap
 from scp_server.objects.part10 import FileMetaBytes, dicos_version_value, file_meta
-from scp_server.objects.summary import InstanceSummary, summarize
+from scp_server.objects.summary import InstanceSummary, summarizing
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.measures import StageClock
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
+from scp_server.services.loop_share import LoopShare
 from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from scp_server.services.storage import StorageServiceConfig
 
 DIGEST_ALGORITHM = "blake3"
-_DEFLATED_STEP_BYTES = 16_384
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
 
@@ -45,9 +44,15 @@ class Reception:
     """
 
     def __init__(
-        self, storage: Storage, config: StorageServiceConfig, operation: Operation, arrival: Arrival
+        self,
+        storage: Storage,
+        config: StorageServiceConfig,
+        operation: Operation,
+        arrival: Arrival,
+        share: LoopShare,
     ) -> None:
         self._storage = storage
+        self._share = share
         self._config = config
         self._operation = operation
         self._chunks = operation.dataset.chunks()
@@ -100,7 +105,7 @@ class Reception:
             await self._take(chunks)
         self.stages.received()
         self._tap.finish()
-        self._look_at_header()
+        await self._look_at_header()
         self.stages.parsed()
         await self._write_waiting()
 
@@ -211,9 +216,9 @@ class Reception:
         if limit and self._received_bytes > limit:
             raise OperationRefused(Status.OUT_OF_RESOURCES, f"the data set is larger than {limit} bytes")
         for chunk in chunks:
-            await self._look_through(chunk)
+            await self._share.run(self._tap.steps(chunk))
         if self._tap.header_complete:
-            self._look_at_header()
+            await self._look_at_header()
             may_wait = False
         else:
             may_wait = not pressed and self._writer is None
@@ -233,20 +238,11 @@ class Reception:
         self._received_bytes += size_bytes
         return size_bytes
 
-    async def _look_through(self, chunk: memoryview) -> None:
-        """Feed the tap; where that inflates, a little at a time, so that nobody else waits for a bomb."""
-        if not self._tap.transfer_syntax.deflated:
-            self._tap.feed(chunk)
-            return
-        for start in range(0, len(chunk), _DEFLATED_STEP_BYTES):
-            self._tap.feed(chunk[start : start + _DEFLATED_STEP_BYTES])
-            await asyncio.sleep(0)
-
-    def _look_at_header(self) -> None:
+    async def _look_at_header(self) -> None:
         """Once: learn the UIDs, and refuse an object that is not the one the command speaks of."""
         if self._summary is not None:
             return
-        summary = summarize(self._tap.header)
+        summary = await self._share.run(summarizing(self._tap.header, self._config.tap_limits))
         request = self._store_request
         for tag, said, found in (
             (_SOP_CLASS_UID, request.affected_sop_class_uid, summary.sop_class_uid),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from scp_server.errors import AssociationError, OperationRefused, SCPServerError
 from scp_server.observability.logs import get_logger
+from scp_server.observability.measures import QuarantineEvent
 from scp_server.protocol.status import Status
 from scp_server.services.reception import Reception
 from scp_server.storage.base import StoredObject
@@ -53,9 +54,9 @@ class RefusedObjects:
         except AssociationError:
             raise
         except Exception as failure:
-            _not_kept(reception, refusal, failure)
+            _not_kept(quarantine, reception, refusal, failure)
         else:
-            _kept(reception, refusal)
+            _kept(quarantine, reception, refusal)
 
     async def keep_stored(
         self, reception: Reception, stored: StoredObject, refusal: OperationRefused
@@ -74,9 +75,9 @@ class RefusedObjects:
             finally:
                 admission.close()
         except Exception as failure:
-            _not_kept(reception, refusal, failure)
+            _not_kept(quarantine, reception, refusal, failure)
             return False
-        _kept(reception, refusal)
+        _kept(quarantine, reception, refusal)
         return True
 
     def _is_wanted(self, refusal: OperationRefused) -> bool:
@@ -84,7 +85,8 @@ class RefusedObjects:
         return quarantine is not None and quarantine.enabled and is_refused_for_what_it_is(refusal.status)
 
 
-def _kept(reception: Reception, refusal: OperationRefused) -> None:
+def _kept(quarantine: Quarantine, reception: Reception, refusal: OperationRefused) -> None:
+    quarantine.note(QuarantineEvent.KEPT)
     log.info(
         "quarantine.kept",
         id=reception.arrival_id,
@@ -94,7 +96,10 @@ def _kept(reception: Reception, refusal: OperationRefused) -> None:
     )
 
 
-def _not_kept(reception: Reception, refusal: OperationRefused, failure: Exception) -> None:
+def _not_kept(
+    quarantine: Quarantine, reception: Reception, refusal: OperationRefused, failure: Exception
+) -> None:
+    quarantine.note(QuarantineEvent.NOT_KEPT)
     log.warning(
         "quarantine.not_kept",
         association_id=reception.association_id,

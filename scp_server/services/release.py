@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from scp_server.errors import OperationRefused, StorageError
-from scp_server.interfaces import AcceptedContext, AssociationInfo, DatasetSource
+from scp_server.errors import LocalProtocolError, OperationRefused, StorageError
+from scp_server.interfaces import AcceptedContext, AssociationInfo, DatasetSource, Sender
 from scp_server.observability.logs import get_logger, peer_text
+from scp_server.observability.measures import QuarantineEvent
 from scp_server.protocol.events import Buffer
 from scp_server.protocol.message import CStoreRQ, Message
 from scp_server.protocol.status import Status
@@ -84,6 +85,11 @@ class _ReleasedOperation:
         """See `Operation.dataset`."""
         return self._dataset
 
+    @property
+    def sender(self) -> Sender:
+        """See `Operation.sender`: there is no association. Raises LocalProtocolError."""
+        raise LocalProtocolError("an object that is released has no association to send on")
+
     def when_cancelled(self, callback: Callable[[], None]) -> None:
         """See `Operation.when_cancelled`: nobody can."""
         del callback
@@ -119,6 +125,7 @@ class QuarantineRelease:
             await quarantine.drop(object_id)
         finally:
             quarantine.let_go(object_id)
+        quarantine.note(QuarantineEvent.RELEASED)
         log.info(
             "quarantine.released",
             id=object_id,
@@ -128,6 +135,7 @@ class QuarantineRelease:
         return ReleaseResult(object_id, True, Status.SUCCESS, "")
 
     async def _refused_again(self, record: QuarantineRecord, refusal: OperationRefused) -> ReleaseResult:
+        self._quarantine.note(QuarantineEvent.RELEASE_REFUSED)
         log.warning(
             "quarantine.release_refused",
             id=record.id,

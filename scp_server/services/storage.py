@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, cast
+from typing import NoReturn, Protocol, cast
 
 from scp_server.errors import (
     IndexFailure,
@@ -18,7 +18,7 @@ from scp_server.errors import (
     StorageError,
     StorageFull,
 )
-from scp_server.index.base import AddOutcome, DuplicatePolicy, Index
+from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.interfaces import AssociationInfo, DicosMode, Operation, PeerRules
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
@@ -26,15 +26,19 @@ from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import ReceptionMeasures
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
+from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.layout import location_for_log
 from scp_server.storage.quarantine import Quarantine
 
 log = get_logger(__name__)
 
 _AFFECTED_SOP_INSTANCE_UID = 0x00001000
+_MET_ANOTHER = frozenset({AddOutcome.SAME, AddOutcome.CONFLICT})
+"""The newcomer is not in the index, because of what is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,14 @@ class StorageServiceConfig:
             return peer.duplicates
         always = peer is not None and peer.dicos is DicosMode.ALWAYS
         return self.dicos_duplicates if always or is_dicos_sop_class(sop_class_uid) else self.duplicates
+
+
+class Deletions(Protocol):
+    """What an administrator has decided to delete; `runtime/maintenance/deletion.py` fulfils it."""
+
+    async def doomed(self, wanted: Iterable[str]) -> set[str]:
+        """Those locations that are to go, though the index may still have them. Raises StorageError."""
+        ...
 
 
 class ArrivalClock:
@@ -82,13 +94,17 @@ class StorageService:
         config: StorageServiceConfig,
         measures: ReceptionMeasures | None = None,
         quarantine: Quarantine | None = None,
+        share: LoopShare | None = None,
+        deletions: Deletions | None = None,
     ) -> None:
         self._storage = storage
+        self._share = share or LoopShare()
         self._index = index
         self._config = config
         self._measures = measures or ReceptionMeasures()
         self._arrivals = ArrivalClock()
         self._refused = RefusedObjects(quarantine)
+        self._deletions = deletions
         self._nothing_refused = RefusedObjects(None)
 
     @handles(CStoreRQ)
@@ -102,7 +118,7 @@ class StorageService:
 
     async def _store(self, operation: Operation, refused: RefusedObjects) -> Message:
         request = cast(CStoreRQ, operation.request)
-        reception = Reception(self._storage, self._config, operation, self._arrivals.next())
+        reception = Reception(self._storage, self._config, operation, self._arrivals.next(), self._share)
         try:
             _check_command(request, operation)
             await reception.receive()
@@ -137,8 +153,8 @@ class StorageService:
         association_id = association.association_id
         policy = self._config.duplicate_policy(reception.summary.sop_class_uid, association.peer)
         try:
-            result = await self._index.add(reception.index_entry(stored), policy)
-        except IndexFailure as failure:
+            result = await self._add(reception.index_entry(stored), policy)
+        except (IndexFailure, StorageError) as failure:
             log.error("index.failed", error=str(failure), association_id=association_id)
             await self._take_back(stored)
             raise OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed") from failure
@@ -159,6 +175,19 @@ class StorageService:
             return
         await self._discard(result.discarded)
         await self._storage.indexed(stored)
+
+    async def _add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+        """Bring an entry into the index. What it meets there counts only while nobody has decided to delete
+        it: otherwise that row goes now rather than in a moment, and the newcomer is kept in its own right.
+        """
+        while True:
+            result = await self._index.add(entry, policy)
+            if result.outcome not in _MET_ANOTHER or result.location == entry.location:
+                return result
+            met = [result.location]
+            if self._deletions is None or not await self._deletions.doomed(met):
+                return result
+            await self._index.remove(met)
 
     async def _refuse_newcomer(
         self,
@@ -185,7 +214,7 @@ class StorageService:
             try:
                 await self._storage.delete(location)
             except StorageError as failure:
-                log.error("object.left_over", location=location, error=str(failure))
+                log.error("object.left_over", location=location_for_log(location), error=str(failure))
             else:
                 deleted.append(location)
         if deleted:
@@ -196,7 +225,7 @@ class StorageService:
         try:
             await self._storage.delete(stored.location)
         except StorageError as failure:
-            log.error("object.left_over", location=stored.location, error=str(failure))
+            log.error("object.left_over", location=location_for_log(stored.location), error=str(failure))
             return
         await self._storage.indexed(stored)
 

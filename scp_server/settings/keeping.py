@@ -39,5 +39,6 @@ class ControlSettings(Section):
         description="How long a connection may take for its next request, or to read an answer.",
     )
     command_seconds: Seconds = Field(
-        default=600.0, description="How long one command may run before it is given up."
+        default=600.0,
+        description="How long one command may run, or a long one not move, before it is given up.",
     )

@@ -36,6 +36,10 @@ class LimitsSettings(Section):
         description="All DICOM sockets, also those without an association. Must be at least "
         "max_associations; when not set and that is larger, twice max_associations.",
     )
+    max_outbound_associations: Count = Field(
+        default=64,
+        description="Associations to all remotes together, idle ones too; what needs more waits.",
+    )
     max_pdu_bytes: int = Field(
         default=131_072,
         ge=0,
@@ -51,6 +55,11 @@ class LimitsSettings(Section):
     max_command_bytes: int = Field(default=64 * KIB, ge=KIB, description="Longest command set (PS3.7 6.3).")
     max_empty_fragments: Count = Field(
         default=1_000, description="Empty fragments in one message before it is aborted."
+    )
+    max_association_items: Count = Field(
+        default=16_384,
+        description="Items and sub-items of one A-ASSOCIATE-RQ, so that one of nothing but empty items takes "
+        "no time; 128 presentation contexts of a hundred transfer syntaxes each fit.",
     )
     max_user_information_items: Count = Field(
         default=1_024, description="Sub-items of one user information item."
@@ -100,6 +109,18 @@ class LimitsSettings(Section):
     max_header_elements: Count = Field(
         default=1_000_000, description="Elements before the pixel data, nested ones included."
     )
+    max_indexed_elements: int = Field(
+        default=8_192,
+        ge=256,
+        description="Elements of a header's first level whose places are remembered, at 200 bytes of memory "
+        "each; those behind are as if they were absent. Usual headers have hundreds.",
+    )
+    max_references: Count = Field(
+        default=1_000, description="Referenced SOP instances that are indexed for one object."
+    )
+    max_reference_items: Count = Field(
+        default=5_000, description="Sequence items that are looked at to find them."
+    )
     max_sequence_depth: int = Field(
         default=64,
         ge=1,
@@ -111,6 +132,12 @@ class LimitsSettings(Section):
     )
     max_inflate_ratio: Count = Field(
         default=200, description="Largest ratio of inflated to received bytes of a deflated data set."
+    )
+    inflate_grace_bytes: int = Field(
+        default=MIB,
+        ge=0,
+        description="Inflated bytes before which that ratio is not looked at: short runs of zeros deflate a "
+        "thousandfold.",
     )
     max_inflated_bytes: int = Field(
         default=64 * GIB,
@@ -166,9 +193,24 @@ class TimeoutsSettings(Section):
     response_seconds: Seconds = Field(
         default=30.0, description="Until a peer has answered our A-ASSOCIATE-RQ or A-RELEASE-RQ."
     )
+    store_response_seconds: Seconds = Field(
+        default=60.0,
+        description="Until a peer has answered a C-STORE of ours, once its data set is sent; then the "
+        "association is aborted and the sub-operation of the C-MOVE or C-GET has failed.",
+    )
     idle_seconds: SecondsOrNever = Field(
         default=300.0,
         description="Longest silence between messages before an association is aborted; 0 is never.",
+    )
+    outbound_idle_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="How long an association to a remote that nobody uses is kept for the next one; 0 is "
+        "not at all.",
+    )
+    remote_retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=5.0,
+        description="After a remote could not be reached: how long others who want it are told so at once, "
+        "and it is left in peace; 0 is not at all.",
     )
     dicos_idle_seconds: SecondsOrNever = Field(
         default=0.0,

@@ -208,6 +208,7 @@ _WORDS = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
+    "missing": "given",
     "model_type": "a table",
     "path_type": "a path",
     "string_type": "text",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
@@ -24,19 +24,10 @@ from scp_server.settings.names import (
     transfer_syntax_uid,
 )
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
-from scp_server.settings.query import QuerySettings
-from scp_server.settings.section import AETitle, Section, Texts
+from scp_server.settings.query import QuerySettings, RetrieveSettings
+from scp_server.settings.remotes import RemoteSettings, check_titles
+from scp_server.settings.section import AETitle, Host, Port, Section, Texts
 from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
-
-
-def _host(text: str) -> str:
-    if not text or not text.isprintable() or " " in text:
-        raise ValueError("must be a host name or an address")
-    return text
-
-
-Host = Annotated[str, AfterValidator(_host)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 class ListenSettings(Section):
@@ -189,7 +180,7 @@ class StorageSettings(Section):
 
 
 class IndexSettings(Section):
-    """How the index is written."""
+    """How the index is written and searched."""
 
     max_batch: int = Field(default=256, ge=1, le=256, description="Most objects that share one transaction.")
     max_queue: int = Field(
@@ -201,13 +192,22 @@ class IndexSettings(Section):
         allow_inf_nan=False,
         description="How long a locked index is waited for before 0xA700.",
     )
+    readers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Threads that queries are searched and matched in, each with a connection to the index.",
+    )
     compare_at_start: bool = Field(
         default=True,
         description="Compare objects and index in the background once the server is ready: files that the "
         "index does not know are adopted, rows without a file are logged.",
     )
     compare_objects_per_second: int = Field(
-        default=2_000, ge=1, description="How fast that comparison may go, so that it disturbs nobody."
+        default=1_000,
+        ge=1,
+        description="How fast that comparison may go, and index verify while the server runs, so that they "
+        "disturb nobody.",
     )
 
 
@@ -227,6 +227,13 @@ class SettingsTree(BaseModel):
         allow_inf_nan=False,
         description="After SIGTERM: how long operations may finish before associations are aborted.",
     )
+    close_timeout_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After that: how long associations, storage and index may take to end before the process "
+        "ends without them, with exit code 1. A disk that hangs would hold it for ever.",
+    )
     listen: ListenSettings = Field(default_factory=ListenSettings)
     http: HTTPSettings = Field(default_factory=HTTPSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -237,10 +244,18 @@ class SettingsTree(BaseModel):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     query: QuerySettings = Field(default_factory=QuerySettings)
+    retrieve: RetrieveSettings = Field(default_factory=RetrieveSettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
-        default=(), description="Single peers, or networks of them: what they may do, how they are treated."
+        default=(),
+        description="Single peers, or networks of them: what they may do, how they are treated. The first "
+        "that matches holds.",
+    )
+    remotes: Annotated[tuple[RemoteSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Where C-MOVE may send to, by AE title. A peer that names another title hears 0xA801: "
+        "nothing is ever dialled but what stands here.",
     )
 
     @field_validator("peers")
@@ -248,6 +263,18 @@ class SettingsTree(BaseModel):
     def _peers(cls, peers: tuple[PeerSettings, ...]) -> tuple[PeerSettings, ...]:
         check_each_once(peers)
         return peers
+
+    @property
+    def most_outbound_associations(self) -> int:
+        """Associations to remotes that there can be at once."""
+        of_remotes = sum(remote.max_associations for remote in self.remotes)
+        return min(of_remotes, self.limits.max_outbound_associations)
+
+    @field_validator("remotes")
+    @classmethod
+    def _remotes(cls, remotes: tuple[RemoteSettings, ...]) -> tuple[RemoteSettings, ...]:
+        check_titles(remotes)
+        return remotes
 
     @field_validator("data_dir")
     @classmethod

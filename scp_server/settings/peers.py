@@ -50,7 +50,8 @@ class PeerSettings(Section):
     relational: bool | None = Field(
         default=None,
         description="Whether this peer's queries may leave out the unique keys of higher levels, and match "
-        "every key, without having negotiated it; when not set, query.relational holds.",
+        "every key, and its retrieves leave them out, without having negotiated it; when not set, "
+        "query.relational holds.",
     )
 
     @field_validator("address")

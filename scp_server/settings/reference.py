@@ -60,7 +60,7 @@ def markdown() -> str:
 
 
 _TABLES = """\
-{meaning} As many of these tables as needed; the first that matches holds. In the environment
+{meaning} As many of these tables as needed. In the environment
 they are `{variable}`, a JSON list of objects."""
 
 
@@ -80,7 +80,7 @@ def example() -> str:
     for name, keys in _by_table():
         lines += textwrap.wrap(
             f"{keys_of(Settings)[name].description} As many of these tables as "
-            "needed; the first that matches holds. This one shows the defaults.",
+            "needed. This one shows the defaults.",
             108,
             initial_indent="# ",
             subsequent_indent="# ",
@@ -91,6 +91,7 @@ def example() -> str:
             short = key.name.rpartition(".")[2]
             is_set = key.default is not None
             lines += [f"#   {short} = {toml_value(key.default)}" if is_set else f"#   # {short} is not set"]
+        lines += [""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

@@ -89,7 +89,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
             yield from _walk(section, f"{prefix}{name}.")
             continue
         kind, choices = _kind_of(field.annotation)
-        default = field.get_default(call_default_factory=False)
+        default = None if field.is_required() else field.get_default(call_default_factory=False)
         yield Key(prefix + name, kind, choices, default, field.description or "")
 
 

@@ -16,6 +16,16 @@ class Section(BaseModel):
 Texts = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(strict=False)]
 """A list of strings."""
 
+
+def _host(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError("must be a host name or an address")
+    return text
+
+
+Host = Annotated[str, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
 MAX_AE_TITLE_CHARACTERS = 16
 
 

@@ -140,6 +140,11 @@ class Storage(Protocol):
         """Everything that `in_flight` yielded has been dealt with."""
         ...
 
+    async def not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        """Those of `locations` that were committed since `open` and not reported as `indexed`: their writers
+        are about to do so, or the next start will. Raises StorageError."""
+        ...
+
     async def indexed(self, stored: StoredObject) -> None:
         """The index knows this object (or it was deleted): it is no longer in flight. Cheap; never raises."""
         ...

@@ -18,8 +18,9 @@ With `full` a power loss is no different. After 5 the object's bytes (1), its di
 (5) are on the disk. Between 4 and 5 the rename may or may not have reached it; the bytes have, by 1, and by
 2 the ledger names the directory. With `process` a power loss may take recent objects, or their content.
 
-An error at any step removes the file under whichever name it has. Deletions are synced with `full`, so that
-what was deleted does not come back.
+An error at any step removes the file under whichever name it has; where that fails too it is tried again
+after the next object that is stored, and when the storage is closed (see `left_overs`). Deletions are synced
+with `full`, so that what was deleted does not come back.
 
 Free space
 ----------
@@ -47,6 +48,7 @@ from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
 from scp_server.errors import ObjectNotFound, StorageError
+from scp_server.observability.logs import get_logger
 from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import (
@@ -65,6 +67,8 @@ from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_fo
 from scp_server.storage.writer import FilesystemWriter, Workshop
 
 __all__ = ["Durability", "FilesystemStorage", "FilesystemStorageConfig"]
+
+log = get_logger(__name__)
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -99,6 +103,7 @@ class FilesystemStorage:
         self._root = os.path.abspath(config.root)
         self._workshop: Workshop | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._examined_all = True
 
     # --- life cycle
 
@@ -154,6 +159,7 @@ class FilesystemStorage:
             await writer.settle()
         while self._background:
             await asyncio.wait(tuple(self._background))
+        await workshop.hop(workshop.left_overs.remove_all)
         await workshop.hop(workshop.ledger.close)
         await asyncio.to_thread(workshop.executor.shutdown)
 
@@ -251,12 +257,29 @@ class FilesystemStorage:
     # --- deleting
 
     async def delete(self, location: str) -> None:
-        """See `Storage.delete`. Directories that become empty go too. Implies `indexed`."""
+        """See `Storage.delete`. Directories that become empty go too. Implies `indexed`.
+
+        What cannot be deleted now is tried again (see `left_overs`), whether or not the caller does.
+        """
         if not is_location(location):
             raise StorageError("cannot delete: no location of this storage")
         await self._hop("delete", self._delete, self._opened(), location)
 
     def _delete(self, workshop: Workshop, location: str) -> None:
+        try:
+            self._remove(workshop, location)
+        except OSError:
+            workshop.left_overs.add(partial(self._is_removed, workshop, location))
+            raise
+
+    def _is_removed(self, workshop: Workshop, location: str) -> bool:
+        try:
+            self._remove(workshop, location)
+        except OSError:
+            return False
+        return True
+
+    def _remove(self, workshop: Workshop, location: str) -> None:
         try:
             os.unlink(f"{self._root}/{location}")
         except FileNotFoundError:
@@ -292,18 +315,35 @@ class FilesystemStorage:
     # --- in flight
 
     async def in_flight(self) -> AsyncIterator[StoredObject]:
-        """See `Storage.in_flight`. Every object in the directories that earlier processes left in ledgers."""
-        ledger = self._opened().ledger
-        directories: Sequence[str] = await self._hop(
-            "read the ledger", partial(list, ledger.left_over_directories())
-        )
-        for directory in directories:
-            async for stored in self._batches(objects_in(self._root, directory)):
-                yield stored
+        """See `Storage.in_flight`. Every object in the directories that earlier processes left in ledgers.
+
+        What cannot be read is logged and passed over; then the ledgers stay, and the next start looks again.
+        """
+        for directory in await self._hop("read the ledgers", self._left_over_directories, self._opened()):
+            try:
+                async for stored in self._batches(objects_in(self._root, directory)):
+                    yield stored
+            except StorageError as failure:
+                self._not_examined(directory, failure)
+
+    def _left_over_directories(self, workshop: Workshop) -> Sequence[str]:
+        def unreadable(name: str, error: OSError) -> None:
+            self._not_examined(f"{INCOMING}/{name}", storage_failure(error, "read the ledger"))
+
+        return list(workshop.ledger.left_over_directories(unreadable))
+
+    def _not_examined(self, location: str, failure: StorageError) -> None:
+        self._examined_all = False
+        log.error("recovery.not_examined", location=location, error=str(failure))
 
     async def settled(self) -> None:
-        """See `Storage.settled`."""
-        await self._hop("remove the ledger", self._opened().ledger.settle)
+        """See `Storage.settled`. Does nothing while something could not be examined."""
+        if self._examined_all:
+            await self._hop("remove the ledger", self._opened().ledger.settle)
+
+    async def not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        """See `Storage.not_yet_indexed`."""
+        return await self._hop("look at what is in flight", self._opened().ledger.holding, list(locations))
 
     async def indexed(self, stored: StoredObject) -> None:
         """See `Storage.indexed`. No visit to a thread, no system call."""

@@ -44,6 +44,7 @@ _ARRIVAL_ID = re.compile(r"[0-9a-f]{1,64}")
 _FILE_NAME = re.compile(r"[0-9a-f]{20}-[0-9a-f]{1,64}\.dcm")
 _NAME = rf"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{{0,{_MAX_NAME_CHARACTERS - 1}}})"
 _DIRECTORY = re.compile(rf"objects(?:/{_NAME}){{1,{MAX_DEPTH}}}", re.ASCII)
+_HASHES_ONLY = re.compile(r"objects/[0-9a-f]{2}/[0-9a-f]{20}/[0-9a-f]{20}/[0-9a-f]{20}-[0-9a-f]{1,64}\.dcm")
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+", re.ASCII)
 _LITERAL = re.compile(rf"[A-Za-z0-9_-]{{0,{_MAX_LITERAL_CHARACTERS}}}", re.ASCII)
@@ -190,6 +191,14 @@ def is_directory_name(text: str) -> bool:
 def is_file_name(text: str) -> bool:
     """Whether `text` is the last part of a location."""
     return _FILE_NAME.fullmatch(text) is not None
+
+
+def location_for_log(location: str) -> str:
+    """A location without what may identify a person: of any layout's but the default one, the arrival id that
+    names the file, as a pattern for a shell."""
+    if _HASHES_ONLY.fullmatch(location):
+        return location
+    return f"{OBJECTS}/**/*-{location.rpartition('-')[2]}"
 
 
 def ledger_generation(name: str) -> int | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from threading import Lock
 
@@ -159,6 +159,12 @@ class InFlightLedger:
             self._work_off_reports()
             self._release(location)
 
+    def holding(self, locations: Iterable[str]) -> set[str]:
+        """Those of `locations` that were entered and neither reported nor released."""
+        with self._lock:
+            self._work_off_reports()
+            return {location for location in locations if location in self._objects}
+
     def _work_off_reports(self) -> None:
         while self._reported:
             self._release(self._reported.popleft())
@@ -180,12 +186,19 @@ class InFlightLedger:
             with suppress(OSError):
                 os.unlink(generation.path)
 
-    def left_over_directories(self) -> Iterator[str]:
-        """The directories named by the ledgers of earlier processes, each once."""
+    def left_over_directories(self, unreadable: Callable[[str, OSError], None]) -> Iterator[str]:
+        """The directories named by the ledgers of earlier processes, each once.
+
+        `unreadable` is told the name of a ledger that cannot be read, and why.
+        """
         seen: set[str] = set()
         for name in self._left_over:
-            with open(f"{self._folder}/{name}", "rb") as file:
-                data = file.read(MAX_DIRECTORIES * _MAX_RECORD_BYTES)
+            try:
+                with open(f"{self._folder}/{name}", "rb") as file:
+                    data = file.read(MAX_DIRECTORIES * _MAX_RECORD_BYTES)
+            except OSError as error:
+                unreadable(name, error)
+                continue
             # What follows the last line end was cut short.
             for line in data.decode("ascii", "replace").split("\n")[:-1]:
                 if is_directory(line) and line not in seen:

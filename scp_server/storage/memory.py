@@ -128,6 +128,10 @@ class MemoryStorage:
             place.in_flight.pop(location, None)
         self._left_over = []
 
+    async def not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        """See `Storage.not_yet_indexed`."""
+        return self._opened().in_flight.keys() & set(locations) - set(self._left_over)
+
     async def indexed(self, stored: StoredObject) -> None:
         """See `Storage.indexed`."""
         self._place.in_flight.pop(stored.location, None)

@@ -27,6 +27,7 @@ from threading import Lock
 from typing import TypeVar, TypeVarTuple
 
 from scp_server.errors import ObjectNotFound, StorageError, StorageFull
+from scp_server.observability.measures import QuarantineEvent, QuarantineMeasures
 from scp_server.storage.base import ObjectWriter, SettingAside, StoredObject, TakeAway
 from scp_server.storage.layout import INCOMING, checked_arrival_id
 from scp_server.storage.quarantine_record import MAX_RECORD_BYTES, QuarantineRecord, record_from_json
@@ -91,8 +92,14 @@ class Quarantine:
     `storage` may be None where nothing is taken in: for looking at it, and dropping, without a server.
     """
 
-    def __init__(self, config: QuarantineConfig, storage: SettingAside | None) -> None:
+    def __init__(
+        self,
+        config: QuarantineConfig,
+        storage: SettingAside | None,
+        measures: QuarantineMeasures | None = None,
+    ) -> None:
         self._config = config
+        self._measures = measures or QuarantineMeasures()
         self._storage = storage
         self._root = os.path.join(os.path.abspath(config.root), QUARANTINE)
         self._executor: ThreadPoolExecutor | None = None
@@ -161,6 +168,10 @@ class Quarantine:
 
     def _path(self, object_id: str, suffix: str) -> str:
         return f"{self._root}/{checked_arrival_id(object_id)}{suffix}"
+
+    def note(self, event: QuarantineEvent) -> None:
+        """Count what has become of an object; for whoever decides and logs it."""
+        self._measures.events[event] += 1
 
     # --- room
 

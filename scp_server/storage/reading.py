@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
 
 from scp_server.storage.base import StoredObject
 from scp_server.storage.layout import MAX_DEPTH, is_directory_name, is_file_name
+
+if TYPE_CHECKING:
+    ScandirIterator = os._ScandirIterator[str]
 
 
 class FileReader:
@@ -69,27 +73,37 @@ class Batches:
 def objects_below(root: str, top: str) -> Iterator[StoredObject]:
     """Every visible object below the relative directory `top`, at any depth that a layout may have.
 
-    What disappears meanwhile is passed over, as is every file that is none of ours. Memory holds the names of
-    the directories beside those on the way to where it is.
+    What disappears meanwhile is passed over, as is every file that is none of ours. One directory is open on
+    each level, and no more of it is held; symbolic links are not followed.
     """
-    waiting = [[f"{top}/{name}" for name in _directories(root, top)]]
-    while waiting:
-        if not waiting[-1]:
-            waiting.pop()
-            continue
-        directory = waiting[-1].pop()
-        yield from objects_in(root, directory)
-        if len(waiting) < MAX_DEPTH:
-            waiting.append([f"{directory}/{name}" for name in _directories(root, directory)])
-
-
-def _directories(root: str, directory: str) -> list[str]:
-    """The names in a directory that objects may lie below."""
+    levels: list[_Level] = []
+    _descend(root, top, levels)
     try:
-        with os.scandir(f"{root}/{directory}") as entries:
-            return [entry.name for entry in entries if is_directory_name(entry.name) and entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        while levels:
+            above, entries = levels[-1]
+            entry = next(entries, None)
+            if entry is None:
+                levels.pop()
+            elif is_directory_name(entry.name) and entry.is_dir(follow_symlinks=False):
+                directory = f"{above}/{entry.name}"
+                yield from objects_in(root, directory)
+                if len(levels) < MAX_DEPTH:
+                    _descend(root, directory, levels)
+    finally:
+        for _, entries in levels:
+            entries.close()
+
+
+class _Level(NamedTuple):
+    """A directory that is being listed. Its entries close themselves at their end."""
+
+    directory: str
+    entries: ScandirIterator
+
+
+def _descend(root: str, directory: str, levels: list[_Level]) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        levels.append(_Level(directory, os.scandir(f"{root}/{directory}")))
 
 
 def objects_in(root: str, directory: str) -> Iterator[StoredObject]:

@@ -22,6 +22,7 @@ from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, StoredOb
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import INCOMING, PART_SUFFIX, Layout, directory_of
 from scp_server.storage.ledger import InFlightLedger
+from scp_server.storage.left_overs import LeftOvers
 from scp_server.storage.sync import (
     FILE_MODE,
     FreeSpace,
@@ -57,6 +58,7 @@ class Workshop:
     space: FreeSpace
     spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
     writers: set[FilesystemWriter] = field(default_factory=set)
+    left_overs: LeftOvers = field(default_factory=LeftOvers)
 
     def hop(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> asyncio.Future[_T]:
         """Run `function` in a thread. Raises StorageError when the storage is closed."""
@@ -120,6 +122,8 @@ class _PartFile:
             # Some filesystems tell of a failed write only here, so before the rename.
             self._close()
             self._place(self._workshop.layout.location(key))
+            # The disk takes objects, so it may let go of what it would not before.
+            self._workshop.left_overs.remove_all()
         except OSError as error:
             self.discard()
             raise storage_failure(error, "store the object") from error
@@ -176,8 +180,16 @@ class _PartFile:
             sync_directory(workshop.directories.path(directory))
 
     def discard(self) -> None:
-        """Remove the file under whichever name it has. Raises no OSError; a second time does no more."""
+        """Remove the file under whichever name it has. Raises no OSError; a second time does no more.
+
+        What stays all the same is tried again; until then a part file is swept at the next start, and a
+        visible one is still in the ledger.
+        """
         self._ended = True
+        if not self._remove():
+            self._workshop.left_overs.add(self._remove)
+
+    def _remove(self) -> bool:
         workshop = self._workshop
         with suppress(OSError):
             self._close()
@@ -187,8 +199,7 @@ class _PartFile:
             except FileNotFoundError:
                 pass
             except OSError:
-                # Still there: a part file is swept at the next start, a visible one is still in the ledger.
-                return
+                return False
             self._created = False
         if self._entered:
             directory = directory_of(self._entered)
@@ -198,6 +209,7 @@ class _PartFile:
                     workshop.directories.sync_nearest(directory)
             workshop.ledger.release(self._entered)
             self._entered = ""
+        return True
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

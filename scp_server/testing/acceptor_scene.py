@@ -71,9 +71,21 @@ class StagedConnection:
         if not self.connection.eof_received():
             self.transport.close()
 
-    def associate(self, *, calling_ae_title: str = "SCRIPTED", application_context: str = "") -> None:
+    def associate(
+        self,
+        *,
+        calling_ae_title: str = "SCRIPTED",
+        application_context: str = "",
+        user_items: bytes = b"",
+    ) -> None:
         """Ask for an association on `CONTEXTS`, and take the answer away."""
-        self.send(associate_rq(calling_ae_title=calling_ae_title, application_context=application_context))
+        self.send(
+            associate_rq(
+                calling_ae_title=calling_ae_title,
+                application_context=application_context,
+                user_items=user_items,
+            )
+        )
         ((pdu_type, _),) = self.received()
         if pdu_type != PDUType.ASSOCIATE_AC:
             raise AssertionError(f"PDU type {pdu_type} instead of an A-ASSOCIATE-AC")
@@ -142,12 +154,15 @@ class AcceptorScene:
         return staged
 
 
-def associate_rq(*, calling_ae_title: str = "SCRIPTED", application_context: str = "") -> bytes:
+def associate_rq(
+    *, calling_ae_title: str = "SCRIPTED", application_context: str = "", user_items: bytes = b""
+) -> bytes:
     """An A-ASSOCIATE-RQ for `CONTEXTS`."""
     return wire.associate_rq(
         CONTEXTS,
         calling_ae_title=calling_ae_title,
         application_context=application_context or wire.DICOM_APPLICATION_CONTEXT,
+        user_items=user_items,
     )
 
 
@@ -179,6 +194,12 @@ def cancel_rq(message_id: int, *, dataset_type: int = wire.NO_DATASET) -> bytes:
         }
     )
     return wire.p_data_tf(PDV(VERIFICATION_CONTEXT_ID, Control.COMMAND | Control.LAST, command))
+
+
+def store_rsp(message_id: int, status: int = 0, *, error_comment: str = "") -> bytes:
+    """The answer to a C-STORE of the acceptor's."""
+    command = wire.c_store_rsp(message_id, status, error_comment=error_comment)
+    return wire.p_data_tf(PDV(STORAGE_CONTEXT_ID, Control.COMMAND | Control.LAST, command))
 
 
 def echo_rsp(message_id: int, *, dataset_type: int = wire.NO_DATASET) -> bytes:

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0
+PROGRAM = (sys.executable, "-m", "scp_server.cli.main")
 PREAMBLE_BYTES = 132
 GROUP_LENGTH_BYTES = 12
 
@@ -80,12 +81,18 @@ class SentDataset(Protocol):
 class DaemonProcess:
     """`serve` on free loopback ports. A context manager: entering waits for ready, leaving ends the process.
 
-    `environment` is added to this process's. Raises DaemonFailed.
+    `environment` is added to this process's; `program` is what understands `serve`. Raises DaemonFailed.
     """
 
-    def __init__(self, data_dir: Path, *options: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *options: str,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self._command = [
-            *(sys.executable, "-m", "scp_server.cli.main", "serve", "--port", "0", "--http-port", "0"),
+            *(*program, "serve", "--port", "0", "--http-port", "0"),
             *("--data-dir", str(data_dir), "--log-format", "json", *options),
         ]
         self._environment = {**os.environ, **(environment or {})}
@@ -104,12 +111,17 @@ class DaemonProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if not self.is_running:
             return
         if kind is None:
             self.terminate()
         else:
             self.kill()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def ready(self) -> Ready:

@@ -10,6 +10,7 @@ from scp_server.interfaces import AcceptedContext, AssociationInfo
 from scp_server.protocol.events import Buffer
 from scp_server.protocol.message import CStoreRQ, Message, Request
 from scp_server.testing.encoded_object import EncodedObject
+from scp_server.testing.fake_sender import FakeSender
 
 PRESSURE: tuple[()] = ()
 """A step of a `FakeDataset`: the reader is asked to hold nothing back."""
@@ -69,8 +70,10 @@ class FakeOperation:
         *,
         calling_ae_title: str = "SCANNER",
         called_ae_title: str = "ARCHIVE",
+        sender: FakeSender | None = None,
     ) -> None:
         self.request: Message = request
+        self.sender = FakeSender() if sender is None else sender
         self.context = context
         self.dataset = FakeDataset([]) if dataset is None else dataset
         self.association = AssociationInfo(

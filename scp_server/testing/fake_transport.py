@@ -186,6 +186,10 @@ class ClockedLoop:
         """See `asyncio.AbstractEventLoop`."""
         return self._loop.create_task(coroutine, name=name)
 
+    def call_soon(self, callback: Callable[..., object], *args: object) -> asyncio.Handle:
+        """See `asyncio.AbstractEventLoop`."""
+        return self._loop.call_soon(callback, *args)
+
     def call_at(self, when: float, callback: Callable[..., object], *args: object) -> _Timer:
         """See `asyncio.AbstractEventLoop`."""
         timer = _Timer(callback, args)

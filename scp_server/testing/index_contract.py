@@ -38,6 +38,7 @@ from scp_server.index.base import (
     IndexTotals,
     Level,
     Scope,
+    UniqueKey,
 )
 from scp_server.objects.summary import InstanceSummary
 
@@ -522,6 +523,50 @@ class IndexContract:
         pages = [await index.list_parts(after=part.location, limit=1, scope=scope) for part in listed]
         assert [page[0] for page in pages[:-1]] == listed[1:]
         assert pages[-1:] in ([[]], [])
+
+    @pytest.mark.parametrize(
+        ("keys", "expected"),
+        [
+            ([UniqueKey("patient_id", ("P1",))], ["1", "2", "3", "3b"]),
+            ([UniqueKey("patient_id", ("P2", "P1"))], ["1", "2", "3", "3b", "4"]),
+            ([UniqueKey("patient_id", ("P1",)), UniqueKey("issuer_of_patient_id", ("HOSPITAL",))], []),
+            ([UniqueKey("patient_id", ("p1",))], []),
+            ([UniqueKey("study_instance_uid", (f"{_ROOT}.1.1",))], ["1", "2", "3", "3b"]),
+            ([UniqueKey("study_instance_uid", (f"{_ROOT}.1.2", f"{_ROOT}.1.1") * 2)], [*"123", "3b", "4"]),
+            ([UniqueKey("series_instance_uid", (f"{_ROOT}.2.1",))], ["1", "2", "4"]),
+            (
+                [
+                    UniqueKey("study_instance_uid", (f"{_ROOT}.1.1",)),
+                    UniqueKey("series_instance_uid", (f"{_ROOT}.2.1",)),
+                ],
+                ["1", "2"],
+            ),
+            ([UniqueKey("sop_instance_uid", (f"{_ROOT}.3.3",))], ["3", "3b"]),
+            ([UniqueKey("sop_instance_uid", (f"{_ROOT}.3.4", f"{_ROOT}.3.9", f"{_ROOT}.3.1"))], ["1", "4"]),
+            ([UniqueKey("sop_instance_uid", ("1' OR '1'='1",))], []),
+            ([UniqueKey("sop_instance_uid", ())], []),
+        ],
+    )
+    async def test_a_retrieve_is_given_every_part_once_in_the_order_of_instances(
+        self, index: Index, keys: list[UniqueKey], expected: list[str]
+    ) -> None:
+        await _add_two_studies(index)
+        found = await index.retrievable(keys, 100)
+        assert [part.location for part in found] == expected
+        assert [part.location for part in await index.retrievable(keys, 2)] == expected[:2]
+        for part in found:
+            (record,) = [r for r in await index.parts(part.sop_instance_uid) if r.location == part.location]
+            assert part == tuple(getattr(record, name) for name in part._fields)
+
+    async def test_a_retrieve_may_name_ten_thousand_instances(self, index: Index) -> None:
+        await _add_two_studies(index)
+        uids = tuple(f"{_ROOT}.3.{number}" for number in range(10_000))
+        found = await index.retrievable([UniqueKey("sop_instance_uid", uids)], 100)
+        assert [part.location for part in found] == ["1", "2", "3", "3b", "4"]
+
+    async def test_a_retrieve_without_a_key_is_an_error(self, index: Index) -> None:
+        with pytest.raises(ValueError, match="needs a key"):
+            await index.retrievable([], 100)
 
     async def test_what_is_removed_takes_everything_with_it_that_is_empty_then(self, index: Index) -> None:
         await _add_two_studies(index)

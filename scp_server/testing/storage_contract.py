@@ -278,6 +278,19 @@ class StorageContract(ObjectWriterContract):
         assert {each.location for each in stored[1::2]} <= found <= set(await listed(again))
         await again.close()
 
+    async def test_what_was_committed_is_not_yet_indexed_until_it_is_reported_or_deleted(
+        self, storage: Storage, make_storage: MakeStorage
+    ) -> None:
+        stored = [await store(storage, b"x") for _ in range(4)]
+        every = [each.location for each in stored]
+        assert await storage.not_yet_indexed([*every[1:], "elsewhere"]) == set(every[1:])
+        await storage.indexed(stored[0])
+        await storage.delete(every[1])
+        assert await storage.not_yet_indexed(every) == set(every[2:])
+        again = await self._reopened(storage, make_storage)
+        assert await again.not_yet_indexed(every) == set(), "what an earlier process left is `in_flight`"
+        await again.close()
+
     async def test_nothing_is_in_flight_when_all_was_indexed(
         self, storage: Storage, make_storage: MakeStorage
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
 
 from scp_server.index.base import (
     AddResult,
@@ -12,10 +13,15 @@ from scp_server.index.base import (
     IndexEntry,
     IndexTotals,
     PartRecord,
+    RetrievablePart,
     Scope,
+    UniqueKey,
 )
+from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
+
+T = TypeVar("T")
 
 
 class Steps:
@@ -133,6 +139,9 @@ class WatchedStorage:
     async def settled(self) -> None:
         await self._storage.settled()
 
+    async def not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        return await self._storage.not_yet_indexed(locations)
+
     async def indexed(self, stored: StoredObject) -> None:
         await self._steps.enter("indexed")
         await self._storage.indexed(stored)
@@ -173,6 +182,10 @@ class WatchedIndex:
     async def unknown_locations(self, locations: Sequence[str]) -> list[str]:
         return await self._index.unknown_locations(locations)
 
+    def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> RunningSearch[T]:
+        self._steps.log.append("search")
+        return self._index.search(search, judge, size_of)
+
     async def totals(self) -> IndexTotals:
         return await self._index.totals()
 
@@ -180,6 +193,10 @@ class WatchedIndex:
         self, *, after: str = "", limit: int = 500, scope: Scope | None = None
     ) -> list[PartRecord]:
         return await self._index.list_parts(after=after, limit=limit, scope=scope)
+
+    async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
+        self._steps.log.append("retrievable")
+        return await self._index.retrievable(keys, limit)
 
     async def remove(self, locations: Sequence[str]) -> int:
         await self._steps.enter("remove")

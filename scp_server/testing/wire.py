@@ -41,7 +41,9 @@ class ItemType(IntEnum):
     USER_INFORMATION = 0x50
     MAXIMUM_LENGTH = 0x51
     IMPLEMENTATION_CLASS_UID = 0x52
+    ROLE_SELECTION = 0x54
     IMPLEMENTATION_VERSION_NAME = 0x55
+    EXTENDED_NEGOTIATION = 0x56
     USER_IDENTITY_RQ = 0x58
     USER_IDENTITY_AC = 0x59
 
@@ -248,6 +250,66 @@ def c_store_rq(message_id: int, sop_class_uid: str, sop_instance_uid: str, *, di
     return command_set(elements)
 
 
+def c_find_rq(message_id: int, sop_class_uid: str) -> bytes:
+    """C-FIND-RQ (PS3.7 9.3.2.1)."""
+    return command_set(
+        {
+            Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            Tag.COMMAND_FIELD: 0x0020,
+            Tag.MESSAGE_ID: message_id,
+            Tag.PRIORITY: 0,
+            Tag.DATASET_TYPE: 1,
+        }
+    )
+
+
+def c_cancel_rq(message_id: int) -> bytes:
+    """C-CANCEL-RQ for the operation of this message id (PS3.7 9.3.2.3)."""
+    return command_set(
+        {
+            Tag.COMMAND_FIELD: 0x0FFF,
+            Tag.MESSAGE_ID_RESPONDED_TO: message_id,
+            Tag.DATASET_TYPE: NO_DATASET,
+        }
+    )
+
+
+def extended_negotiation(sop_class_uid: str, information: bytes) -> bytes:
+    """A SOP Class Extended Negotiation sub-item (PS3.7 D.3.3.5)."""
+    uid = sop_class_uid.encode("ascii")
+    return item(ItemType.EXTENDED_NEGOTIATION, struct.pack(">H", len(uid)) + uid + information)
+
+
+def c_store_rsp(
+    message_id: int,
+    status: int = 0,
+    *,
+    sop_class_uid: str = "",
+    sop_instance_uid: str = "",
+    error_comment: str = "",
+    dataset_type: int = NO_DATASET,
+) -> bytes:
+    """A C-STORE-RSP to the request `message_id`; without texts that are empty."""
+    elements: dict[int, int | str | bytes] = {
+        Tag.COMMAND_FIELD: 0x8001,
+        Tag.MESSAGE_ID_RESPONDED_TO: message_id,
+        Tag.DATASET_TYPE: dataset_type,
+        Tag.STATUS: status,
+    }
+    texts = {
+        Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        Tag.ERROR_COMMENT: error_comment,
+        Tag.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+    }
+    return command_set(elements | {tag: text for tag, text in texts.items() if text})
+
+
+def role_selection(sop_class_uid: str, *, scu: bool, scp: bool) -> bytes:
+    """A role selection sub-item, for `user_items` (PS3.7 D.3.3.4)."""
+    uid = sop_class_uid.encode("ascii")
+    return item(ItemType.ROLE_SELECTION, len(uid).to_bytes(2, "big") + uid + bytes([scu, scp]))
+
+
 def read_command_set(data: bytes) -> dict[int, bytes]:
     """Element number to value bytes. Raises ValueError where the elements do not fill `data` exactly."""
     elements, position = {}, 0
@@ -286,6 +348,16 @@ def read_answer(body: bytes) -> Answer:
             user_items = dict(items(content))
     maximum = int.from_bytes(user_items.get(ItemType.MAXIMUM_LENGTH, b""), "big")
     return Answer(application_context, contexts, maximum, user_items)
+
+
+def read_proposed(body: bytes) -> list[ProposedContext]:
+    """The presentation contexts that the body of an A-ASSOCIATE-RQ proposes."""
+    proposed = []
+    for kind, content in items(body[68:]):
+        if kind == ItemType.CONTEXT_RQ:
+            uids = [value.decode("ascii") for _, value in items(content[4:])]
+            proposed.append(ProposedContext(content[0], uids[0], uids[1:]))
+    return proposed
 
 
 def items(data: bytes) -> Iterator[tuple[int, bytes]]:

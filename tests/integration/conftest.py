@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from scp_server import Server, Settings
 from scp_server.objects.part10 import read_file_meta
+from tests.integration.faults import DISK_BYTES
 
 StartServer = Callable[..., Awaitable[Server]]
 
@@ -58,3 +60,20 @@ def stored_datasets(tmp_path: Path) -> Callable[[], dict[str, list[bytes]]]:
         return datasets
 
     return read
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, require_peer: Callable[[str, object], None]) -> Iterator[Path]:
+    """A filesystem of DISK_BYTES of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(mounting, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    require_peer("a tmpfs of its own (root and mount(8))", mounted)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

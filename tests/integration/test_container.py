@@ -84,7 +84,8 @@ def test_the_compose_file_agrees_with_the_settings(
     inside = [int(port.rpartition(":")[2]) for port in service["ports"]]
     assert inside == [settings.listen.port, settings.http.port]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    assert int(service["stop_grace_period"].removesuffix("s")) > settings.drain_timeout_seconds
+    stop_seconds = settings.drain_timeout_seconds + settings.close_timeout_seconds
+    assert int(service["stop_grace_period"].removesuffix("s")) > stop_seconds
     limits = settings.limits
     needed = open_files_needed(limits.max_connections, limits.max_associations)
     assert service["ulimits"]["nofile"] >= needed

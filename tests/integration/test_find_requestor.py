@@ -371,7 +371,7 @@ async def test_nothing_is_read_while_the_consumer_is_slow() -> None:
         async with asyncio.timeout(5):
             while not connection._reading_stops:
                 await asyncio.sleep(0)
-        stream = matches._finding._stream
+        stream = matches._operation._stream
         assert stream is not None
         assert stream._waiting_bytes <= 200_000 + 61_000, "one match above the bound"
         assert sent < 400

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scp_server.cli.control_client import CommandFailed, ControlClient
+from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.testing.daemon import DaemonProcess, stored_files
 from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import ct_image
@@ -140,3 +142,42 @@ async def _replace_until_killed(port: int, sender: int, sent: list[bytes], ackno
                 sent.append(stored.dataset)
                 assert await peer.store(stored) == 0x0000
                 acknowledged[sender] = len(sent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["full", "process"])
+async def test_a_deletion_is_whole_or_not_begun_whenever_the_daemon_is_killed(
+    tmp_path: Path, durability: str
+) -> None:
+    """A study is deleted while others are sent; what the next start finds of it is all or nothing."""
+    daemon = DaemonProcess(tmp_path, environment={"SCP_SERVER_STORAGE__DURABILITY": durability})
+    kept: dict[str, bytes] = {}
+    moment = random.Random(22)
+    for round_number in range(max(3, ROUNDS // 2)):
+        port = (await asyncio.to_thread(daemon.start)).dicom_port
+        study = f"1.2.826.0.97.{round_number}"
+        doomed = [
+            ct_image(rows=16, columns=16, seed=n, study_instance_uid=study, sop_instance_uid=f"{study}.{n}")
+            for n in range(200)
+        ]
+        async with await ScriptedPeer.connect("127.0.0.1", port) as peer:
+            await peer.associate(storage_contexts(doomed[0]))
+            assert {await peer.store(each) for each in doomed} == {0x0000}
+        async with asyncio.TaskGroup() as group:
+            for sender in range(2):
+                group.create_task(_send_until_killed(port, _objects(900 + round_number * 2 + sender), kept))
+            group.create_task(asyncio.to_thread(_delete_until_killed, tmp_path, study))
+            await asyncio.sleep(moment.uniform(0.0, 0.2))
+            await asyncio.to_thread(daemon.kill)
+        await asyncio.to_thread(daemon.start)
+        await asyncio.to_thread(daemon.terminate)
+        stored = _stored(tmp_path)
+        assert _indexed(tmp_path) == set(stored), "index and files differ"
+        assert sum(each.sop_instance_uid in stored for each in doomed) in (0, len(doomed)), "halved"
+        assert {uid: stored.get(uid) for uid in kept} == {uid: [dataset] for uid, dataset in kept.items()}
+        assert not list((tmp_path / "deletions").glob("*"))
+
+
+def _delete_until_killed(data_dir: Path, study: str) -> None:
+    with contextlib.suppress(CommandFailed), ControlClient(data_dir) as client:
+        client.follow("delete", {"level": "study", "uid": study}, NoProgress())

@@ -12,7 +12,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from scp_server import Server
+from scp_server.runtime.control_commands import drop_object
+from scp_server.settings.peers import PeerSettings
 from scp_server.testing import wire
+from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import LATIN, ct_image
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 from scp_server.testing.wire import ProposedContext
@@ -73,6 +76,11 @@ async def test_what_was_sent_is_what_it_counts(server: Server) -> None:
         "scp_stage_duration_seconds_count parse": 4,
         "scp_stage_duration_seconds_count persist": 4,
         "scp_stage_duration_seconds_count index": 4,
+        "scp_peer_associations_accepted_total other": 1,
+        "scp_peer_operations_total other success": 4,
+        "scp_peer_operations_total other failure": 1,
+        "scp_quarantine_objects": 1,
+        "scp_quarantine_events_total kept": 1,
         "scp_index_batch_entries_sum": 4,
         "scp_index_batch_duration_seconds_count": 4,
     }
@@ -85,6 +93,75 @@ async def test_what_was_sent_is_what_it_counts(server: Server) -> None:
         assert name not in found
     assert found["scp_storage_free_bytes"] <= found["scp_storage_size_bytes"]
     assert "scp_process_resident_memory_bytes" in found
+
+
+async def test_peers_of_the_settings_are_told_apart_also_after_a_reload(start_server: StartServer) -> None:
+    server = await start_server(peers=[{"ae_title": "CT1"}, {"ae_title": "CT2", "address": "127.0.0.0/8"}])
+    stored = ct_image()
+    async with await _as("CT1", server, stored) as first, await _as("CT3", server, stored) as stranger:
+        assert await first.store(stored) == 0x0000
+        assert await stranger.echo() == 0x0000
+        found = await _values(server)
+        peers = {name: value for name, value in found.items() if name.startswith("scp_peer_")}
+        assert peers == {
+            "scp_peer_associations_active CT1": 1,
+            "scp_peer_associations_active other": 1,
+            "scp_peer_associations_accepted_total CT1": 1,
+            "scp_peer_associations_accepted_total other": 1,
+            "scp_peer_operations_total CT1 success": 1,
+            "scp_peer_operations_total other success": 1,
+            "scp_peer_received_bytes_total CT1": len(stored.dataset),
+        }
+        assert 'peer="CT2@127.0.0.0/8"' in (await _get(server)).text
+        server.reload(server.settings.model_copy(update={"peers": (PeerSettings(ae_title="CT3"),)}))
+        assert (await first.echo(), await stranger.echo()) == (0x0000, 0x0000)
+        found = await _values(server)
+        peers = {name: value for name, value in found.items() if name.startswith("scp_peer_operations")}
+        assert peers == {"scp_peer_operations_total other success": 3}
+        assert 'peer="CT1"' not in (await _get(server)).text
+
+
+async def _as(calling_ae_title: str, server: Server, stored: EncodedObject) -> ScriptedPeer:
+    peer = await ScriptedPeer.connect(*server.address)
+    await peer.associate([*storage_contexts(stored), VERIFICATION], calling_ae_title=calling_ae_title)
+    return peer
+
+
+async def test_what_the_quarantine_holds_and_what_became_of_the_rest_is_counted(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(quarantine={"max_objects": 2})
+    async with await ScriptedPeer.connect(*server.address) as peer:
+        await peer.associate(storage_contexts(ct_image()))
+        assert await peer.store(ct_image(seed=1)) == 0x0000
+        for extra in (True, False, True):
+            conflicting = ct_image(seed=1, private=extra, sequences=True)
+            assert await peer.store(conflicting) == 0xC111
+    found = await _values(server)
+    held_bytes = sum(path.stat().st_size for path in server.settings.data_dir.glob("quarantine/*.quarantine"))
+    wanted = {
+        "scp_quarantine_objects": 2,
+        "scp_quarantine_objects_limit": 2,
+        "scp_quarantine_bytes": held_bytes,
+        "scp_quarantine_bytes_limit": 1 << 30,
+        "scp_quarantine_events_total kept": 2,
+        "scp_quarantine_events_total not_kept": 1,
+    }
+    assert {name: value for name, value in found.items() if name.startswith("scp_quarantine")} == wanted
+    first, second = server._quarantine.ids()
+    assert (await server._release.release(first)).released is False
+    await drop_object(server._quarantine, second)
+    await server.index.remove([part.location for part in await server.index.list_parts()])
+    assert (await server._release.release(first)).released is True
+    found = await _values(server)
+    assert {name: value for name, value in found.items() if name.startswith("scp_quarantine_e")} == {
+        "scp_quarantine_events_total kept": 2,
+        "scp_quarantine_events_total not_kept": 1,
+        "scp_quarantine_events_total release_refused": 1,
+        "scp_quarantine_events_total released": 1,
+        "scp_quarantine_events_total dropped": 1,
+    }
+    assert "scp_quarantine_objects" not in found
 
 
 async def test_the_stages_add_up_to_no_more_than_the_operations_took(server: Server) -> None:

@@ -62,9 +62,11 @@ class KillingDaemon(DaemonProcess):
     """See `KILLING_DAEMON`."""
 
     def __init__(self, data_dir: Path, moment: str, number: int, durability: str) -> None:
-        super().__init__(data_dir, environment={"SCP_SERVER_STORAGE__DURABILITY": durability})
-        serve = self._command[self._command.index("serve") :]
-        self._command = [sys.executable, "-c", KILLING_DAEMON, moment, str(number), *serve]
+        super().__init__(
+            data_dir,
+            environment={"SCP_SERVER_STORAGE__DURABILITY": durability},
+            program=(sys.executable, "-c", KILLING_DAEMON, moment, str(number)),
+        )
 
 
 def _indexed(data_dir: Path) -> list[tuple[str, int, str]]:

@@ -85,7 +85,8 @@ def test_the_unit_agrees_with_the_settings(tmp_path: Path, monkeypatch: pytest.M
     config.write_text("")
     settings = load_settings(config)
     assert str(settings.data_dir) == "/var/lib/" + service["StateDirectory"][0]
-    assert int(service["TimeoutStopSec"][0]) > settings.drain_timeout_seconds
+    stop_seconds = settings.drain_timeout_seconds + settings.close_timeout_seconds
+    assert int(service["TimeoutStopSec"][0]) > stop_seconds
     limits = settings.limits
     needed = open_files_needed(limits.max_connections, limits.max_associations)
     assert int(service["LimitNOFILE"][0]) >= needed

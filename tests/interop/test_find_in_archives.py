@@ -2,180 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import shutil
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from scp_server import Requestor
-from scp_server.testing.objects import LATIN, Patient, ct_image
+from tests.interop.archives import (
+    Archive,
+    RequirePeer,
+    ask,
+    dcmqrscp,
+    free_port,
+    objects,
+    orthanc,
+    running,
+)
 
 pytestmark = pytest.mark.interop
-
-RequirePeer = Callable[[str, object], None]
-START_SECONDS = 20
-JANE = Patient("Doe^Jane", "PAT-1")
-STUDIES = [("2.25.101", JANE, ("2.25.111", "2.25.112")), ("2.25.102", JANE, ("2.25.113",))]
-FRENCH = ("2.25.103", LATIN, ("2.25.114",))
-DCMQRSCP = """
-NetworkTCPPort = {port}
-MaxPDUSize = 16384
-MaxAssociations = 16
-HostTable BEGIN
-HostTable END
-VendorTable BEGIN
-VendorTable END
-AETable BEGIN
-ARCHIVE {folder} RW (200, 1024mb) ANY
-AETable END
-"""
-
-
-def objects() -> list[Any]:
-    """Two images in each series."""
-    found = []
-    for study, patient, series_uids in [*STUDIES, FRENCH]:
-        for series in series_uids:
-            for image in (1, 2):
-                found.append(
-                    ct_image(
-                        rows=2,
-                        columns=2,
-                        patient=patient,
-                        study_instance_uid=study,
-                        series_instance_uid=series,
-                        sop_instance_uid=f"{series}.{image}",
-                    )
-                )
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@asynccontextmanager
-async def running(*command: str | Path, port: int) -> AsyncIterator[None]:
-    """A peer's daemon, from the moment that it accepts connections; terminated at the end."""
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            while True:
-                assert process.returncode is None, f"{command} ended with {process.returncode}"
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    await asyncio.sleep(0.05)
-                    continue
-                writer.close()
-                await writer.wait_closed()
-                break
-        yield
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-@dataclass(frozen=True)
-class Archive:
-    name: str
-    ae_title: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command of ours ended."""
-
-    code: int | None
-    output: str
-    errors: str
-
-    @property
-    def matches(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.output)
-        return found
-
-    def values(self, tag: str) -> list[Any]:
-        """The first value of an element in each match."""
-        return sorted(match[tag]["Value"][0] for match in self.matches)
-
-
-async def ask(archive: Archive, *arguments: str, command: str = "find") -> Done:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "scp_server",
-        command,
-        "--port",
-        str(archive.port),
-        "--ae-title",
-        archive.ae_title,
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        output, errors = await process.communicate()
-    return Done(process.returncode, output.decode(), errors.decode())
-
-
-@asynccontextmanager
-async def dcmqrscp(require: RequirePeer, folder: Path) -> AsyncIterator[Archive]:
-    require("DCMTK's dcmqrscp", shutil.which("dcmqrscp"))
-    port = free_port()
-    (folder / "database").mkdir()
-    configuration = folder / "dcmqrscp.cfg"
-    configuration.write_text(DCMQRSCP.format(port=port, folder=folder / "database"))
-    async with running("dcmqrscp", "-c", configuration, port=port):
-        yield Archive("dcmqrscp", "ARCHIVE", port)
-
-
-@asynccontextmanager
-async def orthanc(require: RequirePeer, folder: Path) -> AsyncIterator[Archive]:
-    program = shutil.which("Orthanc", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    require("Orthanc", program)
-    assert program is not None
-    port = free_port()
-    configuration = folder / "orthanc.json"
-    settings = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "HttpPort": free_port(),
-        "RemoteAccessAllowed": False,
-        "DicomPort": port,
-        "DicomAet": "ORTHANC",
-        "DicomAlwaysAllowStore": True,
-        "DicomAlwaysAllowFind": True,
-        "Plugins": [],
-    }
-    configuration.write_text(json.dumps(settings))
-    async with running(program, configuration, port=port):
-        yield Archive("Orthanc", "ORTHANC", port)
 
 
 @pytest.fixture(params=[dcmqrscp, orthanc], ids=["dcmqrscp", "Orthanc"])

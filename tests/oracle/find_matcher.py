@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 Element = tuple[str, list]  # type: ignore[type-arg]
 PlainDataset = dict[int, Element]
 
+SECOND = 1_000_000
 LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 UNIQUE = {"PATIENT": 0x00100020, "STUDY": 0x0020000D, "SERIES": 0x0020000E, "IMAGE": 0x00080018}
 MODEL_LEVELS = {"patient": LEVELS, "study": LEVELS[1:], "patient/study": LEVELS[:2]}
@@ -258,10 +259,10 @@ def value_matches(vr: str, key: object, found: list[object], asked: Asked) -> bo
 
 
 def is_universal(vr: str, key: object) -> bool:
-    """C.2.2.2.3, C.2.2.2.4."""
+    """C.2.2.2.3, C.2.2.2.4. A name of nothing but empty components says nothing."""
     if vr == "SQ":
         return not key or (isinstance(key, dict) and all(is_universal(*each) for each in key.values()))
-    return str(key).strip() == "" or re.fullmatch(r"\*+", str(key).strip()) is not None
+    return not str(key).strip().strip("*^=" if vr == "PN" else "*")
 
 
 def one_matches(vr: str, key: str, value: object, asked: Asked) -> bool:
@@ -294,10 +295,8 @@ def wildcard(pattern: str, text: str) -> bool:
 
 
 def name_matches(key: str, value: str, fuzzy: bool) -> bool:
-    if fuzzy:
-        words = re.findall(r"[^\s^=,*?]+", plain(value))
-        asked = re.findall(r"[^\s^=,*?]+", plain(key))
-        return all(any(word.startswith(each) for word in words) for each in asked)
+    if fuzzy and fuzzily(key, value):
+        return True
     stored = [folded(group) for group in value.split("=")]
     wanted = [folded(group) for group in key.split("=")]
     if len([group for group in wanted if group]) == 1 and len(wanted) == 1:
@@ -309,9 +308,16 @@ def name_matches(key: str, value: str, fuzzy: bool) -> bool:
     )
 
 
-def plain(text: str) -> str:
+def fuzzily(key: str, value: str) -> bool:
+    """Every word of the key begins a word of the name, whatever the case, the accents and the order."""
+    asked = words(key, "*?")
+    return bool(asked) and all(any(wildcard(f"{each}*", word) for word in words(value)) for each in asked)
+
+
+def words(text: str, also: str = "") -> list[str]:
     decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
+    bare = unicodedata.normalize("NFC", "".join(c for c in decomposed if not 0x300 <= ord(c) <= 0x36F))
+    return "".join(c if c.isalnum() or c in also else " " for c in bare.casefold()).split()
 
 
 def folded(group: str) -> str:
@@ -339,7 +345,8 @@ def read_date(text: str) -> datetime.date | None:
         return None
 
 
-def read_time(text: str) -> tuple[float, float] | None:
+def read_time(text: str) -> tuple[int, int] | None:
+    """The first and the last microsecond of a day that a TM means."""
     digits = text.strip().replace(":", "")
     match = re.fullmatch(r"(\d\d)(\d\d)?(\d\d)?(?:\.(\d{1,6}))?", digits)
     if match is None:
@@ -347,28 +354,29 @@ def read_time(text: str) -> tuple[float, float] | None:
     hour, minute, second, fraction = match.groups()
     if int(hour) > 23 or int(minute or 0) > 59 or int(second or 0) > 59:
         return None
-    begin = int(hour) * 3600 + int(minute or 0) * 60 + int(second or 0) + float(f"0.{fraction or 0}")
-    length = 10 ** -len(fraction) if fraction else 1 if second else 60 if minute else 3600
-    return round(begin, 6), round(begin + length - 1e-6, 6)
+    begin = (int(hour) * 3600 + int(minute or 0) * 60 + int(second or 0)) * SECOND
+    begin += int((fraction or "").ljust(6, "0"))
+    length = 10 ** (6 - len(fraction)) if fraction else SECOND * (1 if second else 60 if minute else 3600)
+    return begin, begin + length - 1
 
 
-def read_moment(text: str) -> tuple[float, float] | None:
-    """A DT, taken for UTC where it has no zone."""
-    match = re.fullmatch(r"(\d{8})(\d{6}(?:\.\d{1,6})?)?(?:([+])(\d\d)(\d\d))?", text.strip())
+def read_moment(text: str) -> tuple[int, int] | None:
+    """A DT in microseconds, taken for UTC where it has no zone."""
+    match = re.fullmatch(r"(\d{8})(\d{6}(?:\.\d{1,6})?)?(?:\+(\d\d)(\d\d))?", text.strip())
     if match is None:
         return None
     day = read_date(match[1])
     if day is None:
         return None
-    shift = (int(match[4]) * 60 + int(match[5])) * 60 if match[3] else 0
-    time = read_time(match[2]) if match[2] else (0.0, 86_400 - 1e-6)
+    shift = (int(match[3]) * 60 + int(match[4])) * 60 if match[3] else 0
+    time = read_time(match[2]) if match[2] else (0, 86_400 * SECOND - 1)
     if time is None:
         return None
-    base = day.toordinal() * 86_400 - shift
-    return round(base + time[0], 6), round(base + time[1], 6)
+    base = (day.toordinal() * 86_400 - shift) * SECOND
+    return base + time[0], base + time[1]
 
 
-Span = tuple[tuple[datetime.date, float] | None, tuple[datetime.date, float] | None]
+Span = tuple[tuple[datetime.date, int] | None, tuple[datetime.date, int] | None]
 
 
 def combined_span(date_key: str, time_key: str) -> Span | None:
@@ -377,8 +385,8 @@ def combined_span(date_key: str, time_key: str) -> Span | None:
         return None
     (first_date, last_date), (first_time, last_time) = date_key.split("-"), time_key.split("-")
     begin, end = read_date(first_date), read_date(last_date)
-    first = (begin, (read_time(first_time) or (0.0, 0.0))[0]) if begin else None
-    last = (end, (read_time(last_time) or (0.0, 86_400.0))[1]) if end else None
+    first = (begin, (read_time(first_time) or (0, 0))[0]) if begin else None
+    last = (end, (read_time(last_time) or (0, 86_400 * SECOND))[1]) if end else None
     return first, last
 
 

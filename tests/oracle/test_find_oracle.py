@@ -49,7 +49,7 @@ from tests.oracle.find_matcher import (
     stored,
 )
 
-ARCHIVES = 24
+ARCHIVES = 20
 QUERIES = 125
 MODELS = {"patient": PATIENT_ROOT, "study": STUDY_ROOT, "patient/study": PATIENT_STUDY_ONLY}
 ADDED = {0x00080005, 0x00080052, 0x00080054, PRIVATE_CREATOR}

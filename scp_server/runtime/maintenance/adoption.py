@@ -15,6 +15,7 @@ from scp_server.errors import IndexFailure, IndexUnavailable, OperationRefused, 
 from scp_server.index.base import AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.objects.header_tap import TapLimits
 from scp_server.runtime.recovery import read_entry
+from scp_server.services.storage import Deletions
 from scp_server.storage.base import Storage, StoredObject
 
 READ_TOGETHER = 4
@@ -43,16 +44,56 @@ def arrival_id_of(location: str) -> str:
     return location.rpartition("-")[2].removesuffix(".dcm").rjust(64, "0")
 
 
-async def orphans_among(index: Index, stored: Sequence[StoredObject]) -> list[StoredObject]:
-    """Those that the index does not know, and has not discarded because a newcomer replaced them.
+class Adopter:
+    """Finds files that the index does not know, and brings them into it, also while objects come and go.
 
-    What is discarded is asked second: a file that became unknown by being replaced is still noted by then, or
-    it has been deleted.
+    Whoever looks and adopts what it found holds `turn` from the one to the other: else two that do so could
+    adopt a file again that was deleted in between.
     """
-    unknown = set(await index.unknown_locations([each.location for each in stored]))
-    if unknown:
-        unknown -= set(await index.discarded())
-    return [each for each in stored if each.location in unknown]
+
+    def __init__(self, storage: Storage, index: Index, limits: TapLimits, deletions: Deletions) -> None:
+        self._storage = storage
+        self._index = index
+        self.limits = limits
+        """How much of a header is read; may be changed at any time."""
+        self._deletions = deletions
+        self.turn = asyncio.Lock()
+
+    async def orphans_among(self, stored: Sequence[StoredObject]) -> list[StoredObject]:
+        """Those that the index does not know and that nobody is about to index or to delete.
+
+        The order of the questions is what makes the answer true while others work. What is no longer in
+        flight has been indexed or taken back, so the index is asked once more. A file that became unknown by
+        being replaced or deleted is noted as discarded or doomed for as long as it is there, so the last
+        question is whether it is. Raises StorageError or IndexFailure.
+        """
+        unknown = await self._index.unknown_locations([each.location for each in stored])
+        if not unknown:
+            return []
+        in_flight = await self._storage.not_yet_indexed(unknown)
+        unknown = await self._index.unknown_locations([each for each in unknown if each not in in_flight])
+        going = {*await self._index.discarded(), *await self._deletions.doomed(unknown)}
+        unknown = [each for each in unknown if each not in going]
+        sizes = await self._storage.sizes(unknown)
+        there = {each for each, size in zip(unknown, sizes, strict=True) if size is not None}
+        return [each for each in stored if each.location in there]
+
+    async def adopt(self, stored: Sequence[StoredObject]) -> AsyncIterator[Adoption]:
+        """Adopt those that are still orphans, in the order given (see `adopt`), with `turn` held.
+
+        One that was taken back meanwhile is passed over. Raises StorageError or IndexFailure.
+        """
+        orphans = await self.orphans_among(stored)
+        async for adoption in adopt(self._storage, self._index, orphans, self.limits):
+            if adoption.result is None:
+                (size_bytes,) = await self._storage.sizes([adoption.stored.location])
+                if size_bytes is None:
+                    continue
+            yield adoption
+
+    async def is_doomed(self, location: str) -> bool:
+        """Whether a file that the index knows is about to be deleted."""
+        return bool(await self._deletions.doomed([location]))
 
 
 async def adopt(

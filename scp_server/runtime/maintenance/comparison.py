@@ -13,17 +13,11 @@ from dataclasses import dataclass
 
 from scp_server.errors import IndexFailure, StorageError
 from scp_server.index.base import AddOutcome, Index
-from scp_server.objects.header_tap import TapLimits
 from scp_server.observability.logs import get_logger
-from scp_server.runtime.maintenance.adoption import (
-    Adoption,
-    adopt,
-    arrival_id_of,
-    arrival_order,
-    orphans_among,
-)
+from scp_server.runtime.maintenance.adoption import Adopter, Adoption, arrival_id_of, arrival_order
 from scp_server.runtime.maintenance.verify import ADOPTED_IN_ORDER, batches
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.layout import location_for_log
 
 log = get_logger(__name__)
 
@@ -50,14 +44,14 @@ class Comparison:
         self,
         storage: Storage,
         index: Index,
-        limits: TapLimits,
+        adopter: Adopter,
         *,
         objects_per_second: int,
         started_at_ns: int,
     ) -> None:
         self._storage = storage
         self._index = index
-        self._limits = limits
+        self._adopter = adopter
         self._objects_per_second = objects_per_second
         self._end = f"{started_at_ns:016x}{'0' * 6}".rjust(64, "0")
         self.report = ComparisonReport()
@@ -86,7 +80,7 @@ class Comparison:
         async for batch in batches(self._storage, PAGE):
             older = [each for each in batch if arrival_id_of(each.location) < self._end]
             self.report.objects += len(older)
-            orphans += await orphans_among(self._index, older)
+            orphans += await self._adopter.orphans_among(older)
             if len(orphans) >= ADOPTED_IN_ORDER:
                 await self._adopt(orphans)
                 orphans = []
@@ -97,21 +91,21 @@ class Comparison:
         in_order = sorted(orphans, key=arrival_order)
         for start in range(0, len(in_order), PAGE):
             page = in_order[start : start + PAGE]
-            async for adoption in adopt(self._storage, self._index, page, self._limits):
-                await self._note(adoption)
+            async with self._adopter.turn:
+                async for adoption in self._adopter.adopt(page):
+                    self._note(adoption)
             await self._rest(len(page))
 
-    async def _note(self, adoption: Adoption) -> None:
-        location = adoption.stored.location
+    def _note(self, adoption: Adoption) -> None:
+        location = location_for_log(adoption.stored.location)
         if adoption.result is None:
-            (size_bytes,) = await self._storage.sizes([location])
-            if size_bytes is not None:
-                self.report.unreadable += 1
-                log.error("object.unreadable", location=location, error=adoption.error)
+            self.report.unreadable += 1
+            log.error("object.unreadable", location=location, error=adoption.error)
         elif adoption.result.outcome is AddOutcome.SAME:
-            if adoption.result.location != location:
+            if adoption.result.location != adoption.stored.location:
                 self.report.duplicates += 1
-                log.warning("object.duplicate", location=location, kept=adoption.result.location)
+                kept = location_for_log(adoption.result.location)
+                log.warning("object.duplicate", location=location, kept=kept)
         else:
             self.report.adopted += 1
             log.warning("object.adopted", location=location, outcome=adoption.result.outcome.value)
@@ -129,7 +123,7 @@ class Comparison:
             for location in missing:
                 if location not in gone:
                     self.report.danglers += 1
-                    log.error("object.missing", location=location)
+                    log.error("object.missing", location=location_for_log(location))
             await self._rest(len(page))
 
     async def _rest(self, objects: int) -> None:

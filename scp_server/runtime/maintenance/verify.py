@@ -1,4 +1,7 @@
-"""Comparing objects and index, both ways.
+"""Comparing objects and index, both ways, by itself or inside the server while it runs.
+
+What comes or goes meanwhile is no finding: an object in flight is no orphan (`adoption.py`), and since rows
+go before files, a file that is missing is a dangler only while its row is still there.
 
 Without `repair` nothing is changed. With it, orphans are adopted, duplicates whose kept twin is sound are
 removed, and what a crash left half-done is finished; with `drop_danglers` rows without a file go as well.
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,14 +25,14 @@ from scp_server.index.base import AddOutcome, Index, PartRecord
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, read_file_meta
 from scp_server.runtime.build import build_index, build_storage_service_config, index_path
 from scp_server.runtime.maintenance.adoption import (
+    ADDED_TOGETHER,
     READ_TOGETHER,
+    Adopter,
     Adoption,
-    adopt,
     arrival_order,
-    orphans_among,
 )
-from scp_server.runtime.maintenance.deletion import FOLDER as DELETIONS
-from scp_server.runtime.maintenance.deletion import finish_deletions, pending_deletions
+from scp_server.runtime.maintenance.deletion import Deletions
+from scp_server.runtime.maintenance.deletion_record import FOLDER as DELETIONS
 from scp_server.runtime.maintenance.findings import Findings, Kind, Report
 from scp_server.runtime.maintenance.folder import offline_storage
 from scp_server.runtime.maintenance.progress import Progress
@@ -52,6 +55,11 @@ class VerifyOptions:
     repair: bool = False
     drop_danglers: bool = False
 
+    def check(self) -> None:
+        """Raises ConfigurationError for what makes no sense together."""
+        if self.drop_danglers and not self.repair:
+            raise ConfigurationError("--drop-danglers changes the index: it needs --repair")
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
@@ -69,8 +77,7 @@ async def verify(
 
     Raises ConfigurationError while a server runs or where there is no index, StorageError and IndexFailure.
     """
-    if options.drop_danglers and not options.repair:
-        raise ConfigurationError("--drop-danglers changes the index: it needs --repair")
+    options.check()
     data_dir = settings.data_dir
     part_files = await asyncio.to_thread(_part_files, data_dir)
     async with offline_storage(settings, keep_part_files=not options.repair) as storage:
@@ -80,16 +87,13 @@ async def verify(
         for name in part_files:
             detail = "half-written; never acknowledged"
             findings.add(Kind.LEFT_OVER, f"{INCOMING}/{name}", detail, repaired=options.repair)
-        for record in await asyncio.to_thread(pending_deletions, data_dir):
-            detail = "a deletion that was not finished"
-            findings.add(Kind.LEFT_OVER, f"{DELETIONS}/{record.name}", detail, repaired=options.repair)
         index = build_index(settings)
+        deletions = Deletions(data_dir, storage, index)
+        limits = build_storage_service_config(settings).tap_limits
+        adopter = Adopter(storage, index, limits, deletions)
         try:
             await index.open()
-            if options.repair:
-                await finish_deletions(data_dir, storage, index)
-                await delete_discarded(storage, index)
-            return await _Comparison(settings, storage, index, options, findings, progress).run()
+            return await Verification(storage, index, deletions, adopter, options, findings, progress).run()
         finally:
             await index.close()
 
@@ -103,43 +107,76 @@ def _part_files(data_dir: Path) -> list[str]:
         raise storage_failure(error, "look at what was being written") from error
 
 
-class _Comparison:
+async def _go_on(_objects: int) -> None:
+    """Nobody else is to be let through."""
+
+
+class Verification:
+    """One comparison. Cancelled, it leaves nothing half done.
+
+    `breathe` is awaited with a number of objects after each `page` of them, so that others get their turn;
+    `read_together` objects are read at once.
+    """
+
     def __init__(
         self,
-        settings: Settings,
         storage: Storage,
         index: Index,
+        deletions: Deletions,
+        adopter: Adopter,
         options: VerifyOptions,
         findings: Findings,
         progress: Progress,
+        *,
+        breathe: Callable[[int], Awaitable[None]] = _go_on,
+        page: int = PAGE,
+        read_together: int = READ_TOGETHER,
     ) -> None:
-        self._limits = build_storage_service_config(settings).tap_limits
         self._storage = storage
         self._index = index
+        self._deletions = deletions
+        self._adopter = adopter
         self._options = options
         self._findings = findings
         self._progress = progress
+        self._breathe = breathe
+        self._page = page
+        self._read_together = read_together
         self._objects = 0
         self._parts = 0
 
     async def run(self) -> VerifyReport:
+        """Compare. Raises StorageError or IndexFailure."""
+        await self._look_at_deletions()
         self._progress.begin("looking at files", None)
         await self._look_at_files()
         self._progress.begin("looking at the index", (await self._index.totals()).parts)
         await self._look_at_index()
         return VerifyReport(self._objects, self._parts, self._findings)
 
+    async def _look_at_deletions(self) -> None:
+        repair = self._options.repair
+        unfinished = await self._deletions.unfinished()
+        for record in unfinished:
+            detail = "a deletion that was not finished"
+            self._findings.add(Kind.LEFT_OVER, f"{DELETIONS}/{record.name}", detail, repaired=repair)
+        if repair:
+            if unfinished:
+                await self._deletions.finish()
+            await delete_discarded(self._storage, self._index)
+
     # --- files without a row
 
     async def _look_at_files(self) -> None:
         orphans: list[StoredObject] = []
-        async for batch in batches(self._storage):
+        async for batch in batches(self._storage, self._page):
             self._objects += len(batch)
-            orphans += await orphans_among(self._index, batch)
+            orphans += await self._adopter.orphans_among(batch)
             if len(orphans) >= ADOPTED_IN_ORDER:
                 await self._deal_with(orphans)
                 orphans = []
             self._progress.advance(len(batch))
+            await self._breathe(len(batch))
         await self._deal_with(orphans)
 
     async def _deal_with(self, orphans: Sequence[StoredObject]) -> None:
@@ -148,8 +185,12 @@ class _Comparison:
                 self._findings.add(Kind.ORPHAN, orphan.location)
             return
         in_order = sorted(orphans, key=arrival_order)
-        async for adoption in adopt(self._storage, self._index, in_order, self._limits):
-            await self._adopted(adoption)
+        for start in range(0, len(in_order), ADDED_TOGETHER):
+            some = in_order[start : start + ADDED_TOGETHER]
+            async with self._adopter.turn:
+                async for adoption in self._adopter.adopt(some):
+                    await self._adopted(adoption)
+            await self._breathe(len(some))
 
     async def _adopted(self, adoption: Adoption) -> None:
         location = adoption.stored.location
@@ -175,8 +216,8 @@ class _Comparison:
         if size_bytes is None or kept == adoption.stored.location:
             return False
         try:
-            twin = await read_entry(self._storage, StoredObject(kept, size_bytes), self._limits)
-            if twin.digest != adoption.entry.digest:
+            twin = await read_entry(self._storage, StoredObject(kept, size_bytes), self._adopter.limits)
+            if twin.digest != adoption.entry.digest or await self._adopter.is_doomed(kept):
                 return False
             await self._storage.delete(adoption.stored.location)
         except (OperationRefused, StorageError, ValueError):
@@ -187,7 +228,7 @@ class _Comparison:
 
     async def _look_at_index(self) -> None:
         after = ""
-        while page := await self._index.list_parts(after=after, limit=PAGE):
+        while page := await self._index.list_parts(after=after, limit=self._page):
             after = page[-1].location
             self._parts += len(page)
             sizes = await self._storage.sizes([part.location for part in page])
@@ -205,8 +246,11 @@ class _Comparison:
                 await self._look_into(whole)
             else:
                 self._progress.advance(len(whole))
+            await self._breathe(len(page))
 
-    async def _deal_with_danglers(self, danglers: Sequence[PartRecord]) -> None:
+    async def _deal_with_danglers(self, missing: Sequence[PartRecord]) -> None:
+        danglers = await self._still_known(missing)
+        self._progress.advance(len(missing))
         drop = bool(danglers) and self._options.drop_danglers
         if drop:
             if not self._objects:
@@ -218,10 +262,14 @@ class _Comparison:
         for part in danglers:
             detail = f"part {part.part_number} of {part.sop_instance_uid}"
             self._findings.add(Kind.DANGLER, part.location, detail, repaired=drop)
-            self._progress.advance()
+
+    async def _still_known(self, missing: Sequence[PartRecord]) -> list[PartRecord]:
+        """Those whose rows are there though their files are not: the others were deleted since."""
+        gone = await self._index.unknown_locations([part.location for part in missing]) if missing else ()
+        return [part for part in missing if part.location not in gone]
 
     async def _look_into(self, parts: Sequence[PartRecord]) -> None:
-        places = asyncio.Semaphore(READ_TOGETHER)
+        places = asyncio.Semaphore(self._read_together)
 
         async def look(part: PartRecord) -> None:
             async with places:
@@ -233,7 +281,7 @@ class _Comparison:
 
     async def _look_into_one(self, part: PartRecord) -> None:
         problem = await content_problem(self._storage, part)
-        if problem is not None:
+        if problem is not None and (problem[0] is not Kind.DANGLER or await self._still_known([part])):
             self._findings.add(*problem)
         self._progress.advance()
 

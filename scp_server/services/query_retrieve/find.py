@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 from scp_server.errors import IndexFailure, OperationRefused, SearchInterrupted
 from scp_server.index.base import Index
 from scp_server.interfaces import Operation
-from scp_server.objects.uids import clean_uid
 from scp_server.observability.logs import get_logger
 from scp_server.protocol.message import CFindRQ, Message, response_to
 from scp_server.protocol.status import Status
+from scp_server.services.query_retrieve.asking import model_asked, read_with
 from scp_server.services.query_retrieve.models import FIND_MODELS, InformationModel
 from scp_server.services.query_retrieve.negotiation import QueryOptions, RelationalQueries
 from scp_server.services.query_retrieve.plan import FindPlan, PlanConfig, plan_find
 from scp_server.services.registry import handles
 
 log = get_logger(__name__)
-
-_INLINE_IDENTIFIER_BYTES = 16 * 1024
-"""A larger identifier is read in a thread: it takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +43,7 @@ class FindService:
         """C-FIND. Ends with 0x0000, 0xFE00 when cancelled, 0xA700 when the index fails or more matches than
         allowed were found; refuses with 0xA900, 0xC000 or 0x0122 (PS3.4 Table C.4-1)."""
         request = cast(CFindRQ, operation.request)
-        model = FIND_MODELS.get(operation.context.abstract_syntax)
-        if model is None or clean_uid(request.affected_sop_class_uid) != operation.context.abstract_syntax:
-            raise OperationRefused(
-                Status.SOP_CLASS_NOT_SUPPORTED, "the SOP class is not the one of this context"
-            )
-        if not request.has_dataset:
-            raise OperationRefused(
-                Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, "a query without an identifier"
-            )
+        model = model_asked(operation, FIND_MODELS)
         plan = await self._plan(operation, model)
         try:
             status = await self._answer(operation, plan)
@@ -68,36 +55,24 @@ class FindService:
         return response_to(request, status)
 
     async def _plan(self, operation: Operation, model: InformationModel) -> FindPlan:
-        identifier = await self._identifier(operation)
         options = QueryOptions.of(operation.association, model, self._config.relational)
-        plan = partial(
-            plan_find,
-            identifier,
-            operation.context.transfer_syntax,
-            model,
-            options,
-            self._config.plan,
-            is_dicos=operation.association.is_dicos,
+        return await read_with(
+            operation,
+            self._config.max_identifier_bytes,
+            lambda identifier: plan_find(
+                identifier,
+                operation.context.transfer_syntax,
+                model,
+                options,
+                self._config.plan,
+                is_dicos=operation.association.is_dicos,
+            ),
         )
-        return plan() if len(identifier) <= _INLINE_IDENTIFIER_BYTES else await asyncio.to_thread(plan)
-
-    async def _identifier(self, operation: Operation) -> bytes:
-        """The whole data set. Raises OperationRefused for one that is too large."""
-        dataset, most = operation.dataset, self._config.max_identifier_bytes
-        pieces: list[memoryview] = []
-        async for chunks in dataset.chunks():
-            if dataset.received_bytes > most:
-                raise OperationRefused(Status.CANNOT_UNDERSTAND, f"the identifier has more than {most} bytes")
-            pieces += chunks
-        identifier = b"".join(pieces)
-        if identifier:
-            dataset.release(len(identifier))
-        return identifier
 
     async def _answer(self, operation: Operation, plan: FindPlan) -> Status:
         """Send the matches. Raises IndexFailure, AssociationError."""
         request, most = cast(CFindRQ, operation.request), self._config.max_matches
-        search = self._index.search(plan.search, plan.judge)
+        search = self._index.search(plan.search, plan.judge, lambda answer: len(answer.dataset))
         operation.when_cancelled(search.interrupt)
         matches = 0
         try:

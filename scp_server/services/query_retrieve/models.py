@@ -26,6 +26,14 @@ UNIQUE_KEYS: Final[Mapping[EntityLevel, int]] = {
 }
 """The tag of each level's unique key (PS3.4 C.6.1.1)."""
 
+REQUIRED_KEYS: Final[Mapping[EntityLevel, tuple[int, ...]]] = {
+    EntityLevel.PATIENT: (0x00100010,),
+    EntityLevel.STUDY: (0x00080020, 0x00080030, 0x00080050, 0x00200010),
+    EntityLevel.SERIES: (0x00080060, 0x00200011),
+    EntityLevel.INSTANCE: (0x00200013,),
+}
+"""The tags of each level's required keys (PS3.4 Tables C.6-1 to C.6-4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class InformationModel:
@@ -33,6 +41,8 @@ class InformationModel:
 
     name: str
     find_sop_class_uid: str
+    move_sop_class_uid: str
+    get_sop_class_uid: str
     levels: tuple[EntityLevel, ...]
 
     def higher_levels(self, level: EntityLevel) -> tuple[EntityLevel, ...]:
@@ -50,18 +60,32 @@ class InformationModel:
 PATIENT_ROOT: Final = InformationModel(
     "Patient Root",
     "1.2.840.10008.5.1.4.1.2.1.1",
+    "1.2.840.10008.5.1.4.1.2.1.2",
+    "1.2.840.10008.5.1.4.1.2.1.3",
     (EntityLevel.PATIENT, EntityLevel.STUDY, EntityLevel.SERIES, EntityLevel.INSTANCE),
 )
 STUDY_ROOT: Final = InformationModel(
     "Study Root",
     "1.2.840.10008.5.1.4.1.2.2.1",
+    "1.2.840.10008.5.1.4.1.2.2.2",
+    "1.2.840.10008.5.1.4.1.2.2.3",
     (EntityLevel.STUDY, EntityLevel.SERIES, EntityLevel.INSTANCE),
 )
 PATIENT_STUDY_ONLY: Final = InformationModel(
-    "Patient/Study Only", "1.2.840.10008.5.1.4.1.2.3.1", (EntityLevel.PATIENT, EntityLevel.STUDY)
+    "Patient/Study Only",
+    "1.2.840.10008.5.1.4.1.2.3.1",
+    "1.2.840.10008.5.1.4.1.2.3.2",
+    "1.2.840.10008.5.1.4.1.2.3.3",
+    (EntityLevel.PATIENT, EntityLevel.STUDY),
 )
 
-FIND_MODELS: Final[Mapping[str, InformationModel]] = {
-    model.find_sop_class_uid: model for model in (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
-}
+_MODELS: Final = (PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY)
+
+FIND_MODELS: Final[Mapping[str, InformationModel]] = {model.find_sop_class_uid: model for model in _MODELS}
 """By the SOP class of C-FIND."""
+MOVE_MODELS: Final[Mapping[str, InformationModel]] = {model.move_sop_class_uid: model for model in _MODELS}
+"""By the SOP class of C-MOVE."""
+GET_MODELS: Final[Mapping[str, InformationModel]] = {model.get_sop_class_uid: model for model in _MODELS}
+"""By the SOP class of C-GET."""
+RETRIEVE_SOP_CLASSES: Final = frozenset({*MOVE_MODELS, *GET_MODELS})
+"""Those of C-MOVE and C-GET."""

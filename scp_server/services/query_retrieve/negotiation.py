@@ -1,4 +1,4 @@
-"""Extended negotiation of queries: what is offered, and what holds for one association (PS3.4 C.5.1.1)."""
+"""Extended negotiation: what is offered, and what holds for one association (PS3.4 C.5.1.1, C.5.2.1)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ def offered(relational: RelationalQueries) -> bytes:
     return bytes(byte in supported for byte in FindByte)
 
 
+def offered_to_retrieve(relational: RelationalQueries) -> bytes:
+    """The same for C-MOVE and C-GET: relational retrievals, but no enhanced multi-frame view."""
+    return bytes([relational is not RelationalQueries.NEVER, False])
+
+
+def is_relational(association: AssociationInfo, sop_class_uid: str, relational: RelationalQueries) -> bool:
+    """Whether unique keys of higher levels may be left out: agreed on, or so by its peer's rules."""
+    if association.peer is not None and association.peer.relational is not None:
+        return association.peer.relational
+    agreed = association.extended_negotiations.get(sop_class_uid, b"")
+    return relational is RelationalQueries.ALWAYS or agreed[:1] == b"\x01"
+
+
 @dataclass(frozen=True, slots=True)
 class QueryOptions:
     """What holds for the queries of one association."""
@@ -58,11 +71,8 @@ class QueryOptions:
         def agreed_on(byte: FindByte) -> bool:
             return agreed[byte : byte + 1] == b"\x01"
 
-        allowed = relational is RelationalQueries.ALWAYS or agreed_on(FindByte.RELATIONAL_QUERIES)
-        if association.peer is not None and association.peer.relational is not None:
-            allowed = association.peer.relational
         return cls(
-            relational=allowed,
+            relational=is_relational(association, model.find_sop_class_uid, relational),
             combined_date_time=agreed_on(FindByte.COMBINED_DATE_TIME),
             matching=MatchingOptions(
                 fuzzy_person_names=agreed_on(FindByte.FUZZY_PERSON_NAMES),

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from scp_server.errors import OperationRefused
 from scp_server.index.search import Condition, EntityLevel, Search
 from scp_server.objects.dictionary import vr_of
 from scp_server.objects.identifier import Identifier, IdentifierLimits, Key, read_identifier
 from scp_server.objects.matching_hints import AnyOf, Contains
 from scp_server.objects.response_dataset import ResponseDataset
-from scp_server.objects.vr import tag_text
-from scp_server.protocol.status import Status
+from scp_server.services.query_retrieve.asking import check_higher_levels, level_asked
 from scp_server.services.query_retrieve.attributes import (
     BELOW,
     COLUMNS,
@@ -29,7 +27,6 @@ from scp_server.services.query_retrieve.attributes import (
 )
 from scp_server.services.query_retrieve.judge import EntityJudge, PlannedKey
 from scp_server.services.query_retrieve.models import (
-    LEVEL_NAMES,
     QUERY_RETRIEVE_LEVEL,
     UNIQUE_KEYS,
     InformationModel,
@@ -78,38 +75,10 @@ def plan_find(
     identifier = read_identifier(
         data, transfer_syntax_uid, is_dicos=is_dicos, options=options.matching, limits=config.limits
     )
-    level = _level(identifier, model)
+    level = level_asked(identifier, model)
     if not options.relational:
-        _check_unique_keys(identifier, model, level)
+        check_higher_levels(identifier, model, level)
     return _Planner(identifier, model, level, options, config).plan(transfer_syntax_uid, is_dicos)
-
-
-def _level(identifier: Identifier, model: InformationModel) -> EntityLevel:
-    level = LEVEL_NAMES.get(identifier.level)
-    if level in model.levels and level is not None:
-        return level
-    if not identifier.level:
-        problem = "Query/Retrieve Level (0008,0052) is missing"
-    elif level is None:
-        problem = "Query/Retrieve Level (0008,0052) is none of the standard's"
-    else:
-        problem = f"{model.name} has no level {identifier.level}"
-    raise OperationRefused(Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS, problem, (QUERY_RETRIEVE_LEVEL,))
-
-
-def _check_unique_keys(identifier: Identifier, model: InformationModel, level: EntityLevel) -> None:
-    """Every higher level's unique key has one value without wild cards (PS3.4 C.4.1.2.1)."""
-    keys = {key.tag: key for key in identifier.keys}
-    for higher in model.higher_levels(level):
-        tag = UNIQUE_KEYS[higher]
-        key = keys.get(tag)
-        hint = key.matcher.hint if key is not None and key.matcher is not None else None
-        if not isinstance(hint, AnyOf) or len(hint.values) != 1:
-            raise OperationRefused(
-                Status.IDENTIFIER_DOES_NOT_MATCH_SOP_CLASS,
-                f"a hierarchical query needs one value of {tag_text(tag)}",
-                (tag,),
-            )
 
 
 def _hinted_column(key: Key, column: str) -> str | None:
@@ -226,8 +195,8 @@ class _Planner:
             return
         if not matched:
             self._all_supported = False
-        elif matcher.hint is not None and (name := _hinted_column(key, name)):
-            self._conditions.append(Condition(name, matcher.hint, self._config.unknown_values_match))
+        elif matcher.hint is not None and (hinted := _hinted_column(key, name)):
+            self._conditions.append(Condition(hinted, matcher.hint, self._config.unknown_values_match))
 
     def _is_matched(self, key: Key, level: EntityLevel) -> bool:
         """Whether this query matches a key of a level: at baseline no other one of higher levels than the

@@ -57,6 +57,8 @@ class Archive:
                 self.cancelled.set()
                 yield 0xFE00, None
                 return
+            # Its other thread reads the C-CANCEL, and needs the interpreter for that.
+            self.cancelled.wait(0.002)
             yield 0xFF00, study("MORE", "A^B")
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,12 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "store",
         "find",
         "worklist",
+        "move",
+        "get",
         "status",
         "config check",
         "config show",
+        "conformance",
         "quarantine list",
         "quarantine show",
         "quarantine release",
@@ -73,6 +76,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
     }
     serve = {option for parameter in found["serve"].params for option in parameter.opts}
     assert serve >= {
+        "--remote",
         "--config",
         "--host",
         "--port",
@@ -101,6 +105,18 @@ def test_version_is_the_packages() -> None:
         ["echo", "--ae-title", "A\\B"],
         ["echo", "--calling-ae-title", " "],
         ["echo", "--timeout", "0"],
+        ["move", "--query", "{}"],
+        ["move", "--query", "{}", "--dest", "A\\B"],
+        ["move", "--query", '{"PatientName": "X"}', "--dest", "A"],
+        ["get", "--query", '{"StudyInstanceUID": "1.2"}'],
+        ["get", "--query", '{"StudyInstanceUID": "1.*"}', "--output", "x"],
+        ["get", "--query", '{"StudyInstanceUID": "1.2"}', "--output", "x", "--sop-class", "CT"],
+        ["get", "--query", '{"StudyInstanceUID": "1.2"}', "--output", __file__],
+        ["store", "--input", __file__, "--application-context", "dicos-v04"],
+        ["store", "--input", __file__, "--framing", "loose"],
+        ["store", "--input", __file__, "--passcode-file", __file__],
+        ["store", "--input", __file__, "--max-associations", "0"],
+        ["store", "--input", __file__, "--resume", __file__],
         ["serve", "--workers", "2"],
         ["config", "check"],
     ],
@@ -149,6 +165,49 @@ def test_what_a_command_raises_becomes_its_exit_code(
     result = RUNNER.invoke(app, ["serve"])
     assert result.exit_code == code
     assert result.stderr.startswith("scp-server: ")
+
+
+def test_each_remote_option_is_one_in_place_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+
+    def run_server(settings: Settings, load: Callable[[], Settings]) -> int:
+        seen.extend((settings, load()))
+        return 0
+
+    monkeypatch.setattr("scp_server.runtime.daemon.run", run_server)
+    config = tmp_path / "c.toml"
+    config.write_text("[[remotes]]\nae_title = 'FILE'\nhost = 'h'\nport = 1\n")
+    arguments = ["--remote", "PACS=pacs.example:104", "--remote", "A=B=[fd00::1]:65535"]
+    result = RUNNER.invoke(app, ["serve", "--config", str(config), *arguments])
+    assert result.exit_code == 0, result.output
+    for settings in seen:
+        assert [(remote.ae_title, remote.host, remote.port) for remote in settings.remotes] == [
+            ("PACS", "pacs.example", 104),
+            ("A=B", "fd00::1", 65_535),
+        ]
+    assert RUNNER.invoke(app, ["serve", "--config", str(config)]).exit_code == 0
+    assert [remote.ae_title for remote in seen[-1].remotes] == ["FILE"]
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("PACS", "must be AET=HOST:PORT"),
+        ("PACS=host", "must be AET=HOST:PORT"),
+        ("PACS=host:x", "must be AET=HOST:PORT"),
+        ("PACS=fd00::1:104", "must be AET=HOST:PORT"),
+        ("=host:104", "remotes.0.ae_title: must not be blank"),
+        ("PACS=:104", "remotes.0.host: must be a host name"),
+        ("PACS=host:0", "remotes.0.port: must be at least 1"),
+        ("PACS=host:99999999999999999999", "remotes.0.port: must be at most 65535"),
+    ],
+)
+def test_a_remote_of_another_form_is_wrong_usage(option: str, complaint: str) -> None:
+    result = RUNNER.invoke(app, ["serve", "--remote", option])
+    assert result.exit_code == 2
+    assert complaint in result.stderr
 
 
 def test_exit_code_of_the_server_is_that_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:

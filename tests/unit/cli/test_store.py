@@ -249,3 +249,45 @@ def test_nothing_to_send_is_not_success(archive: ScriptedArchive, tmp_path: Path
 def test_input_that_does_not_exist_is_wrong_usage(archive: ScriptedArchive, tmp_path: Path) -> None:
     assert RUNNER.invoke(app, ["store", "--input", str(tmp_path / "none")]).exit_code == 2
     assert RUNNER.invoke(app, ["store"]).exit_code == 2
+
+
+def test_of_several_associations_one_that_dies_costs_one_file(
+    archive: ScriptedArchive, tmp_path: Path, part10: Any
+) -> None:
+    archive.answers["1.2.1"] = AssociationLost("the connection ended")
+    folder = files(tmp_path, part10, 9)
+    result = RUNNER.invoke(app, ["store", "--input", str(folder), "--max-associations", "3", "--json"])
+    assert result.exit_code == 1
+    found = outcomes(json.loads(result.stdout))
+    assert found.pop("001.dcm") == "failed"
+    assert list(found.values()) == ["stored"] * 8
+    assert sorted(instance for instance, _ in archive.received) == [f"1.2.{n}" for n in (0, *range(2, 9))]
+
+
+def test_of_several_associations_one_that_is_refused_costs_nothing(
+    archive: ScriptedArchive, tmp_path: Path, part10: Any
+) -> None:
+    archive.connects = [None, AssociationRejected(2, 3, 2)]
+    folder = files(tmp_path, part10, 4)
+    result = RUNNER.invoke(app, ["store", "--input", str(folder), "--max-associations", "2", "--json"])
+    assert result.exit_code == 0
+    assert list(outcomes(json.loads(result.stdout)).values()) == ["stored"] * 4
+
+
+def test_a_journal_that_cannot_be_written_is_said_and_nothing_is_lost(
+    archive: ScriptedArchive, tmp_path: Path, part10: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scp_server.cli.store_journal import StoreJournal
+
+    def full(_journal: StoreJournal, _candidate: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StoreJournal, "acknowledged", full)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    files(folder, part10, 3)
+    arguments = ["store", "--input", str(folder), "--resume", str(tmp_path / "journal"), "--json"]
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 1
+    assert list(outcomes(json.loads(result.stdout)).values()) == ["stored"] * 3
+    assert result.stderr.count("the journal cannot be written") == 1

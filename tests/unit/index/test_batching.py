@@ -107,7 +107,8 @@ async def test_a_full_queue_makes_the_next_caller_wait(make: Make, performer: _P
     assert queue._waiting.qsize() == 1
     performer.gate.set()
     assert list(await asyncio.gather(held, second, third)) == [2, 4, 6]
-    assert performer.batches == [[1], [2], [3]]
+    # The third may still share a transaction with the second, if its place is free in time.
+    assert performer.batches in ([[1], [2], [3]], [[1], [2, 3]])
 
 
 async def test_cancelled_while_waiting_for_a_place_nothing_happens(make: Make, performer: _Performer) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from unicodedata import normalize
 
@@ -286,3 +288,19 @@ async def test_what_is_kept_already_is_brought_into_the_form_that_searches_need(
     assert database.execute("PRAGMA foreign_key_check").fetchall() == []
     database.close()
     assert path.with_name("index.sqlite.0002.backup").is_file()
+
+
+async def test_an_index_that_counted_when_asked_is_counted_once_and_then_kept_up(path: Path) -> None:
+    _second_schema(path)
+    index = SqlIndex(IndexConfig(path))
+    await index.open()
+    with closing(sqlite3.connect(path)) as database:
+        counted = {
+            table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("patients", "studies", "series", "instances", "parts")
+        }
+        size_bytes = database.execute("SELECT sum(size_bytes) FROM parts").fetchone()[0]
+    assert asdict(await index.totals()) == {**counted, "bytes": size_bytes}
+    await index.add(index_entry("4"), DuplicatePolicy.KEEP_FIRST)
+    assert (await index.totals()).parts == counted["parts"] + 1
+    await index.close()

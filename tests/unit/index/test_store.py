@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 import textwrap
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +356,25 @@ async def test_a_disk_that_fails_while_a_spoilt_batch_is_retried_fails_only_what
     assert await index.unknown_locations([entry.location for entry in entries]) == [lost]
 
 
+async def test_the_totals_are_what_counting_finds_whatever_was_added_replaced_and_removed(
+    index: SqlIndex, path: Path
+) -> None:
+    policies = (KEEP_FIRST, DuplicatePolicy.PARTS, DuplicatePolicy.REPLACE)
+    for number in range(24):
+        study = str(number % 4)
+        entry = index_entry(
+            f"{number % 12}", b"%d" % number, study=study, series=study, patient_id=f"P{number % 3}"
+        )
+        await index.add(entry, policies[number % 3])
+    kept = [part.location for part in await index.list_parts()]
+    assert await index.remove(kept[::3]) > 0
+    tables = ("patients", "studies", "series", "instances", "parts")
+    counted = [_rows(path, f"SELECT count(*) FROM {table}")[0][0] for table in tables]
+    assert all(counted)
+    ((size_bytes,),) = _rows(path, "SELECT sum(size_bytes) FROM parts")
+    assert list(asdict(await index.totals()).values()) == [*counted, size_bytes]
+
+
 @pytest.mark.parametrize(
     "text", ["'; DROP TABLE parts; --", '" OR 1=1 --', "100%_*?", ":name", "\\'", "a\nb"]
 )
@@ -375,3 +394,16 @@ async def test_text_of_a_peer_is_a_value_and_never_a_statement(
     assert (part.calling_ae_title, part.location) == (text, f"{text}2")
     await index.remove([f"{text}1"])
     assert (await index.totals()).parts == 1
+
+
+async def test_a_removal_forgets_studies_and_series_but_no_keys_in_hand(index: SqlIndex, path: Path) -> None:
+    claimed = "SELECT next_key FROM key_allocation"
+    first = index_entry("1", location="first")
+    await index.add(first, KEEP_FIRST)
+    before = _rows(path, claimed)
+    for _ in range(3):
+        assert await index.remove(["first"]) == 1
+        assert _rows(path, "SELECT * FROM studies") == []
+        assert (await index.add(first, KEEP_FIRST)).outcome is AddOutcome.ADDED
+    assert _rows(path, claimed) == before
+    assert len(_rows(path, "SELECT * FROM studies JOIN series USING (study_key)")) == 1

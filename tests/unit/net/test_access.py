@@ -180,3 +180,18 @@ def test_the_idle_time_is_the_peers_own_or_that_of_its_mode(
 ) -> None:
     peer = PeerEntry(PeerRules("A", dicos=mode), idle_seconds=idle_seconds)
     assert peer.idle_override(300.0, 7.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("relational", "answered"), [(None, b"\1\1\0"), (True, b"\1\1\0"), (False, b"\0\1\0")]
+)
+def test_a_peers_relational_is_what_it_is_answered_and_no_other_byte(
+    relational: bool | None, answered: bytes
+) -> None:
+    find = "1.2.840.10008.5.1.4.1.2.2.1"
+    policy = dataclasses.replace(BASE, extended_negotiations={find: b"\1\1\0"})
+    peer = PeerEntry(PeerRules("A", relational=relational))
+    assert peer.policy(policy).extended_negotiations == {find: answered}
+    never = dataclasses.replace(BASE, extended_negotiations={find: b"\0\1\0"})
+    expected = b"\1\1\0" if relational else b"\0\1\0"
+    assert peer.policy(never).extended_negotiations == {find: expected}

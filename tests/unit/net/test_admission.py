@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from scp_server.interfaces import AssociationInfo, DicosMode, PeerRules
@@ -29,7 +31,7 @@ def _scene(*entries: PeerEntry, known_peers_only: bool = False) -> AcceptorScene
     )
 
 
-def _ask(scene: AcceptorScene, host: str = "192.0.2.7", **how: str) -> tuple[int, bytes]:
+def _ask(scene: AcceptorScene, host: str = "192.0.2.7", **how: Any) -> tuple[int, bytes]:
     peer = scene.connect(host)
     peer.send(associate_rq(**how))
     ((pdu_type, body),) = peer.received()

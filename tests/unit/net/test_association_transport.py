@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from scp_server.net.association_transport import AssociationTransport, TransportConfig
+from scp_server.net.association_transport import (
+    MOST_FLUSHES_PUT_OFF,
+    SMALL_READ_BYTES,
+    AssociationTransport,
+    TransportConfig,
+)
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import AssociateRequested, CommandReceived, Event
 from scp_server.protocol.limits import Limits
@@ -412,3 +417,48 @@ async def test_every_socket_sends_at_once_and_keeps_alive(connect: Connect) -> N
     _, transport = connect()
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY) in transport.sock.options
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE) in transport.sock.options
+
+
+async def test_half_a_message_in_a_small_read_is_acknowledged_at_once(connect: Connect) -> None:
+    """A peer with Nagle's algorithm on sends the rest only then: 40 ms later, left to the kernel."""
+    recorder, transport = connect()
+    quick = (socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+    transport.sock.options.clear()
+    recorder.data_received(store_rq(1))
+    assert quick in transport.sock.options
+    transport.sock.options.clear()
+    recorder.data_received(dataset(bytes(2 * SMALL_READ_BYTES), last=False))
+    assert quick not in transport.sock.options, "several segments are acknowledged by themselves"
+    recorder.data_received(dataset(b"end", last=True))
+    recorder.data_received(echo_rq(2))
+    assert quick not in transport.sock.options, "whole messages are answered"
+
+
+async def test_what_is_put_off_shares_a_write_with_what_comes_before_the_loop_goes_on(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, transport = connect()
+    writes: list[int] = []
+    write = transport.write
+
+    def counted(data: bytes) -> None:
+        writes.append(len(data))
+        write(data)
+
+    monkeypatch.setattr(transport, "write", counted)
+
+    def put_off(count: int) -> None:
+        for _ in range(count):
+            recorder.association._outbox.add(bytes(100))
+            recorder.flush_soon()
+
+    put_off(3)
+    assert writes == []
+    await settle()
+    assert writes == [300]
+    put_off(MOST_FLUSHES_PUT_OFF + 2)
+    assert writes == [300, 100 * MOST_FLUSHES_PUT_OFF]
+    recorder.flush()
+    assert writes[2:] == [200]
+    await settle()
+    assert len(writes) == 3

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scp_server.errors import AssociationLost
-from scp_server.net.dataset_stream import COPIED_FRAGMENT_BYTES, DatasetStream
+from scp_server.net.dataset_stream import COPIED_FRAGMENT_BYTES, KEPT_ALIVE_AT_MOST, DatasetStream
 
 
 class Ledger:
@@ -154,6 +154,16 @@ async def test_a_large_fragment_keeps_its_place_behind_small_ones_and_is_not_cop
     chunks = [chunk async for part in stream.chunks() for chunk in part]
     assert [bytes(chunk) for chunk in chunks] == [b"ab", large, b"c"]
     assert chunks[1].obj is large
+
+
+async def test_a_fragment_does_not_keep_alive_much_more_than_itself() -> None:
+    stream = DatasetStream(Ledger(), ended=False)
+    read = bytes(KEPT_ALIVE_AT_MOST * COPIED_FRAGMENT_BYTES)
+    stream.push(memoryview(read)[:COPIED_FRAGMENT_BYTES], last=False)
+    stream.push(memoryview(read + b"x")[:COPIED_FRAGMENT_BYTES], last=True)
+    kept, copied = [chunk async for part in stream.chunks() for chunk in part]
+    assert kept.obj is read
+    assert len(memoryview(copied.obj)) == COPIED_FRAGMENT_BYTES
 
 
 async def test_many_tiny_fragments_cost_what_their_bytes_cost() -> None:

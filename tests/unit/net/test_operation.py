@@ -12,8 +12,9 @@ from scp_server.interfaces import AcceptedContext, AssociationInfo, Operation, S
 from scp_server.net.dataset_stream import DatasetStream
 from scp_server.net.operation import PerformedOperation, refusing
 from scp_server.protocol.events import Buffer
-from scp_server.protocol.message import CEchoRQ, CStoreRQ, Message, Request, Response, response_to
+from scp_server.protocol.message import CEchoRQ, CFindRQ, CStoreRQ, Message, Request, Response, response_to
 from scp_server.testing.acceptor_scene import succeed
+from scp_server.testing.fake_sender import FakeSender
 
 CONTEXT = AcceptedContext(1, "1.2.840.10008.1.1", "1.2.840.10008.1.2")
 INFO = AssociationInfo("id-1", "SCU", "SCP", "192.0.2.1", 104, "1.2.840.10008.3.1.1.1")
@@ -21,6 +22,7 @@ ECHO = CEchoRQ(message_id=5)
 STORE = CStoreRQ(
     message_id=6, has_dataset=True, affected_sop_class_uid="1.2", affected_sop_instance_uid="1.2\n3"
 )
+FIND = CFindRQ(message_id=7, has_dataset=True, affected_sop_class_uid="1.2")
 Logs = list[dict[str, Any]]
 
 
@@ -31,7 +33,7 @@ class Performance:
         self.sent: list[Message] = []
         self.released_bytes = 0
         stream = DatasetStream(self._release, ended=not request.has_dataset)
-        self.operation = PerformedOperation(INFO, CONTEXT, request, stream, service, self._send)
+        self.operation = PerformedOperation(INFO, CONTEXT, request, stream, service, self._send, FakeSender())
 
     def _release(self, size_bytes: int) -> None:
         self.released_bytes += size_bytes
@@ -107,7 +109,7 @@ async def test_what_the_service_left_of_the_data_set_is_awaited_and_released(log
     assert "\n" not in logs[-1]["sop_instance_uid"]
 
 
-@pytest.mark.parametrize(("request_", "status"), [(ECHO, 0x0110), (STORE, 0xC000)])
+@pytest.mark.parametrize(("request_", "status"), [(ECHO, 0x0110), (STORE, 0xC000), (FIND, 0xC000)])
 async def test_a_bug_is_a_failure_that_says_nothing_of_it_to_the_peer(
     logs: Logs, request_: Request, status: int
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scp_server.errors import LocalProtocolError, UnreadableDataset
-from scp_server.objects.header_tap import HeaderTap, TapLimits
+from scp_server.objects.header_tap import STEP_BYTES, HeaderTap, TapLimits
 from scp_server.objects.raw_header import RawHeader
 from scp_server.testing.dataset_encoder import DatasetEncoder, Element, TransferSyntax, deflate
 
@@ -459,12 +459,14 @@ def test_a_truncated_header_does_not_end_the_checking() -> None:
 
 @pytest.mark.parametrize("step", [0, 65_537])
 def test_the_number_of_remembered_elements_is_bounded(step: int) -> None:
-    tags = [group << 16 | number for group in (0x0009, 0x000B) for number in range(0x1000, 0x9800)]
+    tags = [group << 16 | number for group in (0x0009, 0x000B) for number in range(0x1000, 0x2800)]
     data = b"".join(struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, b"LO", 0) for tag in tags)
     header = read(data, step=step).header
-    assert len(tags) > 65_536
-    assert len(header) == 65_536
+    assert len(tags) > 8_192
+    assert len(header) == 8_192
     assert header.truncated
+    fewer = read(data, step=step, limits=TapLimits(max_indexed_elements=300)).header
+    assert (len(fewer), fewer.truncated) == (300, True)
 
 
 def test_memory_does_not_follow_the_size_of_pixel_data() -> None:
@@ -636,3 +638,27 @@ def test_each_way_dicos_writes_od_in_implicit_vr_ends_cleanly(form: str, step: i
     assert read(data, IMPLICIT, step=step).header.length_bytes == len(head)
     with pytest.raises(UnreadableDataset):
         read(data[:-2], IMPLICIT)
+
+
+def _count_steps(tap: HeaderTap, data: bytes) -> int:
+    return sum(1 for _ in tap.steps(data))
+
+
+def test_a_value_is_one_step_however_long_and_small_elements_are_many() -> None:
+    data = dataset(pixels=False) + DatasetEncoder().element(Element(0x7FE00010, "OW", bytes(1_000_000)))
+    tap = HeaderTap(EXPLICIT.value)
+    assert _count_steps(tap, data) <= 2
+    tap.finish()
+    items = undefined(0x00081140, item(b"") * 10_000)
+    tap = HeaderTap(EXPLICIT.value)
+    assert _count_steps(tap, items) >= len(items) // STEP_BYTES
+    tap.finish()
+
+
+def test_what_inflates_is_as_many_steps_as_if_it_had_come_so() -> None:
+    items = undefined(0x00081140, item(b"") * 10_000)
+    tap = HeaderTap(DEFLATED.value)
+    data = deflate(items)
+    assert len(data) < 1_000
+    assert _count_steps(tap, data) >= len(items) // STEP_BYTES
+    tap.finish()

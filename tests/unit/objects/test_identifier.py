@@ -285,6 +285,59 @@ def test_memory_and_time_are_bounded_by_the_identifier(data: bytes) -> None:
     assert elapsed < 5
 
 
+HEX = "\\".join(f"={number:x}" for number in range(16_000))
+HAN = "".join(map(chr, range(0x4E00, 0x4E00 + 1_000))) + "*"
+
+
+@pytest.mark.parametrize(
+    ("element", "options"),
+    [
+        (Element(0x00100010, "PN", HEX), MatchingOptions(all_values=True)),
+        (Element(0x00081030, "LO", HEX), MatchingOptions(all_values=True)),
+        (Element(0x00100010, "PN", HEX[:8_000]), MatchingOptions(fuzzy_person_names=True)),
+        (Element(0x00081030, "LO", f"{HAN}\\{HAN[::-1]}"), MatchingOptions()),
+        (Element(0x00100010, "PN", "\\".join(["a*^*^*^*^*"] * 700)), MatchingOptions()),
+        (Element(0x00080020, "DA", "\\".join(["20240101-"] * 16_000)), MatchingOptions()),
+        (Element(0x00200013, "IS", "\\".join(map(str, range(16_000)))), MatchingOptions()),
+    ],
+)
+def test_what_is_made_of_the_largest_allowed_lists_is_bounded(
+    element: Element, options: MatchingOptions
+) -> None:
+    data = DatasetEncoder(IMPLICIT, "utf_8").encode([Element(0x00080005, "CS", "ISO_IR 192"), element])
+    tracemalloc.start()
+    try:
+        found = read_identifier(data, IMPLICIT, is_dicos=False, options=options, limits=LIMITS)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.keys[0].matcher is not None
+    assert peak < 800 * LIMITS.max_values + 2 * len(data)
+
+
+@pytest.mark.parametrize(
+    ("element", "options", "said"),
+    [
+        (Element(0x00100010, "PN", "a\\" * 16_384), MatchingOptions(), "16384 values"),
+        (Element(0x00200013, "IS", "\\" * 16_384), MatchingOptions(), "16384 values"),
+        (Element(0x00186018, "UL", tuple(range(16_385))), MatchingOptions(), "16384 values"),
+        (Element(0x00081030, "LO", "?" * 8_193), MatchingOptions(), "8192 bytes with wild cards"),
+        (
+            Element(0x00100010, "PN", "\\".join(["Doe^Jane"] * 1_000)),
+            MatchingOptions(fuzzy_person_names=True),
+            "8192 bytes with wild cards",
+        ),
+    ],
+)
+def test_longer_lists_are_refused_before_anything_is_made_of_them(
+    element: Element, options: MatchingOptions, said: str
+) -> None:
+    data = DatasetEncoder(IMPLICIT).encode([element])
+    with pytest.raises(OperationRefused, match=said) as caught:
+        read_identifier(data, IMPLICIT, is_dicos=False, options=options, limits=LIMITS)
+    assert (caught.value.status, caught.value.offending_elements) == (0xC000, (element.tag,))
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_headers_values_are_matched_whatever_their_encoding(syntax: TransferSyntax) -> None:
     stored = [

@@ -10,9 +10,10 @@ import pytest
 
 from scp_server.errors import UnreadableDataset
 from scp_server.objects.header_tap import HeaderTap, TapLimits
-from scp_server.objects.inflate import RATIO_GRACE_BYTES, STEP_BYTES, BoundedInflate
+from scp_server.objects.inflate import STEP_BYTES, BoundedInflate
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
+GRACE_BYTES = 1_048_576
 
 
 def raw_deflate(data: bytes, level: int = 6) -> bytes:
@@ -21,7 +22,7 @@ def raw_deflate(data: bytes, level: int = 6) -> bytes:
 
 
 def inflate(data: bytes, step: int, max_ratio: int = 200, max_bytes: int = 0) -> bytes:
-    stream = BoundedInflate(max_ratio, max_bytes)
+    stream = BoundedInflate(max_ratio, max_bytes, GRACE_BYTES)
     found = b"".join(
         part for start in range(0, len(data), step) for part in stream.feed(data[start : start + step])
     )
@@ -40,7 +41,7 @@ def test_a_stream_inflates_to_what_was_deflated(step: int, size: int, repetitive
 
 
 def test_no_step_is_longer_than_the_bound() -> None:
-    stream = BoundedInflate(max_ratio=10_000, max_bytes=0)
+    stream = BoundedInflate(max_ratio=10_000, max_bytes=0, grace_bytes=GRACE_BYTES)
     steps = [len(part) for part in stream.feed(raw_deflate(bytes(20 * 1_048_576)))]
     assert sum(steps) == 20 * 1_048_576
     assert max(steps) <= STEP_BYTES
@@ -84,15 +85,26 @@ def test_what_is_no_deflate_stream_is_refused() -> None:
 def test_a_bomb_is_refused_soon_after_the_grace() -> None:
     bomb = raw_deflate(bytes(64 * 1_048_576))
     assert len(bomb) * 900 < 64 * 1_048_576
-    stream = BoundedInflate(max_ratio=200, max_bytes=0)
+    stream = BoundedInflate(max_ratio=200, max_bytes=0, grace_bytes=GRACE_BYTES)
     with pytest.raises(UnreadableDataset, match="more than 200 to 1") as caught:
         list(stream.feed(bomb))
     assert caught.value.status == 0xC000
-    assert RATIO_GRACE_BYTES <= stream.inflated_bytes <= 200 * len(bomb)
+    assert GRACE_BYTES <= stream.inflated_bytes <= 200 * len(bomb)
+
+
+def test_the_ratio_counts_from_the_end_of_the_grace_on() -> None:
+    deflated = raw_deflate(bytes(100_000))
+    for grace_bytes, refused in ((100_000, False), (99_999, True), (0, True)):
+        stream = BoundedInflate(max_ratio=2, max_bytes=0, grace_bytes=grace_bytes)
+        if refused:
+            with pytest.raises(UnreadableDataset, match="more than 2 to 1"):
+                list(stream.feed(deflated))
+        else:
+            assert len(b"".join(stream.feed(deflated))) == 100_000
 
 
 def test_short_runs_may_deflate_beyond_the_ratio() -> None:
-    data = bytes(RATIO_GRACE_BYTES)
+    data = bytes(GRACE_BYTES)
     deflated = raw_deflate(data)
     assert len(data) > 200 * len(deflated)
     assert inflate(deflated, 10_000_000) == data

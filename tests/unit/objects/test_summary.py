@@ -43,7 +43,7 @@ def summary_of(
     tap = HeaderTap(syntax, limits or TapLimits())
     tap.feed(DatasetEncoder(syntax, codec).encode([*identity(sop_class_uid=sop_class), *elements]))
     tap.finish()
-    return summarize(tap.header)
+    return summarize(tap.header, limits or TapLimits())
 
 
 def uid_item(uid: str) -> list[Element]:
@@ -333,6 +333,13 @@ def test_items_that_are_looked_at_are_bounded() -> None:
     assert summary_of(
         [Element(0x00081140, "SQ", [*empty[:4_000], uid_item("1.1")])]
     ).referenced_sop_instance_uids == ("1.1",)
+
+
+def test_both_bounds_of_references_are_limits() -> None:
+    many = [Element(0x00081140, "SQ", [uid_item(f"1.{number}") for number in range(20)])]
+    found = summary_of(many, limits=TapLimits(max_references=7)).referenced_sop_instance_uids
+    assert found == tuple(f"1.{number}" for number in range(7))
+    assert len(summary_of(many, limits=TapLimits(max_reference_items=9)).referenced_sop_instance_uids) == 9
 
 
 def test_values_that_were_not_kept_are_none() -> None:

@@ -46,6 +46,16 @@ def test_a_call_that_comes_early_is_not_late(manual_clock: ManualClock) -> None:
     assert (lag.counts[0], lag.sum) == (1, 0.0)
 
 
+def test_whoever_wants_to_is_called_as_often(manual_clock: ManualClock) -> None:
+    ticks: list[float] = []
+    meter = LoopLag(Histogram(LAG_BOUNDS_SECONDS), manual_clock, tick=lambda: ticks.append(manual_clock()))
+    loop = _Loop(manual_clock)
+    meter._ask(loop)  # type: ignore[arg-type]
+    for late_seconds in (0.0, 0.25):
+        loop.call_late(late_seconds)
+    assert ticks == [INTERVAL_SECONDS, 2 * INTERVAL_SECONDS + 0.25]
+
+
 async def test_stopped_it_is_called_no_more() -> None:
     loop = asyncio.get_running_loop()
     meter = LoopLag(Histogram(LAG_BOUNDS_SECONDS))

@@ -3,10 +3,13 @@ from __future__ import annotations
 import pytest
 
 from scp_server.observability.measures import (
+    OTHER_PEER,
     OTHER_STATUS,
     UNANSWERED,
     Histogram,
     OperationMeasures,
+    PeerCounts,
+    PeerMeasures,
     ReceptionMeasures,
     Service,
     StageClock,
@@ -17,6 +20,9 @@ from scp_server.protocol.status import Status
 from scp_server.testing.clock import ManualClock
 
 STORE = CStoreRQ(message_id=1, affected_sop_class_uid="1.2", affected_sop_instance_uid="1.2.3")
+
+
+PEER = PeerCounts()
 
 
 def _count(histogram: Histogram) -> int:
@@ -61,7 +67,7 @@ def test_an_operation_is_counted_by_its_service_and_the_class_of_its_status(
     status: int | None, result: str
 ) -> None:
     measures = OperationMeasures()
-    measures.ended(CEchoRQ(message_id=1), status, 0.2, 0)
+    measures.ended(PEER, CEchoRQ(message_id=1), status, 0.2, 0)
     found = {
         (service, name): (_count(histogram), histogram.sum)
         for service, by_result in measures.durations.items()
@@ -73,7 +79,7 @@ def test_an_operation_is_counted_by_its_service_and_the_class_of_its_status(
 
 def test_a_request_without_a_service_of_its_own_is_another() -> None:
     measures = OperationMeasures()
-    measures.ended(CFindRQ(message_id=1, affected_sop_class_uid="1.2"), 0x0122, 0.1, 0)
+    measures.ended(PEER, CFindRQ(message_id=1, affected_sop_class_uid="1.2"), 0x0122, 0.1, 0)
     assert _count(measures.durations[Service.OTHER]["failure"]) == 1
     assert sum(measures.refused.values()) == 0
 
@@ -81,7 +87,7 @@ def test_a_request_without_a_service_of_its_own_is_another() -> None:
 def test_only_answered_objects_count_as_received_or_refused() -> None:
     measures = OperationMeasures()
     for status in (0x0000, 0xB007, 0xA700, 0xC111, 0xC999, None):
-        measures.ended(STORE, status, 0.1, 1000)
+        measures.ended(PEER, STORE, status, 0.1, 1000)
     assert (measures.objects, measures.object_bytes) == (2, 2000)
     refused = {status: count for status, count in measures.refused.items() if count}
     assert refused == {
@@ -95,7 +101,7 @@ def test_no_status_that_a_service_makes_up_adds_a_series() -> None:
     measures = OperationMeasures()
     known = set(measures.refused)
     for status in range(0x10000):
-        measures.ended(STORE, status, 0.0, 0)
+        measures.ended(PEER, STORE, status, 0.0, 0)
     assert set(measures.refused) == known
 
 
@@ -115,3 +121,44 @@ def test_every_moment_of_a_reception_belongs_to_one_stage(manual_clock: ManualCl
     measures.recorded(stages)
     each = (measures.receive, measures.parse, measures.persist, measures.index)
     assert [histogram.sum for histogram in each] == [9, 2, 4, 16]
+
+
+def test_what_status_tells_of_operations_is_what_the_metrics_count() -> None:
+    measures, peer = OperationMeasures(), PeerCounts()
+    for status in (0x0000, 0xB007, 0xA700, 0xFE00, None):
+        measures.ended(peer, STORE, status, 0.1, 1000)
+    measures.ended(peer, CEchoRQ(message_id=1), 0x0122, 0.1, 0)
+    measures.received(peer, 700)
+    assert (measures.answered, measures.failed, measures.dataset_bytes) == (5, 2, 700)
+    assert peer.operations == {"success": 1, "warning": 1, "cancel": 1, "failure": 2, UNANSWERED: 1}
+    assert peer.dataset_bytes == 700
+
+
+def test_only_peers_of_the_settings_have_counts_of_their_own() -> None:
+    peers = PeerMeasures()
+    peers.configure(["CT1", "10.0.0.0/8"])
+    assert list(peers.by_name) == [OTHER_PEER, "CT1", "10.0.0.0/8"]
+    for name in ("CT1", "CT2", None):
+        peers.of(name).associations += 1
+    assert {name: counts.associations for name, counts in peers.by_name.items()} == {
+        OTHER_PEER: 2, "CT1": 1, "10.0.0.0/8": 0,
+    }  # fmt: skip
+
+
+def test_peers_that_change_keep_their_counts_and_who_goes_becomes_another() -> None:
+    peers = PeerMeasures()
+    peers.configure(["CT1", "CT2"])
+    peers.of("CT1").associations = 3
+    peers.of("CT2").associations = 4
+    peers.configure(["CT3", "CT1"])
+    peers.of("CT2").associations += 1
+    assert {name: counts.associations for name, counts in peers.by_name.items()} == {
+        OTHER_PEER: 1, "CT3": 0, "CT1": 3,
+    }  # fmt: skip
+
+
+def test_a_peer_that_is_called_as_all_others_are_counts_with_them() -> None:
+    peers = PeerMeasures()
+    peers.configure([OTHER_PEER, "CT1", "CT1"])
+    assert list(peers.by_name) == [OTHER_PEER, "CT1"]
+    assert peers.of(None) is peers.of(OTHER_PEER)

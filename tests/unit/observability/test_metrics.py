@@ -6,7 +6,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from scp_server.observability.measures import Levels, Measures, Outcome, ReadingStop
+from scp_server.observability.measures import (
+    Levels,
+    Measures,
+    Outcome,
+    QuarantineEvent,
+    ReadingStop,
+    SubOperationResult,
+)
 from scp_server.observability.metrics import METRICS, TEXT_CONTENT_TYPE, Metrics
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.pdu import RejectReason
@@ -23,6 +30,11 @@ FULL = Levels(
     storage_free_bytes=17,
     storage_size_bytes=19,
     storage_reserve_bytes=23,
+    associations_by_peer={"other": 4, "CT1": 1},
+    quarantine_objects=29,
+    quarantine_objects_limit=31,
+    quarantine_bytes=37,
+    quarantine_bytes_limit=41,
 )
 
 
@@ -65,6 +77,10 @@ def test_the_levels_are_those_of_the_moment() -> None:
         ("scp_storage_free_bytes", 17),
         ("scp_storage_size_bytes", 19),
         ("scp_storage_reserve_bytes", 23),
+        ("scp_quarantine_objects", 29),
+        ("scp_quarantine_objects_limit", 31),
+        ("scp_quarantine_bytes", 37),
+        ("scp_quarantine_bytes_limit", 41),
     ):
         assert found[name, none] == value
     levels = Levels()
@@ -79,8 +95,14 @@ def test_what_was_measured_is_what_is_told() -> None:
     measures.associations.ended[Outcome.LOST] = 3
     measures.associations.stops[ReadingStop.PROCESS_BUDGET].stopped()
     request = CStoreRQ(message_id=1, affected_sop_class_uid="1.2", affected_sop_instance_uid="1.2.3")
-    measures.operations.ended(request, 0xA700, 0.03, 10)
-    measures.operations.ended(request, 0x0000, 1000.0, 10)
+    measures.peers.configure(["CT1"])
+    measures.operations.ended(measures.peers.of("CT1"), request, 0xA700, 0.03, 10)
+    measures.operations.ended(measures.peers.of(None), request, 0x0000, 1000.0, 10)
+    measures.operations.received(measures.peers.of("CT1"), 6)
+    measures.quarantine.events[QuarantineEvent.NOT_KEPT] = 5
+    measures.retrieve.results[SubOperationResult.FAILED] = 7
+    measures.retrieve.sent_bytes = 11
+    measures.retrieve.accepted = 13
     found = _samples(Metrics(measures, Levels, "9.9"))
 
     def value(name: str, **labels: str) -> float:
@@ -91,6 +113,16 @@ def test_what_was_measured_is_what_is_told() -> None:
     assert value("scp_reading_stopped", reason="process_budget") == 1
     assert value("scp_objects_refused_total", status="0xA700") == 1
     assert value("scp_objects_received_bytes_total") == 10
+    assert value("scp_peer_operations_total", peer="CT1", status_class="failure") == 1
+    assert value("scp_peer_operations_total", peer="other", status_class="success") == 1
+    assert value("scp_peer_received_bytes_total", peer="CT1") == 6
+    assert value("scp_peer_received_bytes_total", peer="other") == 0
+    assert value("scp_quarantine_events_total", event="not_kept") == 5
+    assert value("scp_quarantine_events_total", event="kept") == 0
+    assert value("scp_suboperations_total", result="failed") == 7
+    assert value("scp_suboperations_total", result="completed") == 0
+    assert value("scp_suboperations_sent_bytes_total") == 11
+    assert value("scp_suboperations_accepted") == 13
     duration = "scp_operation_duration_seconds"
     failed = {"service": "store", "status_class": "failure"}
     assert value(f"{duration}_bucket", le="0.025", **failed) == 0
@@ -108,7 +140,7 @@ def test_nothing_that_is_measured_adds_a_series() -> None:
     before = set(_samples(metrics))
     request = CStoreRQ(message_id=1, affected_sop_class_uid="9.8", affected_sop_instance_uid="9.8.7")
     for status in (0, 1, 0xA7FF, 0xC123, None):
-        measures.operations.ended(request, status, 0.1, 5)
+        measures.operations.ended(measures.peers.of(None), request, status, 0.1, 5)
     assert set(_samples(metrics)) == before
 
 
@@ -143,3 +175,18 @@ def test_two_servers_of_a_process_count_for_themselves() -> None:
     first.associations.accepted = 4
     name = ("scp_associations_accepted_total", frozenset[tuple[str, str]]())
     assert [_samples(each)[name] for each in metrics] == [4, 0]
+
+
+def test_a_peer_s_name_is_a_label_only_while_the_settings_name_it() -> None:
+    measures = Measures()
+    metrics = Metrics(measures, lambda: FULL, "9.9")
+
+    def active() -> dict[str, float]:
+        name = "scp_peer_associations_active"
+        return {dict(labels)["peer"]: value for (n, labels), value in _samples(metrics).items() if n == name}
+
+    assert active() == {"other": 4}
+    measures.peers.configure(["CT1", 'A"B@10.0.0.0/8'])
+    assert active() == {"other": 4, "CT1": 1, 'A"B@10.0.0.0/8': 0}
+    measures.peers.configure([])
+    assert active() == {"other": 4}

@@ -180,6 +180,30 @@ def test_data_sets_go_out_in_even_fragments_of_the_peer_s_size(
         assert all(len(pdv.fragment) % 2 == 0 for pdv in kind[:-1])
 
 
+@given(
+    pieces=st.lists(st.binary(max_size=300), min_size=1, max_size=4),
+    maximum_length=st.sampled_from([0, 8, 64, 110, 128, 130, 4096]),
+)
+def test_a_glued_message_is_one_stream_that_an_acceptor_reads_alike(
+    pieces: list[bytes], maximum_length: int
+) -> None:
+    requestor, acceptor = pair(acceptor_maximum=maximum_length)
+    requestor.send_command(STORAGE_CONTEXT_ID, STORE, 0, glued=True)
+    assert sent(requestor) == b"", "the command set waits for its data set"
+    for number, piece in enumerate(pieces, start=1):
+        requestor.send_dataset(STORAGE_CONTEXT_ID, piece, 0, last=number == len(pieces))
+    acceptor.receive_data(sent(requestor), 0)
+    command, *fragments = drain(acceptor)
+    assert isinstance(command, CommandReceived)
+    assert command.message == STORE
+    # Where the command set fills its PDVs exactly, or the first piece has no even part, nothing shows.
+    assert command.glued or maximum_length or len(pieces[0]) < 2
+    assert b"".join(one.data for one in fragments if isinstance(one, DatasetFragment)) == b"".join(pieces)
+    (last,) = [one for one in fragments if isinstance(one, DatasetFragment) and one.last]
+    assert last is fragments[-1]
+    assert acceptor.state is State.STA6
+
+
 @pytest.mark.parametrize(("maximum_length", "expected"), [(0, 131072), (None, 131072), (1 << 20, 131072)])
 def test_without_a_limit_pdus_of_128_kib_are_sent(maximum_length: int | None, expected: int) -> None:
     requestor, _ = pair(acceptor_maximum=maximum_length)

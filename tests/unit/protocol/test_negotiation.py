@@ -12,6 +12,7 @@ from scp_server.errors import ProtocolError
 from scp_server.protocol import negotiation
 from scp_server.protocol.items import (
     AsynchronousOperationsWindow,
+    ContextResult,
     PresentationContextAC,
     PresentationContextRQ,
     RoleSelection,
@@ -220,12 +221,41 @@ def test_an_asynchronous_operations_window_is_answered_1_1_only_when_offered(win
 @pytest.mark.parametrize("offered", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("granted", [True, False])
 def test_a_role_is_granted_only_where_offered(offered: tuple[bool, bool], granted: bool) -> None:
-    policy = replace(POLICY, scp_role_sop_classes=frozenset({CT} if granted else ()))
+    policy = replace(POLICY, grants_storage_scp_role=granted)
     scu, scp = offered
     answered = information_answered(
         UserInformation(0, role_selections=(RoleSelection(CT, scu, scp),)), policy
     )
     assert answered.role_selections == (RoleSelection(CT, scu, scp and granted),)
+
+
+def test_the_scp_role_of_a_service_is_never_granted() -> None:
+    policy = replace(POLICY, grants_storage_scp_role=True)
+    offered = UserInformation(0, role_selections=(RoleSelection(VERIFICATION, True, True),))
+    contexts = (PresentationContextRQ(1, VERIFICATION, (ILE,)),)
+    answered = information_answered(offered, policy, replace(REQUEST, presentation_contexts=contexts))
+    assert answered.role_selections == (RoleSelection(VERIFICATION, True, False),)
+
+
+@pytest.mark.parametrize(
+    ("offered", "result", "answered"),
+    [
+        ((True, True), ContextResult.ACCEPTANCE, (False, True)),
+        ((False, True), ContextResult.ACCEPTANCE, (False, True)),
+        ((True, False), ContextResult.USER_REJECTION, None),
+        (None, ContextResult.USER_REJECTION, None),
+    ],
+)
+def test_who_may_fetch_and_not_store_gets_the_scp_role_alone(
+    offered: tuple[bool, bool] | None, result: ContextResult, answered: tuple[bool, bool] | None
+) -> None:
+    policy = replace(POLICY, grants_storage_scp_role=True, refuses_storage=True)
+    roles = () if offered is None else (RoleSelection(CT, *offered),)
+    information = UserInformation(0, role_selections=roles)
+    answer = negotiate(replace(REQUEST, user_information=information), policy).answer
+    assert answer.presentation_contexts[0].result == result
+    expected = () if answered is None else (RoleSelection(CT, *answered),)
+    assert answer.user_information.role_selections == expected
 
 
 def test_roles_of_classes_without_accepted_context_are_not_answered() -> None:

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scp_server.errors import LocalProtocolError, ProtocolError
-from scp_server.protocol.item_codec import MAX_ITEMS
 from scp_server.protocol.items import (
     AsynchronousOperationsWindow,
     PresentationContextAC,
@@ -435,9 +434,12 @@ def test_more_user_information_sub_items_than_the_limit_are_refused() -> None:
 
 def test_more_items_than_a_pdu_may_have_are_refused() -> None:
     needed = 5  # application context, context with two sub-items, user information
-    filling = item(0x99) * (MAX_ITEMS - needed - 1)
+    most = Limits().max_association_items
+    filling = item(0x99) * (most - needed - 1)
     assert decode_pdu(1, rq(APPLICATION_CONTEXT, CONTEXT, USER, filling)) == REQUEST
     assert outcome(1, rq(APPLICATION_CONTEXT, CONTEXT, USER, filling, item(0x99))) == (2, 6)
+    fewer = Limits(max_association_items=most - 1)
+    assert outcome(1, rq(APPLICATION_CONTEXT, CONTEXT, USER, filling), fewer) == (2, 6)
 
 
 @pytest.mark.parametrize(

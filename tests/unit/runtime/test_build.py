@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from scp_server.index.base import DuplicatePolicy
-from scp_server.interfaces import DicosMode, PeerRules
+from scp_server.interfaces import AcceptedContext, DicosMode, PeerRules
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
+from scp_server.protocol.message import CGetRQ, CMoveRQ
 from scp_server.runtime.build import (
     build_access,
     build_limits,
@@ -19,6 +20,7 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
+from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
 from scp_server.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -34,6 +36,10 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
                 "max_header_elements": 7,
                 "max_inflate_ratio": 9,
                 "max_inflated_bytes": 11,
+                "inflate_grace_bytes": 17,
+                "max_indexed_elements": 256,
+                "max_references": 19,
+                "max_reference_items": 23,
                 "header_buffer_bytes": 4_097,
                 "max_object_bytes": 13,
             },
@@ -43,6 +49,8 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
     tap = config.tap_limits
     assert (tap.max_sequence_depth, tap.max_value_bytes, tap.max_header_bytes) == (3, 300, 5_000)
     assert (tap.max_elements, tap.max_inflate_ratio, tap.max_inflated_bytes) == (7, 9, 11)
+    assert (tap.inflate_grace_bytes, tap.max_indexed_elements) == (17, 256)
+    assert (tap.max_references, tap.max_reference_items) == (19, 23)
     assert (config.header_buffer_bytes, config.max_object_bytes) == (4_097, 13)
     assert config.duplicates is DuplicatePolicy.PARTS
     assert config.dicos_duplicates is DuplicatePolicy.KEEP_FIRST
@@ -50,6 +58,7 @@ def test_the_bounds_of_receiving_reach_the_storage_service(make_settings: MakeSe
 
 def test_the_bounds_of_an_association_reach_the_protocol(make_settings: MakeSettings) -> None:
     limits = {"max_pdu_bytes": 5_000, "max_associate_pdu_bytes": 9_000, "max_command_bytes": 2_000}
+    limits |= {"max_empty_fragments": 7, "max_association_items": 8, "max_user_information_items": 9}
     timeouts = {"artim_seconds": 1.5, "idle_seconds": 2.5, "dicos_idle_seconds": 3.5, "dimse_seconds": 4.5}
     built = build_limits(make_settings(limits=limits, timeouts=timeouts))
     assert {name: getattr(built, name) for name in limits | timeouts} == limits | timeouts
@@ -86,6 +95,20 @@ def test_a_required_called_ae_title_is_ours_and_no_other(make_settings: MakeSett
     assert policy.required_called_ae_titles == {"ARCHIVE"}
 
 
+def test_retrieves_are_served_and_offered_as_relational(make_settings: MakeSettings) -> None:
+    server = Server(make_settings())
+    manager = build_manager(server.settings, server._storage, server._index)
+    policy = manager.config.policy
+    assert policy.service_sop_classes >= RETRIEVE_SOP_CLASSES
+    for uid in RETRIEVE_SOP_CLASSES:
+        assert policy.extended_negotiations[uid] == b"\1\0"
+        context = AcceptedContext(1, uid, "1.2.840.10008.1.2")
+        get = CGetRQ(message_id=1, affected_sop_class_uid=uid)
+        move = CMoveRQ(message_id=1, affected_sop_class_uid=uid, move_destination="DEST")
+        services = [manager.services.find(request, context) for request in (get, move)]
+        assert [service.__name__ for service in services] == ["get", "move"]
+
+
 def test_the_caps_reach_the_acceptor(make_settings: MakeSettings) -> None:
     caps = {
         "max_associations": 5,
@@ -117,6 +140,21 @@ def test_a_server_can_be_built_of_the_extremes_that_the_settings_allow(
     assert Server(make_settings(**sections)).health.is_ready is False
 
 
+@pytest.mark.parametrize(
+    ("relational", "information"),
+    [("never", b"\0\1\1\0\0\1\1"), ("negotiated", b"\1\1\1\0\0\1\1"), ("always", b"\1\1\1\0\0\1\1")],
+)
+def test_every_query_model_is_a_service_with_extended_negotiation(
+    make_settings: MakeSettings, relational: str, information: bytes
+) -> None:
+    policy = build_policy(make_settings(query={"relational": relational}))
+    expected = dict.fromkeys(FIND_MODELS, information) | dict.fromkeys(
+        RETRIEVE_SOP_CLASSES, information[:1] + b"\0"
+    )
+    assert policy.service_sop_classes >= set(expected)
+    assert policy.extended_negotiations == expected
+
+
 def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSettings) -> None:
     with pytest.raises(ValueError, match="max_batch"):
         make_settings(index={"max_batch": 257})
@@ -125,11 +163,24 @@ def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSet
 @pytest.mark.parametrize(
     ("setting", "more_bytes", "growth_bytes"),
     [
-        ("process_buffer_bytes", 1_000, 1_000),
+        ("process_buffer_bytes", 1_000, 16_000),
         ("half_open_buffer_bytes", 1_000, 1_000),
-        ("max_associations", 1, (4 << 20) + (128 << 10)),
-        ("max_header_bytes", 10, 10 * 100),
-        ("max_command_bytes", 10, 10 * 100),
+        (
+            "max_associations",
+            1,
+            (1 << 20)
+            + 31 * (64 << 10)
+            + (256 << 10)
+            + 2 * (4 << 20)
+            + 10_000 * 208
+            + (64 << 10)
+            + (128 << 10),
+        ),
+        ("max_associate_pdu_bytes", 10, 10 * 100),
+        ("max_header_bytes", 10, 2 * 10 * 100),
+        ("max_indexed_elements", 10, 208 * 10 * 100),
+        ("max_pending_operations", 1, 10 * (64 << 10) * 100),
+        ("max_command_bytes", 10, 31 * 10 * 100),
         ("send_buffer_bytes", 10, 10 * 100),
     ],
 )
@@ -144,7 +195,25 @@ def test_the_memory_ceiling_grows_with_each_limit_that_it_follows_from(
         "max_command_bytes": 64 << 10,
         "send_buffer_bytes": 64 << 10,
         "half_open_buffer_bytes": 32 << 20,
+        "max_associate_pdu_bytes": 1 << 20,
+        "max_pending_operations": 2,
+        "max_indexed_elements": 10_000,
     }
-    before = memory_ceiling_bytes(make_settings(limits=limits))
-    after = memory_ceiling_bytes(make_settings(limits={**limits, setting: limits[setting] + more_bytes}))
-    assert after - before == growth_bytes
+    query = {"max_identifier_bytes": 4_096, "max_values": 1, "max_wildcard_bytes": 256}
+    more = {**limits, setting: limits[setting] + more_bytes}
+    before = memory_ceiling_bytes(make_settings(limits=limits, query=query))
+    assert memory_ceiling_bytes(make_settings(limits=more, query=query)) - before == growth_bytes
+
+
+@pytest.mark.parametrize(
+    ("setting", "growth_bytes"),
+    [("max_identifier_bytes", 2_000), ("max_values", 800_000), ("max_wildcard_bytes", 160_000)],
+)
+def test_the_memory_ceiling_follows_from_queries_where_they_cost_more(
+    make_settings: MakeSettings, setting: str, growth_bytes: int
+) -> None:
+    query = {"max_identifier_bytes": 1 << 20, "max_values": 16_384, "max_wildcard_bytes": 8_192}
+    limits = {"max_associations": 10, "max_connections": 20}
+    more = {**query, setting: query[setting] + 1_000}
+    before = memory_ceiling_bytes(make_settings(limits=limits, query=query))
+    assert memory_ceiling_bytes(make_settings(limits=limits, query=more)) - before == growth_bytes * 10

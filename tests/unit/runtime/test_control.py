@@ -15,8 +15,10 @@ import pytest
 
 from scp_server.cli.control_client import CommandFailed, ControlClient, NoServerRuns
 from scp_server.errors import ConfigurationError, StorageError
+from scp_server.observability.logs import captured_logs
 from scp_server.runtime.control import ControlConfig, ControlServer, WrongArguments
-from scp_server.runtime.control_protocol import socket_address
+from scp_server.runtime.control_protocol import ITEMS_IN_LINE, socket_address
+from scp_server.runtime.control_telling import Telling
 
 REQUEST = b'{"version": 1, "command": "echo", "arguments": {"a": 1}}\n'
 ECHOED = {"version": 1, "ok": True, "result": {"a": 1}}
@@ -33,6 +35,18 @@ async def _fail(arguments: Mapping[str, Any]) -> Any:
     raise {"wrong": WrongArguments, "storage": StorageError, "unforeseen": ZeroDivisionError}[kind]("why\n")
 
 
+async def _count(arguments: Mapping[str, Any], telling: Telling) -> Any:
+    """Finds so many things, then ends, or never does."""
+    telling.begin("counting", arguments["to"])
+    for number in range(arguments["to"]):
+        telling.add({"number": number})
+        telling.advance()
+        await telling.settle()
+    if arguments.get("for_ever"):
+        await asyncio.get_running_loop().create_future()
+    return "counted"
+
+
 async def _never(_arguments: Mapping[str, Any]) -> Any:
     await asyncio.get_running_loop().create_future()
 
@@ -43,7 +57,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
         async def start(folder: Path = tmp_path, **config: Any) -> ControlServer:
             commands = {"echo": _echo, "fail": _fail, "never": _never}
-            server = ControlServer(folder, ControlConfig(**config), commands)
+            server = ControlServer(folder, ControlConfig(**config), commands, {"count": _count})
             await server.start()
             stack.push_async_callback(server.stop)
             return server
@@ -219,3 +233,107 @@ async def test_the_client_tells_failures_apart(start: Start, tmp_path: Path) -> 
         await asked
     with pytest.raises(NoServerRuns):
         ControlClient(tmp_path)
+
+
+# --- long commands
+
+
+@pytest.fixture
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far a command is, is told at once."""
+    monkeypatch.setattr("scp_server.runtime.control.TELL_SECONDS", 0.005)
+
+
+def _count_to(number: int, **arguments: Any) -> bytes:
+    request = {"version": 1, "command": "count", "arguments": {"to": number, **arguments}}
+    return json.dumps(request).encode() + b"\n"
+
+
+async def test_what_a_long_command_finds_comes_in_bounded_lines_before_its_answer(
+    start: Start, tmp_path: Path
+) -> None:
+    await start()
+    count = 2 * ITEMS_IN_LINE + 1
+    *lines, answer, echoed = await _say(tmp_path, _count_to(count) + REQUEST)
+    assert (answer, echoed) == ({"version": 1, "ok": True, "result": "counted"}, ECHOED)
+    found = [line["items"] for line in lines if "items" in line]
+    assert max(map(len, found)) <= ITEMS_IN_LINE
+    assert [item["number"] for items in found for item in items] == list(range(count))
+    assert lines[-1]["progress"] == {"stage": "counting", "done": count, "total": count}
+
+
+class _Bar:
+    """Progress as it is shown."""
+
+    def __init__(self) -> None:
+        self.stages: dict[tuple[str, int | None], int] = {}
+        self._stage: tuple[str, int | None] = ("", None)
+
+    def begin(self, stage: str, total: int | None) -> None:
+        self._stage = (stage, total)
+        self.stages[self._stage] = 0
+
+    def advance(self, count: int = 1) -> None:
+        self.stages[self._stage] += count
+
+
+async def test_the_client_shows_how_far_a_command_is_and_takes_what_it_finds(
+    start: Start, tmp_path: Path
+) -> None:
+    await start()
+    bar, found = _Bar(), list[Any]()
+
+    def ask() -> Any:
+        with ControlClient(tmp_path, 10.0) as client:
+            assert client.follow("count", {"to": 500}, bar, found.append) == "counted"
+            return client.ask("echo", a=1)
+
+    assert await asyncio.to_thread(ask) == {"a": 1}
+    assert bar.stages == {("counting", 500): 500}
+    assert [item["number"] for item in found] == list(range(500))
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_long_command_that_does_not_move_for_command_seconds_is_given_up(
+    start: Start, tmp_path: Path
+) -> None:
+    await start(command_seconds=0.05)
+    with captured_logs() as logs:
+        *_, answer = await _say(tmp_path, _count_to(1, for_ever=True))
+    assert (answer["ok"], answer["code"]) == (False, "timeout")
+    assert [(record["event"], record["command"]) for record in logs] == [("control.timed_out", "count")]
+    assert not _counting()
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_long_command_is_cancelled_when_whoever_asked_is_gone(start: Start, tmp_path: Path) -> None:
+    await start()
+    with captured_logs() as logs:
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "control.sock")
+        writer.write(_count_to(1, for_ever=True))
+        assert json.loads(await reader.readline())["items"] == [{"number": 0}]
+        (task,) = _counting()
+        writer.close()
+        async with asyncio.timeout(10):
+            await asyncio.wait((task,))
+            while not logs:
+                await asyncio.sleep(0)
+    assert task.cancelled()
+    assert [(record["event"], record["command"]) for record in logs] == [("control.abandoned", "count")]
+
+
+async def test_who_does_not_read_what_is_found_stops_the_command(start: Start, tmp_path: Path) -> None:
+    await start(request_seconds=0.2)
+    with captured_logs() as logs:
+        _reader, writer = await asyncio.open_unix_connection(tmp_path / "control.sock", limit=1_024)
+        writer.write(_count_to(1_000_000))
+        async with asyncio.timeout(10):
+            while not logs:
+                await asyncio.sleep(0.01)
+    assert [record["event"] for record in logs] == ["control.abandoned"]
+    assert not _counting()
+    writer.close()
+
+
+def _counting() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() == "control.count"]

@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -392,6 +392,43 @@ async def test_what_cannot_be_read_is_reported_and_left_and_the_others_are_adopt
     assert record["location"] == spoilt
     assert record["error"]
     assert place.objects == before
+
+
+@pytest.mark.parametrize("whose", ["its own", "its rival's"])
+async def test_what_the_disk_does_not_give_is_left_and_looked_at_again_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    rival = ct_image(seed=7)
+    place = await _crashed(tmp_path, rival, ct_image(seed=8, sop_instance_uid=rival.sop_instance_uid))
+    before, in_flight = dict(place.objects), dict(place.in_flight)
+    first, second = place.objects
+    lost = second if whose == "its own" else first
+    if whose == "its rival's":
+        # Known to the index, and readable then.
+        place.in_flight = {first: None}
+        async with Restarted(place, tmp_path) as process:
+            assert (await process.recover()).adopted == 1
+        place.in_flight = dict(in_flight)
+    real = MemoryStorage.read
+
+    def read(self: MemoryStorage, location: str, offset: int = 0, length: int | None = None) -> Any:
+        if location == lost:
+            raise StorageError("cannot read: Input/output error")
+        return real(self, location, offset, length)
+
+    monkeypatch.setattr(MemoryStorage, "read", read)
+    async with Restarted(place, tmp_path) as process:
+        with captured_logs() as logs:
+            assert (await process.recover()).unreadable == 1
+    (record,) = [record for record in logs if record["event"] == "object.unreadable"]
+    assert (record["location"], record["error"]) == (second, "cannot read: Input/output error")
+    assert place.objects == before
+    assert place.in_flight == in_flight
+    monkeypatch.undo()
+    async with Restarted(place, tmp_path) as process:
+        assert (await process.recover()).removed == 1
+    assert list(place.objects) == [first]
+    assert place.in_flight == {}
 
 
 async def test_a_large_object_is_read_in_pieces_and_never_held_whole(tmp_path: Path) -> None:

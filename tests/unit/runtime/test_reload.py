@@ -128,7 +128,7 @@ async def test_caps_above_the_descriptors_of_the_process_change_nothing(
 ) -> None:
     async with Server(make_settings()) as server:
 
-        def refuse(_connections: int, _associations: int) -> int:
+        def refuse(_connections: int, _associations: int, _outbound: int) -> int:
             raise ConfigurationError("limits.max_connections: too many")
 
         monkeypatch.setattr("scp_server.runtime.server.raise_descriptor_limit", refuse)

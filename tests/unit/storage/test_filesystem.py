@@ -16,6 +16,7 @@ import pytest
 from scp_server.errors import StorageError, StorageFull
 from scp_server.storage import layout
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
+from scp_server.storage.sync import FreeSpace, SpaceReading
 from scp_server.testing.stored_objects import arrival_id, content, listed, object_key, pattern, store
 from scp_server.testing.system_calls import SystemCalls
 
@@ -303,6 +304,28 @@ async def test_a_large_object_does_not_eat_the_reserve(
         with pytest.raises(StorageFull):
             await writer.write([bytes(2 << 20)])
         assert files(root) == EMPTY
+
+
+async def test_no_more_calls_block_at_once_than_the_threads(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked, go_on, threads = threading.Semaphore(0), threading.Event(), list[int]()
+
+    def block(_space: FreeSpace) -> SpaceReading:
+        threads.append(threading.get_ident())
+        blocked.release()
+        go_on.wait(10)
+        return SpaceReading(1, 1, 0)
+
+    async with opened(root, threads=2) as storage:
+        monkeypatch.setattr(FreeSpace, "read", block)
+        calls = asyncio.gather(*(storage.space() for _ in range(3)))
+        for _ in range(2):
+            assert await asyncio.to_thread(blocked.acquire, True, 10)
+        go_on.set()
+        await calls
+    assert len(threads) == 3
+    assert len(set(threads)) == 2
 
 
 async def test_a_busy_storage_begins_on_a_reading_of_the_last_second(

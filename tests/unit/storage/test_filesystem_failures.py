@@ -165,10 +165,79 @@ async def test_a_visible_object_that_cannot_be_removed_stays_in_flight(
         calls.before = before
         with pytest.raises(StorageError):
             await store(storage, b"second")
-        calls.before = None
         assert len(await listed(storage)) == 2
+    calls.before = None
     async with opened(root) as again:
         assert await in_flight(again) == set(await listed(again))
+
+
+def _read_only(number: int, name: str, path: str) -> None:
+    """What the kernel says once it has turned a disk read-only, to open files as well."""
+    if name not in ("close", "fdatasync"):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.mark.parametrize("by", ["the next object", "the close"])
+@pytest.mark.parametrize("at", [("writev", ".part"), ("fsync", "objects/")], ids=["a part", "an object"])
+async def test_what_could_not_be_removed_goes_once_the_disk_works_again(
+    opened: Opened, files: Files, root: Path, calls: SystemCalls, at: tuple[str, str], by: str
+) -> None:
+    async with opened(root) as storage:
+        reached = False
+
+        def before(number: int, name: str, path: str) -> None:
+            nonlocal reached
+            reached = reached or (name == at[0] and at[1] in path)
+            if reached:
+                _read_only(number, name, path)
+
+        calls.before = before
+        with pytest.raises(StorageError):
+            await store(storage, b"refused")
+        calls.before = None
+        assert any(name.endswith((".part", ".dcm")) for name in files(root)), "the disk let it go"
+        kept = {(await store(storage, b"kept")).location} if by == "the next object" else set()
+        if kept:
+            assert set(await listed(storage)) == kept
+    assert [name for name in files(root) if name.endswith((".part", ".dcm"))] == sorted(kept)
+    async with opened(root) as again:
+        assert await in_flight(again) == kept
+
+
+async def test_a_deletion_that_failed_is_made_up_for_after_the_next_object(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        stored = await store(storage, b"unwanted")
+        calls.before = _read_only
+        for _ in range(2):
+            with pytest.raises(StorageError, match="Read-only"):
+                await storage.delete(stored.location)
+        calls.before = None
+        kept = await store(storage, b"kept")
+        assert set(await listed(storage)) == {kept.location}
+
+
+async def test_one_file_that_can_never_be_removed_hinders_nothing(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        stuck = await store(storage, b"stuck")
+        free = await store(storage, b"free")
+
+        def before(number: int, name: str, path: str) -> None:
+            if name == "unlink" and path == stuck.location:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        calls.before = before
+        with pytest.raises(StorageError):
+            await storage.delete(stuck.location)
+        calls.before = _read_only
+        with pytest.raises(StorageError):
+            await storage.delete(free.location)
+        calls.before = before
+        kept = {(await store(storage, b"%d" % number)).location for number in range(3)}
+        assert set(await listed(storage)) == kept | {stuck.location}
 
 
 async def test_a_failing_digest_leaves_nothing(opened: Opened, files: Files, root: Path) -> None:

@@ -29,6 +29,10 @@ def directory(number: int) -> str:
     return f"objects/{study[:2]}/{study}/{number:020x}"
 
 
+def unreadable(name: str, error: OSError) -> None:
+    raise AssertionError(f"{name} was readable: {error}")
+
+
 def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
@@ -39,7 +43,7 @@ def test_a_series_is_named_once_however_many_objects_it_has(folder: Path) -> Non
         ledger.enter(directory(number % 2), f"object {number}")
     assert (folder / "directories.1").read_text() == f"{directory(0)}\n{directory(1)}\n"
     ledger.close()
-    assert list(made(folder).left_over_directories()) == [directory(0), directory(1)]
+    assert list(made(folder).left_over_directories(unreadable)) == [directory(0), directory(1)]
 
 
 def test_a_generation_ends_after_256_directories(folder: Path) -> None:
@@ -104,7 +108,7 @@ def test_a_record_cut_anywhere_by_a_crash_is_passed_over(folder: Path, kept: int
     last = directory(2).encode()[:kept]
     (folder / "directories.3").write_bytes(whole + last)
     expected = [directory(1)]
-    assert list(made(folder).left_over_directories()) == expected
+    assert list(made(folder).left_over_directories(unreadable)) == expected
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,16 @@ def test_a_record_cut_anywhere_by_a_crash_is_passed_over(folder: Path, kept: int
 )
 def test_what_is_no_series_directory_is_passed_over(folder: Path, junk: bytes) -> None:
     (folder / "directories.1").write_bytes(junk + f"\n{directory(1)}\n".encode())
-    assert list(made(folder).left_over_directories()) == [directory(1)]
+    assert list(made(folder).left_over_directories(unreadable)) == [directory(1)]
+
+
+def test_a_ledger_that_cannot_be_read_is_told_of_and_the_others_are_read(folder: Path) -> None:
+    (folder / "directories.1").mkdir()
+    (folder / "directories.2").write_text(f"{directory(1)}\n")
+    told: list[tuple[str, int | None]] = []
+    found = made(folder).left_over_directories(lambda name, error: told.append((name, error.errno)))
+    assert list(found) == [directory(1)]
+    assert told == [("directories.1", errno.EISDIR)]
 
 
 def test_left_over_ledgers_stay_until_settled_and_new_ones_do_not_touch_them(folder: Path) -> None:
@@ -130,10 +143,10 @@ def test_left_over_ledgers_stay_until_settled_and_new_ones_do_not_touch_them(fol
     (folder / "directories.x").write_text(f"{directory(3)}\n")
     ledger = made(folder)
     ledger.enter(directory(4), "new")
-    assert sorted(ledger.left_over_directories()) == [directory(1), directory(2)]
+    assert sorted(ledger.left_over_directories(unreadable)) == [directory(1), directory(2)]
     ledger.settle()
     ledger.settle()
-    assert list(ledger.left_over_directories()) == []
+    assert list(ledger.left_over_directories(unreadable)) == []
     assert names(folder) == ["directories.11", "directories.x"]
 
 

@@ -88,3 +88,25 @@ def test_a_directory_that_disappears_while_listing_is_passed_over(tmp_path: Path
     assert list(walk) == []
     assert list(objects_in(str(tmp_path), "objects/ab/gone/gone")) == []
     assert list(objects_below(str(tmp_path), "nothing")) == []
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    name = f"{'0' * 20}-aa.dcm"
+    (tmp_path / "objects" / "aa").mkdir(parents=True)
+    (tmp_path / "objects" / "aa" / name).write_bytes(b"1")
+    (tmp_path / "objects" / "bb").symlink_to(tmp_path / "objects" / "aa")
+    (tmp_path / "objects" / "loop").symlink_to(tmp_path / "objects")
+    assert [stored.location for stored in objects_below(str(tmp_path), "objects")] == [f"objects/aa/{name}"]
+
+
+def test_a_listing_that_stops_early_leaves_no_directory_open(tmp_path: Path) -> None:
+    for number in range(3):
+        directory = tmp_path / "objects" / f"a{number}" / "b" / "c"
+        directory.mkdir(parents=True)
+        (directory / f"{'0' * 20}-aa.dcm").write_bytes(b"1")
+    before = len(os.listdir("/proc/self/fd"))
+    walk = objects_below(str(tmp_path), "objects")
+    next(walk)
+    assert len(os.listdir("/proc/self/fd")) > before
+    walk.close()  # type: ignore[attr-defined]
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from scp_server.index.base import Index
+from scp_server.runtime.build import build_storage_service_config
+from scp_server.runtime.maintenance.adoption import Adopter
+from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.maintenance.findings import Finding
+from scp_server.storage.base import Storage
 from scp_server.testing.archive import Archive
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.dicos_objects import dicos_dx, dicos_tdr, two_section_ct
@@ -33,6 +38,12 @@ def varied_objects() -> list[EncodedObject]:
         dicos_dx(),
         dicos_tdr(),
     ]
+
+
+def adopter_of(archive: Archive, storage: Storage, index: Index) -> Adopter:
+    """What adopts in an archive that is open."""
+    limits = build_storage_service_config(archive.settings).tap_limits
+    return Adopter(storage, index, limits, Deletions(archive.data_dir, storage, index))
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from scp_server.index.base import Level, Scope
 from scp_server.runtime.maintenance import backup as module
 from scp_server.runtime.maintenance import copying
 from scp_server.runtime.maintenance.backup import BackupReport, backup, restore
-from scp_server.runtime.maintenance.deletion import delete
 from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.runtime.maintenance.verify import VerifyOptions, verify
 from scp_server.runtime.process import DataFolderLock
@@ -96,7 +95,7 @@ async def test_a_backup_while_objects_come_and_go_is_whole(
         running = asyncio.create_task(_backup(archive, output, found))
         await reached.wait()
         scope = Scope(Level.STUDY, last.study_instance_uid)
-        await delete(archive.data_dir, server._storage, server._index, scope)
+        await server._deletions.delete(scope)
         late = [ct_image(seed=n) for n in range(20, 30)]
         async with await ScriptedPeer.connect(*server.address) as peer:
             await peer.associate(storage_contexts(*late))

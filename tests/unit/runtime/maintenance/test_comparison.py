@@ -15,16 +15,14 @@ from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry
 from scp_server.observability.logs import captured_logs
 from scp_server.runtime.maintenance import comparison as module
 from scp_server.runtime.maintenance.comparison import Comparison, ComparisonReport
-from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.services.storage import StorageService
 from scp_server.testing.archive import Archive
 from scp_server.testing.dicos_objects import two_section_ct
 from scp_server.testing.fake_operation import store_operation
 from scp_server.testing.objects import ct_image
 from scp_server.testing.storage_bench import StorageBench
 from scp_server.testing.watched_backends import WatchedIndex
-from tests.unit.runtime.maintenance.conftest import varied_objects
-
-LIMITS = StorageServiceConfig().tap_limits
+from tests.unit.runtime.maintenance.conftest import adopter_of, varied_objects
 
 
 async def _compare(archive: Archive, started_at_ns: int | None = None) -> ComparisonReport:
@@ -32,7 +30,7 @@ async def _compare(archive: Archive, started_at_ns: int | None = None) -> Compar
         comparison = Comparison(
             storage,
             index,
-            LIMITS,
+            adopter_of(archive, storage, index),
             objects_per_second=1_000_000,
             started_at_ns=time.time_ns() if started_at_ns is None else started_at_ns,
         )
@@ -102,7 +100,8 @@ async def test_it_goes_no_faster_than_it_may(archive: Archive, monkeypatch: pyte
         rests.append(seconds)
 
     async with archive.opened() as (storage, index):
-        comparison = Comparison(storage, index, LIMITS, objects_per_second=10, started_at_ns=time.time_ns())
+        adopter = adopter_of(archive, storage, index)
+        comparison = Comparison(storage, index, adopter, objects_per_second=10, started_at_ns=time.time_ns())
         with monkeypatch.context() as patch:
             patch.setattr("scp_server.runtime.maintenance.comparison.asyncio.sleep", sleep)
             await comparison.run()
@@ -116,8 +115,9 @@ async def test_a_failure_is_logged_and_ends_it(archive: Archive, monkeypatch: py
         raise IndexUnavailable("locked")
 
     async with archive.opened() as (storage, index):
+        adopter = adopter_of(archive, storage, index)
         comparison = Comparison(
-            storage, index, LIMITS, objects_per_second=10_000, started_at_ns=time.time_ns()
+            storage, index, adopter, objects_per_second=10_000, started_at_ns=time.time_ns()
         )
         monkeypatch.setattr(index, "list_parts", fail)
         with captured_logs() as logs:

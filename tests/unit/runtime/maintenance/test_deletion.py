@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scp_server import Server
 from scp_server.errors import IndexUnavailable, StorageError
-from scp_server.index.base import Level, Scope
+from scp_server.index.base import Level, PartRecord, Scope
 from scp_server.observability.logs import captured_logs
-from scp_server.runtime.maintenance import deletion
-from scp_server.runtime.maintenance.deletion import (
-    Extent,
-    Removed,
-    finish_deletions,
-    measure,
-    pending_deletions,
-)
+from scp_server.runtime.maintenance import deletion, deletion_record
+from scp_server.runtime.maintenance.deletion import Deletions, Removed, finish_deletions
+from scp_server.runtime.maintenance.deletion_record import Extent, measure, pending_deletions
 from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.runtime.maintenance.rebuild import rebuild
+from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.testing.archive import Archive
 from scp_server.testing.dicos_objects import two_section_ct
+from scp_server.testing.fake_operation import store_operation
 from scp_server.testing.objects import ct_image
 from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStorage
 
@@ -57,7 +57,7 @@ async def test_rows_and_files_of_a_scope_go_and_no_others(
         assert (measured.studies, measured.series, measured.instances, measured.parts) == extent
         gone = {part.location for part in await index.list_parts(scope=scope)}
         assert measured.bytes == sum(len(before[location]) for location in gone)
-        removed = await deletion.delete(archive.data_dir, storage, index, scope)
+        removed = await Deletions(archive.data_dir, storage, index).delete(scope)
         assert (removed.parts, removed.files, removed.failures) == (extent[3], extent[3], 0)
         assert await measure(index, scope) == Extent()
     assert archive.files() == {name: data for name, data in before.items() if name not in gone}
@@ -70,7 +70,7 @@ async def test_a_deletion_is_logged_with_its_uid_and_counts(archive: Archive) ->
     await _fill(archive)
     async with archive.opened() as (storage, index):
         with captured_logs() as logs:
-            await deletion.delete(archive.data_dir, storage, index, GONE)
+            await Deletions(archive.data_dir, storage, index).delete(GONE)
     (record,) = [record for record in logs if record["event"] == "archive.deleted"]
     assert (record["scope"], record["uid"]) == ("study", STUDY)
     assert (record["parts"], record["files"], record["failed"]) == (3, 3, 0)
@@ -90,12 +90,12 @@ async def test_killed_at_any_step_a_decided_deletion_is_finished(
             def die(_record: Path) -> None:
                 raise killed
 
-            monkeypatch.setattr(deletion, "_drop_record", die)
+            monkeypatch.setattr(deletion, "drop_record", die)
         else:
             steps.fail_at(step, killed)
         watched = WatchedStorage(storage, steps), WatchedIndex(index, steps)
         with pytest.raises(RuntimeError):
-            await deletion.delete(archive.data_dir, *watched, GONE)
+            await Deletions(archive.data_dir, *watched).delete(GONE)
         monkeypatch.undo()
     assert len(pending_deletions(archive.data_dir)) == 1
     if finisher == "start":
@@ -120,7 +120,7 @@ async def test_a_killed_deletion_does_not_take_what_was_sent_anew(archive: Archi
         steps = Steps()
         steps.fail_at("delete", RuntimeError("killed here"))
         with pytest.raises(RuntimeError):
-            await deletion.delete(archive.data_dir, WatchedStorage(storage, steps), index, GONE)
+            await Deletions(archive.data_dir, WatchedStorage(storage, steps), index).delete(GONE)
     anew = ct_image(seed=0, study_instance_uid=STUDY, series_instance_uid="1.2.3.4.0")
     assert await archive.store([anew]) == [0]
     async with archive.opened() as (storage, index):
@@ -137,7 +137,7 @@ async def test_an_index_that_fails_leaves_everything_for_the_next_start(archive:
         steps = Steps()
         steps.fail_at("remove", IndexUnavailable("locked"))
         with pytest.raises(IndexUnavailable):
-            await deletion.delete(archive.data_dir, storage, WatchedIndex(index, steps), GONE)
+            await Deletions(archive.data_dir, storage, WatchedIndex(index, steps)).delete(GONE)
     assert (archive.files(), archive.rows()) == (files, rows)
     assert len(pending_deletions(archive.data_dir)) == 1
 
@@ -147,7 +147,7 @@ async def test_a_file_that_cannot_be_removed_is_named_and_tried_again(archive: A
     async with archive.opened() as (storage, index):
         steps = Steps()
         steps.fail_at("delete", StorageError("busy"))
-        removed = await deletion.delete(archive.data_dir, WatchedStorage(storage, steps), index, GONE)
+        removed = await Deletions(archive.data_dir, WatchedStorage(storage, steps), index).delete(GONE)
         assert (removed.parts, removed.files, removed.failures) == (3, 0, 3)
         assert set(removed.failed.values()) == {"busy"}
         assert len(archive.files()) == 6
@@ -159,15 +159,16 @@ async def test_a_file_that_cannot_be_removed_is_named_and_tried_again(archive: A
 async def test_more_than_one_transaction_of_parts_goes(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "MAX_LOCATIONS", 2)
-    monkeypatch.setattr(deletion, "_PAGE", 2)
+    monkeypatch.setattr(deletion, "ROWS_TOGETHER", 2)
+    monkeypatch.setattr(deletion, "FILES_TOGETHER", 2)
+    monkeypatch.setattr(deletion_record, "PAGE", 2)
     monkeypatch.setattr(deletion, "MAX_FAILURES", 1)
     await _fill(archive)
     async with archive.opened() as (storage, index):
         steps = Steps()
         steps.fail_at("delete", StorageError("busy"))
         watched = WatchedIndex(index, steps)
-        removed = await deletion.delete(archive.data_dir, WatchedStorage(storage, steps), watched, GONE)
+        removed = await Deletions(archive.data_dir, WatchedStorage(storage, steps), watched).delete(GONE)
     assert steps.log.count("remove") == 2
     assert (removed.parts, removed.failures, len(removed.failed)) == (3, 3, 1)
 
@@ -184,7 +185,7 @@ async def test_a_disk_that_takes_no_record_lets_nothing_be_deleted(
     async with archive.opened() as (storage, index):
         monkeypatch.setattr("os.fsync", fail)
         with pytest.raises(StorageError, match="No space left"):
-            await deletion.delete(archive.data_dir, storage, index, GONE)
+            await Deletions(archive.data_dir, storage, index).delete(GONE)
         monkeypatch.undo()
     assert (archive.files(), archive.rows()) == (files, rows)
     assert pending_deletions(archive.data_dir) == []
@@ -217,5 +218,145 @@ async def test_nothing_to_delete_leaves_no_record(archive: Archive) -> None:
     await _fill(archive)
     async with archive.opened() as (storage, index):
         nothing = Scope(Level.STUDY, "9.9")
-        assert await deletion.delete(archive.data_dir, storage, index, nothing) == Removed()
+        assert await Deletions(archive.data_dir, storage, index).delete(nothing) == Removed()
     assert list((archive.data_dir / "deletions").iterdir()) == []
+
+
+# --- while others work
+
+
+async def _cancelled_at(archive: Archive, step: str) -> list[str]:
+    """Whoever asked for a deletion goes away at a step; returns what was logged once all has ended."""
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        reached, go_on = asyncio.Event(), asyncio.Event()
+
+        class Standing(WatchedIndex):
+            async def stand(self, name: str) -> None:
+                if name == step and not reached.is_set():
+                    reached.set()
+                    await go_on.wait()
+
+            async def list_parts(self, **options: Any) -> list[PartRecord]:
+                await self.stand("list")
+                return await super().list_parts(**options)
+
+            async def remove(self, locations: Sequence[str]) -> int:
+                await self.stand("remove")
+                return await super().remove(locations)
+
+        deletions = Deletions(archive.data_dir, storage, Standing(index, Steps()))
+        with captured_logs() as logs:
+            asked = asyncio.create_task(deletions.delete(GONE))
+            await reached.wait()
+            asked.cancel()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            (running,) = [each for each in asyncio.all_tasks() if each.get_name() == "maintenance.delete"]
+            await running
+    return [record["event"] for record in logs]
+
+
+async def test_a_decided_deletion_ends_whether_or_not_anybody_waits_for_it(archive: Archive) -> None:
+    assert await _cancelled_at(archive, "remove") == ["archive.deleted"]
+    assert len(archive.files()) == len(archive.rows()["parts"]) == 3
+    assert list((archive.data_dir / "deletions").iterdir()) == []
+
+
+async def test_a_deletion_that_is_not_decided_ends_with_whoever_asked(archive: Archive) -> None:
+    assert await _cancelled_at(archive, "list") == []
+    assert len(archive.files()) == len(archive.rows()["parts"]) == 6
+    assert list((archive.data_dir / "deletions").iterdir()) == []
+
+
+async def test_a_server_that_stops_leaves_a_decided_deletion_to_the_next_start(archive: Archive) -> None:
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        steps = Steps()
+        reached = steps.stop_at("delete")
+        deletions = Deletions(archive.data_dir, WatchedStorage(storage, steps), index)
+        asked = asyncio.create_task(deletions.delete(GONE))
+        await reached.wait()
+        await deletions.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert len(pending_deletions(archive.data_dir)) == 1
+        assert await finish_deletions(archive.data_dir, storage, index) == 1
+    assert len(archive.files()) == 3
+
+
+async def test_deletions_that_overlap_are_carried_out_one_after_the_other(archive: Archive) -> None:
+    await _fill(archive)
+    scopes = [GONE, Scope(Level.SERIES, "1.2.3.4.0"), GONE, Scope(Level.SERIES, "1.2.3.4.1")]
+    async with archive.opened() as (storage, index):
+        deletions = Deletions(archive.data_dir, storage, index)
+        removed = await asyncio.gather(*(deletions.delete(scope) for scope in scopes))
+    assert [each.extent.parts for each in removed] == [3, 0, 0, 0]
+    assert len(archive.files()) == len(archive.rows()["parts"]) == 3
+
+
+async def test_objects_that_arrive_are_indexed_between_the_transactions_of_a_big_deletion(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "ROWS_TOGETHER", 1)
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        steps = Steps()
+        watched = WatchedIndex(index, steps)
+        service = StorageService(storage, watched, StorageServiceConfig())
+        stores: list[asyncio.Task[Any]] = []
+
+        class Storing(WatchedIndex):
+            async def remove(self, locations: Sequence[str]) -> int:
+                stores.append(asyncio.create_task(service.store(store_operation(ct_image(seed=50)))))
+                await asyncio.wait(stores)
+                return await super().remove(locations)
+
+        deletions = Deletions(archive.data_dir, storage, Storing(index, steps))
+        assert (await deletions.delete(GONE)).parts == 3
+    # The first of the same bytes is indexed before even one row has gone.
+    assert steps.log[:2] == ["add", "add.done"]
+    assert steps.log.count("remove") == len(stores) == 3
+
+
+async def test_while_it_is_carried_out_exactly_what_its_record_names_is_doomed(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _fill(archive)
+    async with archive.opened() as (storage, index):
+        going = {part.location for part in await index.list_parts(scope=GONE)}
+        every = list(archive.files())
+        seen: list[set[str]] = []
+
+        class Asking(WatchedStorage):
+            async def delete(self, location: str) -> None:
+                seen.append(await deletions.doomed([*every, "", "objects", "zzz"]))
+                await super().delete(location)
+
+        deletions = Deletions(archive.data_dir, Asking(storage, Steps()), index)
+        assert await deletions.doomed(every) == set()
+        await deletions.delete(GONE)
+        assert seen == [going] * 3
+        assert await deletions.doomed(every) == set()
+
+
+async def test_every_line_of_a_record_is_found_and_nothing_between_them(tmp_path: Path) -> None:
+    lines = sorted(f"objects/{'ab' * (number % 5)}{number}.dcm" for number in range(0, 200, 2))
+    record = tmp_path / "1.deletion"
+    for count in (0, 1, 2, 3, 100):
+        names = lines[:count]
+        record.write_text("".join(f"{line}\n" for line in ['{"format": 1}', *names]))
+        others = [name[:-1] for name in lines] + [name + "x" for name in lines] + lines[count:]
+        assert deletion_record.named([record, tmp_path / "gone"], [*lines, *others]) == set(names)
+
+
+async def test_a_draft_that_a_crash_left_is_swept(archive: Archive) -> None:
+    await _fill(archive)
+    draft = archive.data_dir / "deletions" / "1.tmp"
+    draft.parent.mkdir()
+    draft.write_text("half a line")
+    async with archive.opened() as (storage, index):
+        assert await Deletions(archive.data_dir, storage, index).finish() == 0
+    assert not draft.exists()
+    assert len(archive.files()) == 6

@@ -13,10 +13,9 @@ from scp_server.runtime.maintenance.comparison import Comparison
 from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.runtime.maintenance.rebuild import rebuild
 from scp_server.runtime.maintenance.verify import VerifyOptions, verify
-from scp_server.services.storage import StorageServiceConfig
 from scp_server.testing.archive import Archive
 from scp_server.testing.objects import ct_image
-from tests.unit.runtime.maintenance.conftest import Found
+from tests.unit.runtime.maintenance.conftest import Found, adopter_of
 
 OLDER = ct_image(seed=1)
 NEWER = ct_image(seed=2, sop_instance_uid=OLDER.sop_instance_uid)
@@ -45,10 +44,10 @@ def _only_the_newer_is_kept(archive: Archive, rows: object) -> bool:
 
 async def test_the_background_comparison_does_not_adopt_it(archive: Archive) -> None:
     rows = archive.rows()
-    limits = StorageServiceConfig().tap_limits
     async with archive.opened() as (storage, index):
+        adopter = adopter_of(archive, storage, index)
         comparison = Comparison(
-            storage, index, limits, objects_per_second=1_000_000, started_at_ns=time.time_ns()
+            storage, index, adopter, objects_per_second=1_000_000, started_at_ns=time.time_ns()
         )
         await comparison.run()
     assert (comparison.report.objects, comparison.report.adopted) == (2, 0)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from scp_server.index.base import Level, Scope
+from scp_server.observability.logs import captured_logs
 from scp_server.runtime.build import build_storage_service_config
 from scp_server.runtime.maintenance.backup import backup, restore
-from scp_server.runtime.maintenance.deletion import delete
+from scp_server.runtime.maintenance.comparison import Comparison
+from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.runtime.maintenance.rebuild import rebuild
 from scp_server.runtime.maintenance.verify import VerifyOptions, verify
 from scp_server.runtime.recovery import recover
 from scp_server.testing.archive import Archive
+from scp_server.testing.objects import Patient, ct_image
 from scp_server.testing.stored_objects import content, listed
-from tests.unit.runtime.maintenance.conftest import Found, varied_objects
+from tests.unit.runtime.maintenance.conftest import Found, adopter_of, varied_objects
 
 TEMPLATES = (
     "{study_shard}/{study}/{series}",
@@ -66,7 +70,7 @@ async def test_they_go_with_their_directories(tmp_path: Path) -> None:
     archive = await filled(tmp_path)
     async with archive.opened() as (storage, index):
         for study in {each.study_instance_uid for each in OBJECTS}:
-            await delete(archive.data_dir, storage, index, Scope(Level.STUDY, study))
+            await Deletions(archive.data_dir, storage, index).delete(Scope(Level.STUDY, study))
     assert archive.files() == {}
     assert list((archive.data_dir / "objects").iterdir()) == []
 
@@ -92,3 +96,26 @@ async def test_a_start_adopts_what_was_in_flight_in_another_layout(tmp_path: Pat
         await recover(storage, index, build_storage_service_config(archive.settings))
         assert (await index.totals()).parts == 3
     assert archive.rows() == rows
+
+
+async def test_the_log_names_no_patient_whose_number_is_in_the_path(tmp_path: Path) -> None:
+    archive = Archive.at(tmp_path, storage={"layout": TEMPLATES[1], "durability": "process"})
+    await archive.store([ct_image(seed=n, patient=Patient("Zebra^Zoe", "ZEBRA-1")) for n in range(3)])
+    lost, broken, unknown = archive.files()
+    assert all("ZEBRA-1" in name for name in (lost, broken, unknown))
+    (tmp_path / lost).unlink()
+    (tmp_path / broken).write_bytes(b"")
+    async with archive.opened() as (storage, index):
+        await index.remove([broken, unknown])
+        comparison = Comparison(
+            storage,
+            index,
+            adopter_of(archive, storage, index),
+            objects_per_second=1_000_000,
+            started_at_ns=time.time_ns(),
+        )
+        with captured_logs("info") as logs:
+            await comparison.run()
+    assert {log["event"] for log in logs} >= {"object.missing", "object.unreadable", "object.adopted"}
+    assert "ZEBRA" not in repr(logs)
+    assert unknown.rpartition("-")[2] in repr(logs)

@@ -13,8 +13,8 @@ from scp_server.objects.folding import canonical_date, folded_name, normal_text
 from scp_server.objects.raw_header import RawHeader
 from scp_server.objects.summary import assessments
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 

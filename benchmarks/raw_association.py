@@ -1,0 +1,167 @@
+"""An association as a load generator has it: a blocking socket, bytes made beforehand, answers barely read.
+
+Costs tens of microseconds a message, so that what is measured is the server. TCP_QUICKACK is set before every
+wait: peers that write an answer in two pieces with Nagle's algorithm on would else be measured by their
+client's delayed acknowledgements.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from benchmarks.peers import Address
+from scp_server.testing.wire import (
+    PDV,
+    Control,
+    ProposedContext,
+    Tag,
+    associate_rq,
+    command_set,
+    p_data_tf,
+    release_rq,
+)
+
+TIMEOUT_SECONDS = 120.0
+MAXIMUM_LENGTH = 131_072
+FIRST_PDV_BYTES = 6
+_ELEMENT = struct.Struct("<II").unpack_from
+_STATUS = 0x09000000
+"""(0000,0900) as group and element lie, in one number."""
+
+
+class Exchange(NamedTuple):
+    """What answered one request."""
+
+    responses: int
+    """Pending ones."""
+    status: int
+    """The final one."""
+    dataset_bytes: int
+
+
+class RawAssociation:
+    """Associated from the start; released at the end. Raises OSError, ConnectionError."""
+
+    def __init__(self, address: Address, contexts: Sequence[ProposedContext]) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", address.port), TIMEOUT_SECONDS)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._waiting = bytearray()
+        self._socket.sendall(
+            associate_rq(
+                contexts,
+                called_ae_title=address.called_ae_title,
+                calling_ae_title=address.calling_ae_title,
+                maximum_length=MAXIMUM_LENGTH,
+            )
+        )
+        pdu_type, _ = self._pdu()
+        if pdu_type != 2:
+            raise ConnectionError(f"the association was not accepted: PDU {pdu_type}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc is None:
+                self._socket.sendall(release_rq())
+                while self._pdu()[0] != 6:
+                    pass
+        finally:
+            self._socket.close()
+
+    def perform(self, message: bytes) -> Exchange:
+        """Send a request, whole, and read up to its final response."""
+        self._socket.sendall(message)
+        responses = dataset_bytes = 0
+        command = b""
+        while True:
+            pdu_type, body = self._pdu()
+            if pdu_type != 4:
+                raise ConnectionError(f"PDU {pdu_type} instead of an answer")
+            offset = 0
+            while offset < len(body):
+                length, _, control = struct.unpack_from(">IBB", body, offset)
+                fragment = body[offset + FIRST_PDV_BYTES : offset + 4 + length]
+                offset += 4 + length
+                if not control & Control.COMMAND:
+                    dataset_bytes += len(fragment)
+                    continue
+                command += fragment
+                if control & Control.LAST:
+                    status = status_of(command)
+                    command = b""
+                    if status >> 8 != 0xFF:
+                        return Exchange(responses, status, dataset_bytes)
+                    responses += 1
+
+    def _pdu(self) -> tuple[int, bytes]:
+        header = self._take(6)
+        return header[0], self._take(int.from_bytes(header[2:6], "big"))
+
+    def _take(self, size: int) -> bytes:
+        waiting = self._waiting
+        while len(waiting) < size:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            data = self._socket.recv(262_144)
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            waiting += data
+        taken = bytes(waiting[:size])
+        del waiting[:size]
+        return taken
+
+
+def status_of(command: bytes) -> int:
+    """Status (0000,0900) of a command set. Raises ConnectionError where there is none."""
+    offset = 0
+    while offset < len(command):
+        tag, length = _ELEMENT(command, offset)
+        if tag == _STATUS:
+            return int.from_bytes(command[offset + 8 : offset + 10], "little")
+        offset += 8 + length
+    raise ConnectionError("an answer without a status")
+
+
+def request(context_id: int, command_field: int, sop_class_uid: str, identifier: bytes, **more: int) -> bytes:
+    """A C-FIND-RQ or the like with its identifier, in two PDUs as most peers send them."""
+    command = command_set(
+        {
+            Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            Tag.COMMAND_FIELD: command_field,
+            Tag.MESSAGE_ID: more.get("message_id", 1),
+            Tag.PRIORITY: 0,
+            Tag.DATASET_TYPE: 1,
+        }
+    )
+    return p_data_tf(PDV(context_id, Control.COMMAND | Control.LAST, command)) + p_data_tf(
+        PDV(context_id, Control.LAST, identifier)
+    )
+
+
+def store_request(
+    context_id: int, message_id: int, sop_class_uid: str, sop_instance_uid: str, dataset: bytes
+) -> bytes:
+    """A C-STORE-RQ whose data set fits into one PDU."""
+    command = command_set(
+        {
+            Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            Tag.COMMAND_FIELD: 1,
+            Tag.MESSAGE_ID: message_id,
+            Tag.PRIORITY: 0,
+            Tag.DATASET_TYPE: 1,
+            Tag.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+        }
+    )
+    return p_data_tf(PDV(context_id, Control.COMMAND | Control.LAST, command)) + p_data_tf(
+        PDV(context_id, Control.LAST, dataset)
+    )

@@ -1,0 +1,59 @@
+"""The settings of remotes, to which objects are sent: the `[[remotes]]` tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from scp_server.errors import ConfigurationError
+from scp_server.settings.limits import Count, Seconds
+from scp_server.settings.names import application_context_names
+from scp_server.settings.section import AETitle, Host, Section
+
+
+class RemoteSettings(Section):
+    """One remote, and how it is spoken to. Our calling AE title is listen.ae_title."""
+
+    ae_title: AETitle = Field(
+        description="Its AE title, by which C-MOVE names it and we call it. Must be given, and once only."
+    )
+    host: Host = Field(description="Its address or host name. Must be given.")
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(description="Its TCP port. Must be given.")
+    application_context: str = Field(
+        default="dicom",
+        description="The application context name to propose: dicom, dicos (that of V03) or a UID. DICOS "
+        "servers take none but their own.",
+    )
+    max_associations: Count = Field(
+        default=4,
+        description="Associations to it at once, idle ones too; what needs more waits. 1 for a remote that "
+        "serves one at a time.",
+    )
+    connect_seconds: Seconds = Field(
+        default=10.0, description="How long it may take to accept a TCP connection."
+    )
+
+    @field_validator("application_context")
+    @classmethod
+    def _application_context(cls, name: str) -> str:
+        try:
+            application_context_names(name)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    @property
+    def application_context_name(self) -> str:
+        """`application_context` as a UID."""
+        return application_context_names(self.application_context)[0]
+
+
+def check_titles(remotes: Sequence[RemoteSettings]) -> None:
+    """Raises ValueError for a table with the AE title of one before it."""
+    seen: dict[str, int] = {}
+    for position, remote in enumerate(remotes):
+        first = seen.setdefault(remote.ae_title, position)
+        if first != position:
+            raise ValueError(f"remotes.{position}.ae_title is that of remotes.{first}")

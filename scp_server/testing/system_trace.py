@@ -1,0 +1,120 @@
+"""What `strace` wrote about a process, read back as system calls with their beginning and their end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+TRACED_CALLS = (
+    *("openat", "close", "write", "writev", "pwrite64", "pwritev", "ftruncate", "fallocate"),
+    *("fsync", "fdatasync", "mkdir", "rename", "renameat2", "unlink", "rmdir", "link", "symlink"),
+    *("sendto", "sendmsg", "copy_file_range", "sendfile", "dup", "dup2", "dup3"),
+)
+"""Whatever changes files, or sends."""
+
+
+def strace_command(output: Path) -> list[str]:
+    """What to put before a command to trace it: all threads, every byte, and the process stays our child."""
+    options = ["--daemonize=grandchild", "--follow-forks", "--seccomp-bpf", "-yy", "-xx", "-s", "16777216"]
+    return [
+        "strace",
+        *options,
+        "-e",
+        "signal=none",
+        "-e",
+        f"trace={','.join(TRACED_CALLS)}",
+        "-o",
+        str(output),
+    ]
+
+
+class Moment(Enum):
+    """Of a call: other threads' calls may lie in between."""
+
+    BEGINS = auto()
+    ENDS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A system call. `text` is all that was written of it; `result` is 0 until it has ended."""
+
+    thread: str
+    name: str
+    text: str
+    result: int = 0
+
+    @property
+    def strings(self) -> list[bytes]:
+        """The quoted arguments, in order."""
+        return [bytes.fromhex(text.replace("\\x", "")) for text in _QUOTED.findall(self.text)]
+
+    @property
+    def descriptor(self) -> int:
+        """The first argument, where that is a descriptor."""
+        return int(self._descriptor[1])
+
+    @property
+    def target(self) -> str:
+        """What that descriptor leads to: a path, or `TCP:[...]`."""
+        return self._descriptor[2] or _decoded(self._descriptor[3] or "")
+
+    @property
+    def opened_path(self) -> str:
+        """The path that the result leads to; empty for a device."""
+        found = _RESULT_PATH.search(self.text)
+        return _decoded(found[1]) if found else ""
+
+    @property
+    def numbers(self) -> list[int]:
+        """The arguments that are plain numbers, in order."""
+        return [int(text) for text in _NUMBER.findall(self.text)]
+
+    @property
+    def _descriptor(self) -> re.Match[str]:
+        found = _DESCRIPTOR.match(self.text)
+        if found is None:
+            raise ValueError(f"{self.name} has no descriptor: {self.text[:200]}")
+        return found
+
+
+_HEX = r"(?:\\x[0-9a-f]{2})*"
+_QUOTED = re.compile(rf'"({_HEX})"')
+_DEVICE = r"(?:<[a-z]+ [0-9:]+>)?"
+_DESCRIPTOR = re.compile(rf"(-?\d+)(?:<(?:(TCP\S*\])|({_HEX}){_DEVICE})>)?")
+_RESULT_PATH = re.compile(rf"= \d+<({_HEX})>$")
+_NUMBER = re.compile(r", (\d+)(?=[,)])")
+_LINE = re.compile(r"(\d+) +(?:(\w+)\(|<\.\.\. (\w+) resumed>)(.*)$", re.DOTALL)
+_RESULT = re.compile(r"\) += (-?\d+)")
+_UNFINISHED = " <unfinished ...>"
+
+
+def read_trace(lines: Iterable[str]) -> Iterator[tuple[Moment, Call]]:
+    """The calls of all threads, each twice, in the order in which they began and ended.
+
+    Raises ValueError for a line that is not understood.
+    """
+    begun: dict[str, Call] = {}
+    for line in (line.rstrip("\n") for line in lines):
+        if " +++ " in line or " --- " in line:
+            continue
+        found = _LINE.match(line)
+        if found is None:
+            raise ValueError(f"not understood: {line[:200]}")
+        thread, name, _, text = found.groups()
+        call = Call(thread, name, text.removesuffix(_UNFINISHED)) if name else begun.pop(thread)
+        if name:
+            yield Moment.BEGINS, call
+        if text.endswith(_UNFINISHED):
+            begun[thread] = call
+            continue
+        whole = text if name else call.text + text
+        result = _RESULT.search(whole)
+        yield Moment.ENDS, Call(thread, call.name, whole, int(result[1]) if result else -1)
+
+
+def _decoded(text: str) -> str:
+    return bytes.fromhex(text.replace("\\x", "")).decode("utf-8", "surrogateescape")

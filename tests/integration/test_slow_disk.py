@@ -1,0 +1,255 @@
+"""A disk that is slow, or hangs: who needs it waits, all others are served, and nothing is said early."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scp_server import Server
+from scp_server.testing.daemon import DaemonProcess, expect_stored, stored_files
+from scp_server.testing.encoded_object import EncodedObject
+from scp_server.testing.objects import ct_image
+from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
+from scp_server.testing.system_calls import SystemCalls
+from tests.integration.conftest import StartServer
+
+KIB = 1 << 10
+READ_BYTES = 256 * KIB
+"""What a connection may have read when it is told to stop."""
+DIMSE_SECONDS = 0.2
+STEPS = [
+    ("open", "incoming/"),
+    ("writev", ".part"),
+    ("fdatasync", ".part"),
+    ("close", ".part"),
+    ("pwrite", "incoming/directories."),
+    ("fdatasync", "incoming/directories."),
+    ("mkdir", "objects/"),
+    ("rename", "objects/"),
+    ("fsync", "objects/"),
+]
+"""System calls of one commit, and what they concern."""
+
+
+class HangingDisk:
+    """While it is `hanging`, calls of one name on such a path do not return."""
+
+    def __init__(self, calls: SystemCalls) -> None:
+        self._calls = calls
+        self._works = threading.Event()
+        self._reached = threading.Event()
+
+    @contextlib.contextmanager
+    def hanging(self, name: str, path: str) -> Iterator[None]:
+        """Inside the block it hangs; after it, whatever happened, it answers."""
+        self._works.clear()
+        self._reached.clear()
+
+        def before(_number: int, called: str, of: str) -> None:
+            if called == name and path in of:
+                self._reached.set()
+                self._works.wait()
+
+        self._calls.before = before
+        try:
+            yield
+        finally:
+            self._calls.before = None
+            self._works.set()
+
+    async def reached(self) -> None:
+        """Returns once a call hangs. Raises AssertionError when none comes."""
+        assert await asyncio.to_thread(self._reached.wait, 10), "the disk was not asked for that"
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HangingDisk:
+    """The disk under the data folder."""
+    return HangingDisk(SystemCalls(tmp_path / "data", monkeypatch))
+
+
+@contextlib.asynccontextmanager
+async def _associated(server: Server, *objects: EncodedObject) -> AsyncIterator[ScriptedPeer]:
+    async with await ScriptedPeer.connect(*server.address) as peer:
+        await peer.associate(storage_contexts(*objects))
+        yield peer
+
+
+async def _echo_latencies(peer: ScriptedPeer, count: int) -> list[float]:
+    latencies = []
+    for _ in range(count):
+        began = time.perf_counter()
+        assert await peer.echo() == 0x0000
+        latencies.append(time.perf_counter() - began)
+    return sorted(latencies)
+
+
+async def _get(server: Server, path: str) -> httpx.Response:
+    host, port = server.http_address
+    async with httpx.AsyncClient() as client:
+        return await client.get(f"http://{host}:{port}{path}")
+
+
+def _stopped(server: Server) -> int:
+    """How many reasons connections have to be read from no more."""
+    return sum(stop.count for stop in server._measures.associations.stops.values())
+
+
+@pytest.mark.parametrize(("name", "path"), STEPS, ids=[" ".join(step) for step in STEPS])
+async def test_an_object_is_answered_after_its_disk_and_nobody_else_waits(
+    start_server: StartServer, disk: HangingDisk, tmp_path: Path, name: str, path: str
+) -> None:
+    slow, other = ct_image(seed=1), ct_image(seed=2)
+    server = await start_server(storage={"durability": "full"})
+    async with _associated(server, slow) as waiting, _associated(server, other) as bystander:
+        with disk.hanging(name, path):
+            answer = asyncio.create_task(waiting.store(slow))
+            await disk.reached()
+            latencies = await _echo_latencies(bystander, 200)
+            assert latencies[197] < 0.1, "one echo in a hundred took longer than a tenth of a second"
+            assert not answer.done(), "it was answered before its disk had answered"
+            assert (await _get(server, "/healthz")).status_code == 200
+        async with asyncio.timeout(1):
+            assert await answer == 0x0000
+            assert await bystander.store(other) == 0x0000
+    expect_stored(tmp_path / "data", [slow, other])
+
+
+async def test_what_the_disk_does_not_take_is_left_to_the_network(
+    start_server: StartServer, disk: HangingDisk, tmp_path: Path
+) -> None:
+    """Memory stays within the limits, and no sender is blamed for a silence that is ours."""
+    objects = [ct_image(rows=2048, columns=1024, seed=seed) for seed in range(6)]
+    small = ct_image(seed=99)
+    limit_bytes = 1024 * KIB
+    server = await start_server(
+        limits={
+            "association_buffer_bytes": 256 * KIB,
+            "header_buffer_bytes": 64 * KIB,
+            "process_buffer_bytes": limit_bytes,
+        },
+        storage={"write_buffer_bytes": 128 * KIB},
+        timeouts={"dimse_seconds": DIMSE_SECONDS},
+    )
+    async with contextlib.AsyncExitStack() as peers:
+        bystander = await peers.enter_async_context(_associated(server, small))
+        senders = [await peers.enter_async_context(_associated(server, stored)) for stored in objects]
+        with disk.hanging("writev", ".part"):
+            answers = [
+                asyncio.create_task(peer.store(stored)) for peer, stored in zip(senders, objects, strict=True)
+            ]
+            await disk.reached()
+            async with asyncio.timeout(10):
+                while _stopped(server) < len(objects):
+                    await asyncio.sleep(0.01)
+            held_bytes = server._manager.budget.held_bytes
+            assert 0 < held_bytes < limit_bytes + len(objects) * READ_BYTES
+            until = time.monotonic() + 3 * DIMSE_SECONDS
+            while time.monotonic() < until:
+                assert await bystander.echo() == 0x0000
+            assert server._manager.budget.held_bytes == held_bytes
+            # Every thread of the storage waits for the disk: the metrics go without it.
+            metrics = (await _get(server, "/metrics")).text
+            assert "\nscp_held_bytes " in metrics
+            assert "\nscp_storage_free_bytes " not in metrics
+            assert not any(answer.done() for answer in answers)
+        assert await asyncio.gather(*answers) == [0x0000] * len(objects)
+        assert await bystander.store(small) == 0x0000
+    expect_stored(tmp_path / "data", [*objects, small])
+
+
+@pytest.mark.parametrize(("name", "path"), [("writev", ".part"), ("fsync", "objects/")])
+async def test_what_its_sender_gave_up_is_undone_once_the_disk_answers(
+    start_server: StartServer, disk: HangingDisk, tmp_path: Path, name: str, path: str
+) -> None:
+    given_up, stored = ct_image(seed=1), ct_image(seed=2)
+    server = await start_server(storage={"durability": "full"})
+    async with _associated(server, stored) as bystander:
+        async with _associated(server, given_up) as impatient:
+            with disk.hanging(name, path):
+                await impatient.send_store(given_up)
+                await disk.reached()
+                await impatient.abort()
+                await impatient.wait_eof()
+        assert await bystander.store(stored) == 0x0000
+    await server.stop()
+    # It came whole: the answer was lost, not the object, so either is right; half of it is not.
+    kept = {file.sop_instance_uid for file in stored_files(tmp_path / "data")}
+    expect_stored(tmp_path / "data", [one for one in (given_up, stored) if one.sop_instance_uid in kept])
+    assert stored.sop_instance_uid in kept
+    assert not list((tmp_path / "data" / "incoming").iterdir())
+
+
+HANGING_DAEMON = """
+import os, sys, threading
+from scp_server.cli.main import main
+from scp_server.web.health import HealthState
+
+real, hangs = getattr(os, sys.argv[1]), False
+
+
+def call(target, *more, **named):
+    name = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
+    if hangs and name.endswith(sys.argv[2]):
+        threading.Event().wait()
+    return real(target, *more, **named)
+
+
+setattr(os, sys.argv[1], call)
+ready = HealthState.ready
+
+
+def ready_then_hang(state):
+    global hangs
+    ready(state)
+    hangs = True
+
+
+HealthState.ready = ready_then_hang
+main(sys.argv[3:])
+"""
+"""A daemon whose disk hangs for ever, once it is ready, in one kind of call on one kind of file."""
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("fdatasync", ".part"), ("stat", "-wal")], ids=["the objects'", "the index's"]
+)
+async def test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending(
+    tmp_path: Path, name: str, suffix: str
+) -> None:
+    stored = ct_image()
+    daemon = DaemonProcess(
+        tmp_path,
+        environment={"SCP_SERVER_DRAIN_TIMEOUT_SECONDS": "0.3", "SCP_SERVER_CLOSE_TIMEOUT_SECONDS": "1"},
+        program=(sys.executable, "-c", HANGING_DAEMON, name, suffix),
+    )
+    await asyncio.to_thread(daemon.start)
+    async with (
+        await ScriptedPeer.connect("127.0.0.1", daemon.ready.dicom_port) as waiting,
+        await ScriptedPeer.connect("127.0.0.1", daemon.ready.dicom_port) as bystander,
+    ):
+        await waiting.associate(storage_contexts(stored))
+        await bystander.associate(storage_contexts(stored))
+        await waiting.send_store(stored)
+        for _ in range(10):
+            assert await bystander.echo() == 0x0000
+        daemon.process.send_signal(signal.SIGTERM)
+        # The one is released; the other's operation cannot end, and nothing is said of it.
+        await bystander.wait_eof()
+        await waiting.expect_abort()
+        assert await asyncio.to_thread(daemon.process.wait, 5) == 1
+    await asyncio.to_thread(daemon.kill)
+    (record,) = daemon.log_records("server.stop_failed")
+    assert record["error"] == "storage or index did not close within 1.3 s: their disk does not answer"
+    with DaemonProcess(tmp_path):
+        assert not list(tmp_path.rglob("*.part"))
+        expect_stored(tmp_path, [stored] if stored_files(tmp_path) else [])
