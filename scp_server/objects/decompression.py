@@ -8,7 +8,7 @@ tables and group lengths go. Frames are handed out one at a time, to be decoded 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -77,10 +77,17 @@ class Decompressor:
         self._reader = ElementReader(transfer_syntax(source_uid), self._pixels)
 
     def feed(self, data: Buffer) -> list[bytes | EncodedFrame]:
+        """Take the stored data set's next bytes."""
         self._reader.feed(data)
         return self._pixels.take()
 
+    def feeding(self, data: Buffer) -> Generator[None, None, list[bytes | EncodedFrame]]:
+        """`feed` in steps of about a millisecond, between two of which others may have their turn."""
+        yield from self._reader.feeding(data)
+        return self._pixels.take()
+
     def finish(self) -> list[bytes | EncodedFrame]:
+        """The stored data set has ended: the rest."""
         self._reader.finish()
         self._pixels.finish()
         return self._pixels.take()

@@ -7,6 +7,7 @@ believes nothing all the same: damage raises UnreadableDataset, and memory is bo
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from scp_server.errors import CannotTranscode, UnreadableDataset
@@ -47,6 +48,10 @@ from scp_server.objects.vr import (
 if TYPE_CHECKING:
     from scp_server.protocol.events import Buffer
 
+STEP_BYTES: Final = 2_048
+"""Most that is looked at in one step outside values: 256 empty elements, at some three microseconds each."""
+VALUE_STEP_BYTES: Final = 1 << 20
+"""The same inside a value, whose bytes may have to be swapped."""
 MAX_DEPTH: Final = 64
 """Sequences within sequences; the default of what is received (`limits.max_sequence_depth`) is the same."""
 _PIXEL_REPRESENTATION: Final = 0x00280103
@@ -153,6 +158,15 @@ class ElementReader:
                 break
             position += used
         self._carry = bytes(view[position:])
+
+    def feeding(self, data: Buffer) -> Generator[None, None, None]:
+        """`feed` in steps of about a millisecond at most, between two of which others may have their turn."""
+        view = memoryview(data)
+        while view:
+            size = max(STEP_BYTES, min(self._left, VALUE_STEP_BYTES))
+            self.feed(view[:size])
+            view = view[size:]
+            yield
 
     def finish(self) -> None:
         """The data set has ended: raises UnreadableDataset unless it is whole."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from scp_server.errors import CannotTranscode
@@ -57,6 +57,10 @@ _NO_RATIO: Final = 2_000
 """Deflate cannot do more than 1032 to 1: the bounds were applied when the object was received."""
 _DEFLATE_LEVEL: Final = 1
 """Three times as fast as the default for a few per cent more bytes."""
+_CHUNK_BYTES: Final = 4 << 20
+_INFLATE_BYTES: Final = 4_096
+_DEFLATE_BYTES: Final = 65_536
+"""Most that is deflated in one step."""
 _SMALL_BYTES: Final = 4_096
 """Shorter pieces are joined with what is before them."""
 _WORD_BYTES: Final = {vr.encode(): size for vr, size in WORD_BYTES.items()}
@@ -88,7 +92,7 @@ class Reencoder:
     """
 
     def __init__(self, source: TransferSyntax, target: TransferSyntax, dataset_bytes: int | None) -> None:
-        self._inflate = BoundedInflate(_NO_RATIO, 0) if source.deflated else None
+        self._inflate = BoundedInflate(_NO_RATIO, 0, 0) if source.deflated else None
         self._deflater = zlib.compressobj(_DEFLATE_LEVEL, wbits=-zlib.MAX_WBITS) if target.deflated else None
         self._deflated_bytes = 0
         self._writer: ElementWriter | None = None
@@ -100,21 +104,38 @@ class Reencoder:
             self._reader = ElementReader(source, self._writer, known)
 
     @property
-    def is_heavy(self) -> bool:
-        """It inflates or deflates, which takes milliseconds for a chunk."""
-        return self._inflate is not None or self._deflater is not None
+    def chunk_bytes(self) -> int:
+        """Most to feed at once, so that what it inflates to stays a few MiB."""
+        return _INFLATE_BYTES if self._inflate is not None else _CHUNK_BYTES
 
     def feed(self, data: Buffer) -> list[bytes]:
         """Take the data set's next bytes, and return what can be sent of it."""
-        steps: Iterable[Buffer] = (data,) if self._inflate is None else self._inflate.feed(data)
+        steps = self.feeding(data)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                pieces: list[bytes] = end.value
+                return pieces
+
+    def feeding(self, data: Buffer) -> Generator[None, None, list[bytes]]:
+        """`feed` in steps of about a millisecond, between two of which others may have their turn."""
+        view = memoryview(data)
+        if self._inflate is not None:
+            parts: Iterable[Buffer] = self._inflate.feed(view)
+        elif self._deflater is not None:
+            parts = (view[start : start + _DEFLATE_BYTES] for start in range(0, len(view), _DEFLATE_BYTES))
+        else:
+            parts = (data,)
         pieces: list[bytes] = []
-        for step in steps:
+        for part in parts:
             if self._reader is None or self._writer is None:
-                pieces.append(bytes(step))
+                pieces += self._deflated([bytes(part)])
+                yield
             else:
-                self._reader.feed(step)
-                pieces += self._writer.take()
-        return self._deflated(pieces)
+                yield from self._reader.feeding(part)
+                pieces += self._deflated(self._writer.take())
+        return pieces
 
     def finish(self) -> list[bytes]:
         """The data set has ended: return the rest."""

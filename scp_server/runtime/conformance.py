@@ -60,7 +60,7 @@ CHARACTER_SETS = (
 
 NOT_SUPPORTED = (
     "TLS, and the checking of user identities (they are accepted)",
-    "Re-encoding: a retrieve sends objects in the transfer syntax that they are stored in",
+    "Compressing: a retrieve decodes and re-encodes where it must, and compresses nothing (docs/retrieve.md)",
     "Modality Worklist, Modality Performed Procedure Step and Storage Commitment as SCP",
     "Asynchronous operations: the window is answered with 1/1",
     "Time zone query adjustment, and the enhanced multi-frame image view",

@@ -30,7 +30,9 @@ class DecodingConfig:
     """Longest a frame may take, the start of a process included."""
     memory_bytes: int = 2 << 30
     """Address space of a process."""
-    max_frame_bytes: int = 256 << 20
+    max_objects: int = 4
+    """Objects whose frames wait, are decoded or are being sent at once."""
+    max_frame_bytes: int = 128 << 20
     """Longest frame, encoded or decoded."""
 
 

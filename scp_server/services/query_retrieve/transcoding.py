@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 
@@ -13,6 +14,7 @@ from scp_server.objects.pixel_format import CODECS, Codec
 from scp_server.objects.reencoding import UNCOMPRESSED, Reencoder, reencoder
 from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from scp_server.protocol.events import Buffer
+from scp_server.services.loop_share import LoopShare
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig, FrameDecoders
 
 _HELD_BYTES = 4 << 20
@@ -23,8 +25,10 @@ class Transcoder:
     """Re-encodes uncompressed objects in this process, and has compressed ones decoded in others."""
 
     def __init__(self, config: DecodingConfig) -> None:
-        self._config = config
+        self.config = config
         self._decoders = FrameDecoders(config)
+        self._room = asyncio.Semaphore(config.max_objects)
+        self._share = LoopShare()
 
     @property
     def missing(self) -> str | None:
@@ -56,7 +60,7 @@ class Transcoder:
             found = reencoder(stored, target, dataset_bytes)
             if found is None:
                 raise CannotTranscode(f"what is stored in {stored} cannot be sent in {target}")
-            pieces = _guarded(_reencoded(dataset, found))
+            pieces = _guarded(self._reencoded(dataset, found))
         # The first, empty piece says that it goes.
         await anext(pieces)
         return pieces
@@ -70,7 +74,7 @@ class Transcoder:
     ) -> AsyncGenerator[bytes, None]:
         """An empty piece once the first frame is decoded, then the pieces."""
         held: list[bytes] | None = []
-        async with aclosing(self._steps(dataset, stored, target)) as steps:
+        async with self._room, aclosing(self._steps(dataset, stored, target)) as steps:
             async for pieces, is_frame in steps:
                 if held is not None:
                     held += pieces
@@ -91,28 +95,33 @@ class Transcoder:
         """What follows from each part of the data set, and whether that was a frame."""
         decoded = target if target in DECODED else EXPLICIT_VR_LITTLE_ENDIAN
         further = None if decoded == target else reencoder(decoded, target)
-        decompressor = Decompressor(stored, decoded, self._config.max_frame_bytes)
+        decompressor = Decompressor(stored, decoded, self.config.max_frame_bytes)
         async with aclosing(_with_end(dataset)) as chunks:
             async for chunk in chunks:
-                for part in decompressor.finish() if chunk is None else decompressor.feed(chunk):
+                if chunk is None:
+                    parts = decompressor.finish()
+                else:
+                    parts = await self._share.run(decompressor.feeding(chunk))
+                for part in parts:
                     piece = part if isinstance(part, bytes) else await self._decoders.decode(part)
-                    pieces = [piece] if further is None else await _feed(further, piece)
+                    pieces = [piece] if further is None else await self._share.run(further.feeding(piece))
                     yield pieces, not isinstance(part, bytes)
         if further is not None:
             yield further.finish(), False
 
-
-async def _reencoded(dataset: AsyncIterable[Buffer], found: Reencoder) -> AsyncGenerator[bytes, None]:
-    """An empty piece once there is a first one, then the pieces."""
-    has_begun = False
-    async with aclosing(_with_end(dataset)) as chunks:
-        async for chunk in chunks:
-            pieces = found.finish() if chunk is None else await _feed(found, chunk)
-            if not has_begun and (pieces or chunk is None):
-                has_begun = True
-                yield b""
-            for piece in pieces:
-                yield piece
+    async def _reencoded(
+        self, dataset: AsyncIterable[Buffer], found: Reencoder
+    ) -> AsyncGenerator[bytes, None]:
+        """An empty piece once there is a first one, then the pieces."""
+        has_begun = False
+        async with aclosing(_with_end(dataset, found.chunk_bytes)) as chunks:
+            async for chunk in chunks:
+                pieces = found.finish() if chunk is None else await self._share.run(found.feeding(chunk))
+                if not has_begun and (pieces or chunk is None):
+                    has_begun = True
+                    yield b""
+                for piece in pieces:
+                    yield piece
 
 
 async def _guarded(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -125,12 +134,15 @@ async def _guarded(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes,
             raise CannotTranscode(str(damage)) from damage
 
 
-async def _with_end(dataset: AsyncIterable[Buffer]) -> AsyncGenerator[Buffer | None, None]:
-    """The chunks, and None behind the last."""
-    async for chunk in dataset:
-        yield chunk
-    yield None
-
-
-async def _feed(found: Reencoder, chunk: Buffer) -> list[bytes]:
-    return await asyncio.to_thread(found.feed, chunk) if found.is_heavy else found.feed(chunk)
+async def _with_end(
+    dataset: AsyncIterable[Buffer], most_bytes: int = sys.maxsize
+) -> AsyncGenerator[Buffer | None, None]:
+    """The chunks, none longer than told, and None behind the last. A generator is closed with this one."""
+    try:
+        async for chunk in dataset:
+            for start in range(0, len(chunk), most_bytes):
+                yield chunk if len(chunk) <= most_bytes else memoryview(chunk)[start : start + most_bytes]
+        yield None
+    finally:
+        if isinstance(dataset, AsyncGenerator):
+            await dataset.aclose()

@@ -22,7 +22,13 @@ from scp_server.objects import frame_codecs
 from scp_server.objects.decompression import EncodedFrame
 from scp_server.objects.pixel_format import Codec, PixelFormat
 from scp_server.objects.reencoding import UNCOMPRESSED
-from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN_64, transfer_syntax
+from scp_server.objects.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN_64,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    transfer_syntax,
+)
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig, FrameDecoders
 from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.testing.compressed_objects import (
@@ -33,11 +39,12 @@ from scp_server.testing.compressed_objects import (
     rle_colour_frame,
     smooth,
 )
-from scp_server.testing.dataset_encoder import DatasetEncoder, Element, TransferSyntax, rle_frame
+from scp_server.testing.dataset_encoder import DatasetEncoder, Element, TransferSyntax, deflate, rle_frame
 from scp_server.testing.dicos_objects import dicos_ct, dicos_dx
 from scp_server.testing.objects import CT_IMAGE_STORAGE, ct_image
 
-ELE = EXPLICIT_VR_LITTLE_ENDIAN
+ELE, ILE = EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+DEFLATED = DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 RLE, BASELINE = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50"
 EXTENDED, LOSSLESS, LOSSLESS_SV1 = (f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70))
 LS, LS_NEAR, J2K, J2K_LOSSY = (f"1.2.840.10008.1.2.4.{number}" for number in (80, 81, 90, 91))
@@ -316,6 +323,44 @@ async def test_uncompressed_objects_are_reencoded(transcoder: Transcoder, target
         await transcoded(transcoder, damaged, stored.transfer_syntax_uid, target)
 
 
+async def test_what_deflates_a_thousandfold_comes_in_small_pieces(transcoder: Transcoder) -> None:
+    document = DatasetEncoder().element(Element(0x00420011, "OB", bytes(64 << 20)))
+    stored = deflate(document)
+    assert len(document) > 900 * len(stored)
+    sent = 0
+    tracemalloc.start()
+    try:
+        async for piece in await transcoder.start(cut(stored), DEFLATED, ILE, len(stored)):
+            sent += len(piece)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sent == (64 << 20) + 8
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("source", [ELE, DEFLATED])
+async def test_many_tiny_elements_leave_others_their_turn(transcoder: Transcoder, source: str) -> None:
+    elements = DatasetEncoder().encode(
+        [Element(0x00091000 + number % 60_000, "LO") for number in range(60_000)]
+    )
+    stored = deflate(elements) if source == DEFLATED else elements
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(count_turns())
+    sent = await transcoded(transcoder, stored, source, ILE)
+    others.cancel()
+    assert len(sent) == 8 * 60_000
+    # A turn takes no more than two milliseconds of a quarter of a second, and a step.
+    assert turns > 20
+
+
 @pytest.fixture
 def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for programs that are run in place of the decoder."""
@@ -362,6 +407,33 @@ async def test_a_cancelled_decoding_leaves_no_process(misbehaving: Path) -> None
     with pytest.raises(ProcessLookupError):
         os.kill(process_id, 0)
     await decoders.close()
+
+
+async def test_no_more_frames_are_decoded_at_once_than_processes(misbehaving: Path) -> None:
+    fifo = misbehaving / "go"
+    os.mkfifo(fifo)
+    (misbehaving / "misbehaving_decoder.py").write_text(
+        f"with open({str(fifo)!r}, 'w') as go: go.write('started ')"
+    )
+    decoders = FrameDecoders(DecodingConfig(processes=1), "misbehaving_decoder")
+    decodings = [asyncio.create_task(decoders.decode(FRAME)) for _ in range(2)]
+    assert await asyncio.to_thread(fifo.read_text) == "started "
+    await asyncio.wait(decodings, return_when=asyncio.FIRST_COMPLETED)
+    assert sorted(decoding.done() for decoding in decodings) == [False, True]
+    assert await asyncio.to_thread(fifo.read_text) == "started "
+    results = await asyncio.gather(*decodings, return_exceptions=True)
+    assert all(isinstance(result, CannotTranscode) for result in results)
+
+
+async def test_more_objects_than_allowed_wait_until_another_is_sent() -> None:
+    found = Transcoder(DecodingConfig(max_objects=1))
+    stored = ct_image(transfer_syntax=TransferSyntax.RLE_LOSSLESS).dataset
+    first = await found.start(cut(stored), RLE, ELE, len(stored))
+    second = asyncio.create_task(found.start(cut(stored), RLE, ELE, len(stored)))
+    sent = b"".join([piece async for piece in first])
+    assert not second.done()
+    assert b"".join([piece async for piece in await second]) == sent == ct_image().dataset
+    await found.close()
 
 
 async def test_memory_of_decoders_is_limited() -> None:
