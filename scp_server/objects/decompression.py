@@ -1,7 +1,7 @@
 """A compressed object as it streams by: the data set its decoded form has, with its frames cut out.
 
 Everything around pixel data stays. Changed are only what decoding makes untrue: photometric interpretation,
-planar configuration, and, where a lossy process is certain and not said, lossy image compression; offset
+planar configuration, and, after JPEG's lossy processes, lossy image compression where it is not said; offset
 tables and group lengths go. Frames are handed out one at a time, to be decoded wherever it is safe.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from scp_server.errors import CannotTranscode, UnreadableDataset
@@ -37,6 +37,9 @@ _ROWS, _COLUMNS = 0x00280010, 0x00280011
 _BITS_ALLOCATED, _BITS_STORED, _HIGH_BIT = 0x00280100, 0x00280101, 0x00280102
 _PIXEL_REPRESENTATION: Final = 0x00280103
 _LOSSY_IMAGE_COMPRESSION: Final = 0x00282110
+_IS_LOSSY: Final = b"01"
+_MAX_CODE_BYTES: Final = 16
+"""Longest value of VR CS (PS3.5 6.2)."""
 _EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
 _TABLES: Final = range(_EXTENDED_OFFSET_TABLE, 0x7FE00004)
 """Extended offset table, its lengths, and the encapsulated value's total length."""
@@ -107,7 +110,9 @@ class _PixelListener:
         """The elements held back, until all of them are known."""
         self._pixel_format: PixelFormat | None = None
         self._frames = 1
-        self._says_lossy = False
+        self._lossy: bytearray | None = None
+        """Lossy image compression, held back until the element behind it begins."""
+        self._lossy_is_written = False
         self._kept: bytearray | None = None
         self._dropping = False
         self._table = bytearray()
@@ -136,8 +141,10 @@ class _PixelListener:
             raise CannotTranscode(f"{tag_text(tag)} is not encapsulated in a compressed transfer syntax")
         elif tag == _EXTENDED_OFFSET_TABLE and length <= _MAX_TABLE_BYTES:
             self._kept = self._table
-        elif tag in _TABLES or is_length(tag) or (tag == _LOSSY_IMAGE_COMPRESSION and self._says_lossy):
+        elif tag in _TABLES or is_length(tag):
             self._dropping = True
+        elif tag == _LOSSY_IMAGE_COMPRESSION and not self._lossy_is_written and length <= _MAX_CODE_BYTES:
+            self._kept = self._lossy = bytearray()
         else:
             self._writer.element(tag, vr, length)
 
@@ -176,6 +183,7 @@ class _PixelListener:
             raise CannotTranscode("pixel data without a description of pixels")
         if self._frames < 1:
             raise CannotTranscode(f"{self._frames} frames")
+        found = replace(found, says_lossy=bytes(self._lossy or b"").strip(b" \0") == _IS_LOSSY)
         assembly = _Assembly(found, self._frames, self._max_frame_bytes, bytes(self._table))
         size = assembly.size_bytes
         if size + size % 2 > self._longest:
@@ -199,10 +207,12 @@ class _PixelListener:
         if self._description is not None and tag > _PIXEL_REPRESENTATION:
             self._describe(self._description)
             self._description = None
-        certain = self._codec is Codec.JPEG and self._pixel_format is not None
-        if certain and not self._says_lossy and tag >= _LOSSY_IMAGE_COMPRESSION:
-            self._says_lossy = True
-            self._write(_LOSSY_IMAGE_COMPRESSION, b"CS", b"01")
+        if tag > _LOSSY_IMAGE_COMPRESSION and not self._lossy_is_written:
+            self._lossy_is_written = True
+            if self._codec is Codec.JPEG and self._pixel_format is not None:
+                self._lossy = bytearray(_IS_LOSSY)
+            if self._lossy is not None:
+                self._write(_LOSSY_IMAGE_COMPRESSION, b"CS", bytes(self._lossy))
 
     def _describe(self, description: dict[int, tuple[bytes, bytearray]]) -> None:
         """Read the description of pixels, change what decoding changes, and write it."""

@@ -26,6 +26,8 @@ _LOSSLESS_FRAME, _LS_FRAME = 0xC3, 0xF7
 _START_OF_FRAME: Final = frozenset((0xC0, 0xC1, 0xC2, _LOSSLESS_FRAME, _LS_FRAME))
 """Markers of the frame headers (ISO 10918-1 B.1.1.3, ISO 14495-1 C.1.1) that DICOM has a use for."""
 _CODING_STYLE: Final = 0x52
+_IRREVERSIBLE: Final = 0
+"""The wavelet transformation that loses something (ISO 15444-1 A.6.1)."""
 
 
 class Stream(NamedTuple):
@@ -38,6 +40,8 @@ class Stream(NamedTuple):
     """JPEG: the kind of its frame header."""
     is_transformed: bool | None = None
     """Its colours are YCbCr (JPEG), or transformed (JPEG 2000); None where it does not say."""
+    is_lossy: bool = False
+    """A lossy process certainly made it (JPEG-LS, JPEG 2000)."""
 
 
 def is_available(codec: Codec) -> bool:
@@ -80,6 +84,8 @@ def _compare(pixel_format: PixelFormat, stream: Stream) -> None:
         raise CannotTranscode(f"{stream.precision} bits in cells of {pixel_format.bits_allocated}")
     if stream.is_signed and not pixel_format.is_signed:
         raise CannotTranscode("signed samples under an unsigned pixel representation")
+    if stream.is_lossy and not pixel_format.says_lossy:
+        raise CannotTranscode("a lossy compression that the data set does not tell of")
     is_lossless = stream.frame_marker == _LOSSLESS_FRAME
     wrong_kind = {
         Codec.JPEG: is_lossless or stream.frame_marker == _LS_FRAME,
@@ -120,7 +126,7 @@ def read_jpeg(data: bytes) -> Stream:
     """The header of a JPEG or JPEG-LS stream, up to its first scan (ISO 10918-1 B)."""
     if data[:2] != _START_OF_IMAGE:
         raise CannotTranscode("not a JPEG stream")
-    position, precision, kind = 2, 0, 0
+    position, precision, kind, is_lossy = 2, 0, 0, False
     is_transformed: bool | None = None
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -130,6 +136,8 @@ def read_jpeg(data: bytes) -> Stream:
         (length,) = struct.unpack_from(">H", data, position + 2)
         body = data[position + 4 : position + 2 + length]
         if marker == _START_OF_SCAN:
+            # JPEG-LS: behind the components is how far samples may be off (ISO 14495-1 C.2.3).
+            is_lossy = kind == _LS_FRAME and any(body[1 + 2 * body[0] :][:1] if body else b"")
             break
         if marker in _START_OF_FRAME and body:
             precision, kind = body[0], marker
@@ -142,7 +150,7 @@ def read_jpeg(data: bytes) -> Stream:
         position += 2 + length
     if not precision:
         raise CannotTranscode("a JPEG stream without a frame header")
-    return Stream(precision, False, kind, is_transformed)
+    return Stream(precision, False, kind, is_transformed, is_lossy)
 
 
 def read_codestream(data: bytes) -> Stream:
@@ -158,8 +166,9 @@ def read_codestream(data: bytes) -> Stream:
     while position + 4 <= len(data):
         (length,) = struct.unpack_from(">H", data, position)
         position += length
-        if data[position : position + 2] == bytes((0xFF, _CODING_STYLE)) and position + 9 <= len(data):
-            return Stream((depth & 0x7F) + 1, bool(depth & 0x80), 0, bool(data[position + 8]))
+        if data[position : position + 2] == bytes((0xFF, _CODING_STYLE)) and position + 14 <= len(data):
+            is_lossy = data[position + 13] == _IRREVERSIBLE
+            return Stream((depth & 0x7F) + 1, bool(depth & 0x80), 0, bool(data[position + 8]), is_lossy)
         if data[position : position + 1] != b"\xff" or data[position + 1 : position + 2] == b"\x90":
             break
         position += 2

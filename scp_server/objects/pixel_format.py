@@ -73,6 +73,8 @@ class PixelFormat:
     high_bit: int
     is_signed: bool
     photometric_interpretation: str
+    says_lossy: bool = False
+    """Whether the data set says that a lossy compression took place, (0028,2110)."""
 
     def __post_init__(self) -> None:
         if not (self.rows > 0 and self.columns > 0):

@@ -154,17 +154,33 @@ async def test_lossy_pixels_are_near_and_stay_marked(
 ) -> None:
     frame = smooth(32, 48, bits=bits) if before == "MONOCHROME2" else smooth(32, 48, 3)
     marks = [Element(0x00282110, "CS", "01"), Element(0x00282112, "DS", "12.5")]
-    for extra in (marks, marks[1:]):
+    for extra in (marks, marks[1:], [Element(0x00282110, "CS", "00"), *marks[1:]]):
         stored = compressed(
             [frame], [encode(syntax, frame, bits, **options)], bits=bits, photometric=before, extra=extra
         )
+        if extra is not marks and syntax not in (BASELINE, EXTENDED):
+            with pytest.raises(CannotTranscode, match="lossy compression that the data set does not tell of"):
+                await transcoded(transcoder, stored, syntax)
+            continue
         found = read(await transcoded(transcoder, stored, syntax))
         difference = np.abs(found.pixel_array.astype(int) - frame.astype(int))
         assert difference.mean() < (1 << bits) / 100
         assert found.PhotometricInterpretation == (before if before == "MONOCHROME2" else "RGB")
         assert found.LossyImageCompressionRatio == 12.5
-        if syntax in (BASELINE, EXTENDED) or extra is marks:
-            assert found.LossyImageCompression == "01"
+        assert found.LossyImageCompression == "01"
+        assert [each.tag for each in found] == sorted(each.tag for each in found)
+
+
+@pytest.mark.parametrize(("syntax", "made_as"), [(LS_NEAR, LS), (J2K_LOSSY, J2K), (HTJ2K_LOSSY, HTJ2K)])
+async def test_what_lost_nothing_is_not_called_lossy(
+    transcoder: Transcoder, syntax: str, made_as: str
+) -> None:
+    frame = noise(9, 9)
+    for extra in ([], [Element(0x00282110, "CS", "00")]):
+        stored = compressed([frame], [encode(made_as, frame, 8)], extra=extra)
+        found = read(await transcoded(transcoder, stored, syntax))
+        assert np.array_equal(found.pixel_array, frame)
+        assert found.get("LossyImageCompression") == ("00" if extra else None)
 
 
 async def test_signed_pixels_keep_their_sign(transcoder: Transcoder) -> None:
