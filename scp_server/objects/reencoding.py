@@ -68,19 +68,26 @@ _KNOWN_VRS: Final = SHORT_FORM_VRS | LONG_FORM_VRS
 _ARRAY_CODES: Final = {array(code).itemsize: code for code in "HIQ"}
 
 
-def reencoder(source_uid: str, target_uid: str, dataset_bytes: int | None = None) -> Reencoder | None:
-    """What gives a data set of one transfer syntax the other; None where that is not possible.
+def is_reencodable(source_uid: str, target_uid: str, dataset_bytes: int | None = None) -> bool:
+    """Whether a data set can be given another transfer syntax, as far as that is known ahead.
 
     `dataset_bytes` is the data set's length as it is stored, where it is known. A longer one than 4 GiB can
     only stay where lengths have 64 bits.
     """
     if source_uid not in UNCOMPRESSED or target_uid not in UNCOMPRESSED:
+        return False
+    is_long = dataset_bytes is not None and dataset_bytes > LONGEST_VALUE_BYTES
+    loses_long_lengths = (
+        transfer_syntax(source_uid).long_lengths and not transfer_syntax(target_uid).long_lengths
+    )
+    return not (is_long and loses_long_lengths)
+
+
+def reencoder(source_uid: str, target_uid: str, dataset_bytes: int | None = None) -> Reencoder | None:
+    """What gives a data set of one transfer syntax the other; None where it is not `is_reencodable`."""
+    if not is_reencodable(source_uid, target_uid, dataset_bytes):
         return None
-    source, target = transfer_syntax(source_uid), transfer_syntax(target_uid)
-    is_too_long = dataset_bytes is not None and dataset_bytes > LONGEST_VALUE_BYTES
-    if source.long_lengths and not target.long_lengths and is_too_long:
-        return None
-    return Reencoder(source, target, dataset_bytes)
+    return Reencoder(transfer_syntax(source_uid), transfer_syntax(target_uid), dataset_bytes)
 
 
 class Reencoder:

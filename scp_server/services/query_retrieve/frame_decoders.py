@@ -15,8 +15,8 @@ from scp_server.errors import CannotTranscode
 from scp_server.objects.decompression import EncodedFrame
 from scp_server.services.query_retrieve.decoder_process import ANSWER, JOB, PIXELS
 
-_PIPE_BYTES = 4 << 20
-"""How much of an answer waits in this process before the other is made to wait."""
+_PIECE_BYTES = 4 << 20
+"""Longest piece of decoded pixels, and how much waits in this process before the other is made to wait."""
 _PROGRAM = "scp_server.services.query_retrieve.decoder_process"
 
 
@@ -45,10 +45,10 @@ class FrameDecoders:
         self._room = asyncio.Semaphore(config.processes)
         self._idle: list[asyncio.subprocess.Process] = []
 
-    async def decode(self, frame: EncodedFrame) -> bytes:
-        """The frame's pixels. Raises CannotTranscode, also for a decoder that crashed or hung."""
+    async def decode(self, frame: EncodedFrame) -> list[bytes]:
+        """The frame's pixels, in pieces. Raises CannotTranscode, also for a decoder that crashed or hung."""
         async with self._room:
-            process = self._idle.pop() if self._idle else None
+            process = await self._waiting_process()
             is_reusable = False
             try:
                 async with asyncio.timeout(self._config.frame_seconds):
@@ -68,9 +68,10 @@ class FrameDecoders:
                     else:
                         await _kill(process)
         if kind != PIXELS:
-            raise CannotTranscode(f"frame {frame.number}: {content.decode(errors='replace')}")
-        if len(content) != frame.pixel_format.frame_bytes:
-            raise CannotTranscode(f"frame {frame.number} decodes to {len(content)} bytes")
+            raise CannotTranscode(f"frame {frame.number}: {b''.join(content).decode(errors='replace')}")
+        size = sum(map(len, content))
+        if size != frame.pixel_format.frame_bytes:
+            raise CannotTranscode(f"frame {frame.number} decodes to {size} bytes")
         return content
 
     async def close(self) -> None:
@@ -78,9 +79,19 @@ class FrameDecoders:
         while self._idle:
             await _kill(self._idle.pop())
 
+    async def _waiting_process(self) -> asyncio.subprocess.Process | None:
+        """One that has no job, unless it has ended meanwhile: the next job is not to suffer for that."""
+        process = self._idle.pop() if self._idle else None
+        if process is None or process.returncode is None:
+            return process
+        await _kill(process)
+        return None
+
     async def _start(self) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
+            # Without the working directory on its path, which is no place for programs.
+            "-P",
             "-m",
             self._program,
             str(self._config.memory_bytes),
@@ -88,14 +99,14 @@ class FrameDecoders:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            limit=_PIPE_BYTES,
+            limit=_PIECE_BYTES,
             # Ctrl-C at a terminal is for the server alone; one thread, as there is one frame.
             start_new_session=True,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
 
 
-async def _ask(process: asyncio.subprocess.Process, frame: EncodedFrame) -> tuple[int, bytes]:
+async def _ask(process: asyncio.subprocess.Process, frame: EncodedFrame) -> tuple[int, list[bytes]]:
     """One job and its answer. Raises OSError or EOFError when the process ends instead."""
     if process.stdin is None or process.stdout is None:
         raise EOFError("a decoder without pipes")
@@ -106,10 +117,16 @@ async def _ask(process: asyncio.subprocess.Process, frame: EncodedFrame) -> tupl
     kind, length = ANSWER.unpack(await process.stdout.readexactly(ANSWER.size))
     if length > max(frame.pixel_format.frame_bytes, 4096):
         raise EOFError("an answer that is too long")
-    return kind, await process.stdout.readexactly(length)
+    content = []
+    while length:
+        content.append(await process.stdout.readexactly(min(length, _PIECE_BYTES)))
+        length -= len(content[-1])
+    return kind, content
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a process and all that is left of it. Cancelled, it has been killed all the same."""
     if process.returncode is None:
         process.kill()
-    await process.wait()
+    # Reads what is left of an answer, too: a pipe that nobody reads is never closed.
+    await process.communicate()

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 
 from scp_server.errors import CannotTranscode, UnreadableDataset
-from scp_server.objects.decompression import DECODED, Decompressor
+from scp_server.objects.decompression import DECODED, Decompressor, EncodedFrame
 from scp_server.objects.frame_codecs import MISSING_EXTRA, is_available
 from scp_server.objects.pixel_format import CODECS, Codec
-from scp_server.objects.reencoding import UNCOMPRESSED, Reencoder, reencoder
+from scp_server.objects.reencoding import UNCOMPRESSED, Reencoder, is_reencodable, reencoder
 from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from scp_server.protocol.events import Buffer
 from scp_server.services.loop_share import LoopShare
@@ -29,28 +29,29 @@ class Transcoder:
         self._decoders = FrameDecoders(config)
         self._room = asyncio.Semaphore(config.max_objects)
         self._share = LoopShare()
+        self._codecs = frozenset(filter(is_available, Codec))
 
     @property
     def missing(self) -> str | None:
         """What is not installed, to be told at start-up; None where everything is there."""
-        return None if all(map(is_available, Codec)) else MISSING_EXTRA
+        return None if self._codecs.issuperset(Codec) else MISSING_EXTRA
 
     def targets(self, stored_transfer_syntax: str, dataset_bytes: int) -> tuple[str, ...]:
         codec = CODECS.get(stored_transfer_syntax)
         if codec is not None:
-            return UNCOMPRESSED if is_available(codec) else ()
+            return UNCOMPRESSED if codec in self._codecs else ()
         return tuple(
             target
             for target in UNCOMPRESSED
             if target != stored_transfer_syntax
-            and reencoder(stored_transfer_syntax, target, dataset_bytes) is not None
+            and is_reencodable(stored_transfer_syntax, target, dataset_bytes)
         )
 
     async def start(
         self, dataset: AsyncIterable[Buffer], stored: str, target: str, dataset_bytes: int
     ) -> AsyncGenerator[bytes, None]:
         codec = CODECS.get(stored)
-        if codec is not None and not is_available(codec):
+        if codec is not None and codec not in self._codecs:
             raise CannotTranscode(f"{codec} cannot be decoded: {MISSING_EXTRA}")
         if target not in UNCOMPRESSED:
             raise CannotTranscode(f"nothing can be sent in {target} but what is stored in it")
@@ -93,9 +94,9 @@ class Transcoder:
         self, dataset: AsyncIterable[Buffer], stored: str, target: str
     ) -> AsyncGenerator[tuple[list[bytes], bool], None]:
         """What follows from each part of the data set, and whether that was a frame."""
-        decoded = target if target in DECODED else EXPLICIT_VR_LITTLE_ENDIAN
-        further = None if decoded == target else reencoder(decoded, target)
-        decompressor = Decompressor(stored, decoded, self.config.max_frame_bytes)
+        first = target if target in DECODED else EXPLICIT_VR_LITTLE_ENDIAN
+        further = None if first == target else reencoder(first, target)
+        decompressor = Decompressor(stored, first, self.config.max_frame_bytes)
         async with aclosing(_with_end(dataset)) as chunks:
             async for chunk in chunks:
                 if chunk is None:
@@ -103,9 +104,13 @@ class Transcoder:
                 else:
                     parts = await self._share.run(decompressor.feeding(chunk))
                 for part in parts:
-                    piece = part if isinstance(part, bytes) else await self._decoders.decode(part)
-                    pieces = [piece] if further is None else await self._share.run(further.feeding(piece))
-                    yield pieces, not isinstance(part, bytes)
+                    is_frame = isinstance(part, EncodedFrame)
+                    decoded = await self._decoders.decode(part) if isinstance(part, EncodedFrame) else [part]
+                    # Each is let go once it has been handed on.
+                    while decoded:
+                        piece = decoded.pop(0)
+                        pieces = [piece] if further is None else await self._share.run(further.feeding(piece))
+                        yield pieces, is_frame
         if further is not None:
             yield further.finish(), False
 

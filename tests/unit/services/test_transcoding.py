@@ -313,11 +313,12 @@ async def test_targets_are_what_is_possible_now(
     assert transcoder.targets("1.2.840.10008.1.2.4.100", 1000) == ()
     assert transcoder.missing is None
     monkeypatch.setattr(frame_codecs, "find_spec", lambda name: None)
-    assert transcoder.targets(LS, 1000) == ()
-    assert transcoder.targets(RLE, 1000) == UNCOMPRESSED
-    assert "scp-server[codecs]" in (transcoder.missing or "")
+    without = Transcoder(DecodingConfig())
+    assert without.targets(LS, 1000) == ()
+    assert without.targets(RLE, 1000) == UNCOMPRESSED
+    assert "scp-server[codecs]" in (without.missing or "")
     with pytest.raises(CannotTranscode, match="JPEG-LS cannot be decoded: the extra `codecs`"):
-        await transcoder.start(cut(b""), LS, ELE, 0)
+        await without.start(cut(b""), LS, ELE, 0)
     with pytest.raises(CannotTranscode, match="cannot be sent in"):
         await transcoder.start(cut(b""), "1.2.840.10008.1.2.4.100", ELE, 0)
     with pytest.raises(CannotTranscode, match="nothing can be sent in"):
@@ -460,7 +461,40 @@ async def test_memory_of_decoders_is_limited() -> None:
         await decoders.decode(EncodedFrame(0, large, struct.pack("<16I", 1, 64, *[0] * 14) + segment))
     small = PixelFormat(Codec.RLE, 8, 16, 1, 8, 8, 7, False, "MONOCHROME2")
     frame = EncodedFrame(1, small, rle_frame(bytes(128), 1))
-    assert await decoders.decode(frame) == bytes(128)
+    assert await decoders.decode(frame) == [bytes(128)]
+    await decoders.close()
+
+
+async def test_a_decoder_that_ended_between_two_jobs_is_replaced() -> None:
+    decoders = FrameDecoders(DecodingConfig())
+    small = PixelFormat(Codec.RLE, 8, 16, 1, 8, 8, 7, False, "MONOCHROME2")
+    frame = EncodedFrame(1, small, rle_frame(bytes(128), 1))
+    for _ in range(2):
+        assert await decoders.decode(frame) == [bytes(128)]
+        (idle,) = decoders._idle
+        idle.kill()
+        await idle.wait()
+    await decoders.close()
+
+
+async def test_an_answer_that_is_too_long_costs_its_frame_and_leaves_no_process(misbehaving: Path) -> None:
+    (misbehaving / "misbehaving_decoder.py").write_text(
+        "import os, struct\nos.write(1, struct.pack('>BQ', 0, 1 << 40))\nwhile True: os.write(1, bytes(1 << 20))"
+    )
+    decoders = FrameDecoders(DecodingConfig(frame_seconds=30), "misbehaving_decoder")
+    with pytest.raises(CannotTranscode, match="ended at frame 3"):
+        await decoders.decode(FRAME)
+    await decoders.close()
+
+
+async def test_a_program_in_the_working_directory_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    decoders = FrameDecoders(DecodingConfig())
+    small = PixelFormat(Codec.RLE, 8, 16, 1, 8, 8, 7, False, "MONOCHROME2")
+    assert await decoders.decode(EncodedFrame(1, small, rle_frame(bytes(128), 1))) == [bytes(128)]
     await decoders.close()
 
 
