@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 
 from scp_server.testing.dataset_encoder import DatasetEncoder, Element, rle_frame
+from scp_server.testing.encoded_object import EncodedObject, make_uid
 from scp_server.testing.objects import CT_IMAGE_STORAGE
 
 RLE, BASELINE = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50"
@@ -55,14 +56,14 @@ def encode(syntax: str, frame: Pixels, bits: int, **options: Any) -> bytes:
 
 
 def description(
-    frame: Pixels, frames: int, bits: int, photometric: str, signed: bool = False
+    frame: Pixels, frames: int, bits: int, photometric: str, signed: bool = False, uid: str = "1.2.3"
 ) -> list[Element]:
     """The elements before pixel data, such as decoding has to change among them."""
     samples = frame.shape[2] if frame.ndim == 3 else 1
     planar = [Element(0x00280006, "US", 1)] if samples > 1 else []
     return [
         Element(0x00080016, "UI", CT_IMAGE_STORAGE),
-        Element(0x00080018, "UI", "1.2.3"),
+        Element(0x00080018, "UI", uid),
         Element(0x00081140, "SQ", [[Element(0x00081155, "UI", "1.2.4"), Element(0x00280010, "US", 7)]], True),
         Element(0x00280000, "UL", 1000),
         Element(0x00280002, "US", samples),
@@ -88,13 +89,36 @@ def compressed(
     table: bytes = b"",
     extra: Sequence[Element] = (),
     signed: bool = False,
+    uid: str = "1.2.3",
 ) -> bytes:
     """A data set with these frames as fragments, `encoded` one for each unless a test has other ideas."""
     encoder = DatasetEncoder()
-    head = encoder.encode([*description(frames[0], len(frames), bits, photometric, signed), *extra])
+    elements = [*description(frames[0], len(frames), bits, photometric, signed, uid), *extra]
+    head = encoder.encode(sorted(elements, key=lambda element: element.tag))
     even = [piece + b"\0" * (len(piece) % 2) for piece in encoded]
     tail = encoder.element(Element(0xFFFCFFFC, "OB", b"\0\0"))
     return head + encoder.fragments(even, offset_table=table) + tail
+
+
+def compressed_ct(
+    syntax: str,
+    frames: Sequence[Pixels],
+    encoded: Iterable[bytes],
+    *,
+    study_instance_uid: str,
+    bits: int = 8,
+    photometric: str = "MONOCHROME2",
+) -> EncodedObject:
+    """An instance of a study with these frames, which a server takes."""
+    pieces = list(encoded)
+    instance, series = make_uid(f"compressed {syntax} {photometric} {pieces}"), make_uid("compressed series")
+    names = [
+        Element(0x00080060, "CS", "CT"),
+        Element(0x0020000D, "UI", study_instance_uid),
+        Element(0x0020000E, "UI", series),
+    ]
+    dataset = compressed(frames, pieces, bits=bits, photometric=photometric, extra=names, uid=instance)
+    return EncodedObject(CT_IMAGE_STORAGE, instance, study_instance_uid, series, syntax, dataset)
 
 
 def rle_colour_frame(frame: Pixels) -> bytes:

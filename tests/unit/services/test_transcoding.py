@@ -479,7 +479,7 @@ async def test_a_decoder_that_ended_between_two_jobs_is_replaced() -> None:
 
 async def test_an_answer_that_is_too_long_costs_its_frame_and_leaves_no_process(misbehaving: Path) -> None:
     (misbehaving / "misbehaving_decoder.py").write_text(
-        "import os, struct\nos.write(1, struct.pack('>BQ', 0, 1 << 40))\nwhile True: os.write(1, bytes(1 << 20))"
+        "import os\nos.write(1, bytes(3) + b'x' * 6)\nwhile True: os.write(1, bytes(1 << 20))"
     )
     decoders = FrameDecoders(DecodingConfig(frame_seconds=30), "misbehaving_decoder")
     with pytest.raises(CannotTranscode, match="ended at frame 3"):
