@@ -25,6 +25,10 @@ _APP0, _APP14, _START_OF_SCAN = 0xE0, 0xEE, 0xDA
 _LOSSLESS_FRAME, _LS_FRAME = 0xC3, 0xF7
 _START_OF_FRAME: Final = frozenset((0xC0, 0xC1, 0xC2, _LOSSLESS_FRAME, _LS_FRAME))
 """Markers of the frame headers (ISO 10918-1 B.1.1.3, ISO 14495-1 C.1.1) that DICOM has a use for."""
+_FRAME_HEADER: Final = struct.Struct(">BHHB")
+"""Precision, lines, samples per line, components."""
+_IMAGE_AREA: Final = struct.Struct(">4I")
+"""Right and lower edge, left and upper edge (ISO 15444-1 A.5.1)."""
 _CODING_STYLE: Final = 0x52
 _IRREVERSIBLE: Final = 0
 """The wavelet transformation that loses something (ISO 15444-1 A.6.1)."""
@@ -33,6 +37,8 @@ _IRREVERSIBLE: Final = 0
 class Stream(NamedTuple):
     """What a compressed frame says of itself."""
 
+    shape: tuple[int, int, int]
+    """Rows, columns, samples."""
     precision: int
     """Bits of a sample."""
     is_signed: bool = False
@@ -80,6 +86,10 @@ def _decode(pixel_format: PixelFormat, data: bytes) -> NDArray[Any]:
 def _compare(pixel_format: PixelFormat, stream: Stream) -> None:
     """Raises CannotTranscode where data set and stream contradict each other."""
     photometric = pixel_format.photometric_interpretation
+    shape = pixel_format.rows, pixel_format.columns, pixel_format.samples_per_pixel
+    if stream.shape != shape:
+        # Before anything of that size is decoded.
+        raise CannotTranscode(f"the stream's shape is {stream.shape}, the data set's {shape}")
     if stream.precision > pixel_format.bits_allocated:
         raise CannotTranscode(f"{stream.precision} bits in cells of {pixel_format.bits_allocated}")
     if stream.is_signed and not pixel_format.is_signed:
@@ -113,7 +123,7 @@ def _cells(pixel_format: PixelFormat, stream: Stream, pixels: NDArray[Any]) -> b
     if pixel_format.samples_per_pixel > 1:
         shape = (*shape, pixel_format.samples_per_pixel)
     if pixels.shape != shape:
-        raise CannotTranscode(f"the stream's shape is {pixels.shape}, the data set's {shape}")
+        raise CannotTranscode(f"the stream decodes to {pixels.shape}")
     bits = pixel_format.bits_allocated
     cells = pixels.astype(numpy.dtype(f"<u{bits // 8}"), copy=False)
     if pixel_format.is_signed and not stream.is_signed and stream.precision < bits:
@@ -127,6 +137,7 @@ def read_jpeg(data: bytes) -> Stream:
     if data[:2] != _START_OF_IMAGE:
         raise CannotTranscode("not a JPEG stream")
     position, precision, kind, is_lossy = 2, 0, 0, False
+    shape = 0, 0, 0
     is_transformed: bool | None = None
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -139,8 +150,9 @@ def read_jpeg(data: bytes) -> Stream:
             # JPEG-LS: behind the components is how far samples may be off (ISO 14495-1 C.2.3).
             is_lossy = kind == _LS_FRAME and any(body[1 + 2 * body[0] :][:1] if body else b"")
             break
-        if marker in _START_OF_FRAME and body:
-            precision, kind = body[0], marker
+        if marker in _START_OF_FRAME and len(body) >= _FRAME_HEADER.size:
+            precision, lines, columns, components = _FRAME_HEADER.unpack_from(body)
+            shape, kind = (lines, columns, components), marker
             if body[6::3][:3] == b"RGB" and is_transformed is None:
                 is_transformed = False
         elif marker == _APP0 and body[:5] == b"JFIF\0" and is_transformed is None:
@@ -150,25 +162,31 @@ def read_jpeg(data: bytes) -> Stream:
         position += 2 + length
     if not precision:
         raise CannotTranscode("a JPEG stream without a frame header")
-    return Stream(precision, False, kind, is_transformed, is_lossy)
+    return Stream(shape, precision, False, kind, is_transformed, is_lossy)
 
 
 def read_codestream(data: bytes) -> Stream:
     """The main header of a JPEG 2000 codestream (ISO 15444-1 A): SIZ, and COD behind it."""
     if data[:4] != _START_OF_CODESTREAM or len(data) < 45:
         raise CannotTranscode("not a JPEG 2000 codestream")
+    right, bottom, left, top = _IMAGE_AREA.unpack_from(data, 8)
     (components,) = struct.unpack_from(">H", data, 40)
-    depths = {data[42 + 3 * number] for number in range(components) if 42 + 3 * number < len(data)}
-    if len(depths) != 1:
-        raise CannotTranscode("components of different precision")
-    depth = depths.pop()
+    kinds = {data[start : start + 3] for start in range(42, 42 + 3 * components, 3)}
+    if len(kinds) != 1:
+        raise CannotTranscode("components of different precision or resolution")
+    depth, *sampling = kinds.pop()
+    if sampling != [1, 1]:
+        raise CannotTranscode("components with fewer samples than the image")
+    shape = bottom - top, right - left, components
     position = 4
     while position + 4 <= len(data):
         (length,) = struct.unpack_from(">H", data, position)
         position += length
         if data[position : position + 2] == bytes((0xFF, _CODING_STYLE)) and position + 14 <= len(data):
             is_lossy = data[position + 13] == _IRREVERSIBLE
-            return Stream((depth & 0x7F) + 1, bool(depth & 0x80), 0, bool(data[position + 8]), is_lossy)
+            return Stream(
+                shape, (depth & 0x7F) + 1, bool(depth & 0x80), 0, bool(data[position + 8]), is_lossy
+            )
         if data[position : position + 1] != b"\xff" or data[position + 1 : position + 2] == b"\x90":
             break
         position += 2

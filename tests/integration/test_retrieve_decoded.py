@@ -14,8 +14,8 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-from pydicom import Dataset, dcmread
-from pydicom.pixels import pixel_array
+from pydicom import FileDataset, dcmread
+from pydicom.pixels.utils import pixel_array
 
 from scp_server import Requestor
 from scp_server.errors import RetrieveFailed
@@ -100,7 +100,7 @@ async def ended(retrieval: Retrieval) -> RetrieveResult:
 
 async def get(
     association: Requestor, folder: Path, query: Mapping[str, object]
-) -> tuple[RetrieveResult, dict[str, Dataset]]:
+) -> tuple[RetrieveResult, dict[str, FileDataset]]:
     """How a C-GET ended, and what it brought by SOP Instance UID, as pydicom reads it."""
     with ReceivedFolder(folder) as sink:
         result = await ended(association.get(query, receive=sink))
@@ -145,7 +145,7 @@ KINDS: list[tuple[str, Sequence[Pixels], int, str, str]] = [
 ]
 
 
-def as_read(sent: EncodedObject) -> Dataset:
+def as_read(sent: EncodedObject) -> FileDataset:
     return dcmread(BytesIO(sent.part10()))
 
 
