@@ -12,6 +12,10 @@ from typing import Any
 from scp_server import __version__
 from scp_server.index.search import EntityLevel
 from scp_server.objects.dicos import dictionary as dicos
+from scp_server.objects.frame_codecs import MISSING_EXTRA, is_available
+from scp_server.objects.pixel_format import CODECS, Codec
+from scp_server.objects.reencoding import UNCOMPRESSED
+from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN_64
 from scp_server.objects.vr import tag_text
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import ANY_OTHER_TRANSFER_SYNTAX, NegotiationPolicy
@@ -57,6 +61,11 @@ CHARACTER_SETS = (
     *("GB18030", "GBK", "ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58"),
 )
 """Specific Character Sets that queries may be in (PS3.3 C.12.1.1.2)."""
+
+_OTHER_NAMES: Mapping[str, str] = {
+    EXPLICIT_VR_LITTLE_ENDIAN_64: "DICOS Explicit VR Little Endian with 64-bit lengths"
+}
+"""What pydicom has no name for."""
 
 NOT_SUPPORTED = (
     "TLS, and the checking of user identities (they are accepted)",
@@ -178,6 +187,11 @@ def _retrieve(settings: Settings) -> Statement:
         "associations_of_a_move": settings.retrieve.associations,
         "max_suboperations": settings.retrieve.max_suboperations,
         "pending_seconds": settings.retrieve.pending_seconds,
+        "sent_in": _syntaxes(UNCOMPRESSED),
+        "given_another": [
+            *({**syntax, "how": "re-encoded"} for syntax in _syntaxes(UNCOMPRESSED)),
+            *({**_named(uid), "how": _decoding(codec)} for uid, codec in CODECS.items()),
+        ],
         "statuses": _statuses(
             (Status.PENDING, "sub-operations go on, with all four counts"),
             (Status.SUCCESS, "every object was taken"),
@@ -190,6 +204,11 @@ def _retrieve(settings: Settings) -> Statement:
             (Status.CANNOT_UNDERSTAND, "the identifier cannot be read"),
         ),
     }
+
+
+def _decoding(codec: Codec) -> str:
+    """How compressed objects are given another transfer syntax with what is installed here."""
+    return f"decoded as {codec}" if is_available(codec) else f"not decoded: {MISSING_EXTRA}"
 
 
 def _keys(model: InformationModel, level: EntityLevel) -> Statement:
@@ -236,7 +255,7 @@ def _named(uid: str) -> dict[str, str]:
     from pydicom.uid import UID
 
     name = UID(uid).name
-    return {"uid": uid, "name": "" if name == uid else name}
+    return {"uid": uid, "name": _OTHER_NAMES.get(uid, "") if name == uid else name}
 
 
 def _keyword(tag: int) -> str:
