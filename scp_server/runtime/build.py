@@ -191,7 +191,7 @@ def build_retrieve_service(
     )
 
 
-def build_transcoder(settings: Settings) -> Transcoder:
+def build_transcoder(settings: Settings, measures: Measures | None = None) -> Transcoder:
     """What gives objects another transfer syntax."""
     codecs = settings.codecs
     return Transcoder(
@@ -201,7 +201,8 @@ def build_transcoder(settings: Settings) -> Transcoder:
             memory_bytes=codecs.process_memory_bytes,
             max_objects=codecs.max_objects,
             max_frame_bytes=codecs.max_frame_bytes,
-        )
+        ),
+        (measures or Measures()).retrieve,
     )
 
 

@@ -89,7 +89,7 @@ class Server:
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
         self._destinations = build_destinations(settings, self._measures)
-        self._transcoder = build_transcoder(settings)
+        self._transcoder = build_transcoder(settings, self._measures)
         self._manager = self._build_manager(settings, service)
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(

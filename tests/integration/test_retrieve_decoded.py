@@ -42,12 +42,15 @@ from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.dicos_objects import dicos_ct
 from scp_server.testing.encoded_object import EncodedObject, make_uid
 from scp_server.testing.objects import CT_IMAGE_STORAGE, ct_image
+from tests.integration.conftest import StartServer
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 STUDY_GET, STUDY_MOVE = "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.2.2"
 ASKS = [(uid, [EXPLICIT]) for uid in (STUDY_GET, STUDY_MOVE, VERIFICATION_SOP_CLASS_UID)]
 STUDY = make_uid("decoded study")
 END_SECONDS = 10
+
+Address = tuple[str, int]
 
 
 def made(
@@ -66,9 +69,9 @@ def broken(syntax: str, encoded: bytes) -> EncodedObject:
     return compressed_ct(syntax, [noise(8, 8)], [encoded], study_instance_uid=STUDY)
 
 
-async def store(daemon: DaemonProcess, objects: Sequence[EncodedObject]) -> None:
+async def store(address: Address, objects: Sequence[EncodedObject]) -> None:
     kinds = dict.fromkeys((each.sop_class_uid, (each.transfer_syntax_uid,)) for each in objects)
-    async with Requestor(*address(daemon), contexts=list(kinds)) as association:
+    async with Requestor(*address, contexts=list(kinds)) as association:
         for each in objects:
             result = await association.store(
                 each.sop_class_uid, each.sop_instance_uid, each.transfer_syntax_uid, pieces(each.dataset)
@@ -80,14 +83,14 @@ async def pieces(dataset: bytes) -> AsyncIterator[bytes]:
     yield dataset
 
 
-def address(daemon: DaemonProcess) -> tuple[str, int]:
+def address_of(daemon: DaemonProcess) -> Address:
     return daemon.ready.dicom_host, daemon.ready.dicom_port
 
 
-def taking(daemon: DaemonProcess, *sop_classes: str) -> Requestor:
+def taking(address: Address, *sop_classes: str) -> Requestor:
     """An association that takes objects in implicit VR little endian only."""
     receives = [(uid, (IMPLICIT,)) for uid in (sop_classes or (CT_IMAGE_STORAGE,))]
-    return Requestor(*address(daemon), contexts=ASKS, receives=receives)
+    return Requestor(*address, contexts=ASKS, receives=receives)
 
 
 async def ended(retrieval: Retrieval) -> RetrieveResult:
@@ -159,8 +162,8 @@ def wanted_pixels(syntax: str, frames: Sequence[Pixels], bits: int) -> np.ndarra
 async def test_whoever_takes_implicit_vr_only_gets_compressed_objects_pixel_for_pixel(tmp_path: Path) -> None:
     objects = [made(syntax, frames, bits, before) for syntax, frames, bits, before, _ in KINDS]
     with DaemonProcess(tmp_path / "data") as daemon:
-        await store(daemon, objects)
-        async with taking(daemon) as association:
+        await store(address_of(daemon), objects)
+        async with taking(address_of(daemon)) as association:
             result, found = await get(association, tmp_path / "out", {"StudyInstanceUID": STUDY})
         assert told(result) == (0x0000, len(KINDS), 0)
         for sent, (syntax, frames, bits, _, after) in zip(objects, KINDS, strict=True):
@@ -189,8 +192,8 @@ async def test_uncompressed_and_dicos_objects_are_given_implicit_vr(tmp_path: Pa
     dicos = [dicos_ct(transfer_syntax=each) for each in (TransferSyntax.RLE_LOSSLESS, syntaxes[-1])]
     wanted = as_read(dicos_ct()).PixelData
     with DaemonProcess(tmp_path / "data") as daemon:
-        await store(daemon, [*objects, *dicos])
-        async with taking(daemon, CT_IMAGE_STORAGE, dicos[0].sop_class_uid) as association:
+        await store(address_of(daemon), [*objects, *dicos])
+        async with taking(address_of(daemon), CT_IMAGE_STORAGE, dicos[0].sop_class_uid) as association:
             result, found = await get(association, tmp_path / "out", {"StudyInstanceUID": STUDY})
             assert told(result) == (0x0000, len(objects), 0)
             for n, sent in enumerate(objects):
@@ -207,10 +210,12 @@ async def test_a_move_destination_that_takes_implicit_vr_only_gets_decoded_objec
     narrow = {"SCP_SERVER_NEGOTIATION__TRANSFER_SYNTAXES": '["ImplicitVRLittleEndian"]'}
     frames = [noise(16, 20, bits=12, seed=n) for n in range(2)]
     with DaemonProcess(tmp_path / "viewer", environment=narrow) as viewer:
-        host, port = address(viewer)
+        host, port = address_of(viewer)
         with DaemonProcess(tmp_path / "data", "--remote", f"VIEWER={host}:{port}") as daemon:
-            await store(daemon, [made(J2K, frames, 12), broken(J2K, b"\xff\x4f\xff\x51" + bytes(60))])
-            async with Requestor(*address(daemon), contexts=ASKS) as association:
+            await store(
+                address_of(daemon), [made(J2K, frames, 12), broken(J2K, b"\xff\x4f\xff\x51" + bytes(60))]
+            )
+            async with Requestor(*address_of(daemon), contexts=ASKS) as association:
                 query = {"StudyInstanceUID": STUDY}
                 result = await ended(association.move(query, destination="VIEWER"))
         assert told(result) == (0xB000, 1, 1)
@@ -240,8 +245,8 @@ async def test_frames_that_nobody_can_decode_are_failed_sub_operations_and_harm_
 ) -> None:
     bad, good = hostile(), made(LS, [noise(16, 20)])
     with DaemonProcess(tmp_path / "data") as daemon:
-        await store(daemon, [*bad, good])
-        async with taking(daemon) as association:
+        await store(address_of(daemon), [*bad, good])
+        async with taking(address_of(daemon)) as association:
             for _ in range(2):
                 result, found = await get(association, tmp_path / "out", {"StudyInstanceUID": STUDY})
                 assert told(result) == (0xB000, 1, len(bad))
@@ -263,8 +268,8 @@ async def test_a_decoder_that_hangs_is_killed_and_costs_one_object(tmp_path: Pat
     objects = [made(LS, [noise(16, 20, seed=n)]) for n in range(2)]
     quick = {"SCP_SERVER_CODECS__FRAME_SECONDS": "2"}
     with DaemonProcess(tmp_path / "data", environment=quick) as daemon:
-        await store(daemon, objects)
-        async with taking(daemon) as association:
+        await store(address_of(daemon), objects)
+        async with taking(address_of(daemon)) as association:
             query = {"StudyInstanceUID": STUDY}
             assert told((await get(association, tmp_path / "1", query))[0]) == (0x0000, 2, 0)
             (decoder,) = decoders(daemon)
@@ -277,10 +282,25 @@ async def test_a_decoder_that_hangs_is_killed_and_costs_one_object(tmp_path: Pat
             assert decoders(daemon) != [decoder]
 
 
+async def test_what_is_kept_compressed_is_decoded_after_a_reload_too(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = await start_server()
+    retrieve = server.settings.retrieve.model_copy(update={"pending_seconds": 1.0})
+    assert server.reload(server.settings.model_copy(update={"retrieve": retrieve}))
+    frame = noise(16, 20)
+    one = made(LS, [frame])
+    await store(server.address, [one])
+    async with taking(server.address) as association:
+        result, found = await get(association, tmp_path / "out", {"StudyInstanceUID": STUDY})
+    assert told(result) == (0x0000, 1, 0)
+    assert np.array_equal(found[one.sop_instance_uid].pixel_array, frame)
+
+
 async def test_a_killed_daemon_leaves_no_decoder_not_even_one_that_hangs(tmp_path: Path) -> None:
     with DaemonProcess(tmp_path / "data") as daemon:
-        await store(daemon, [made(LS, [noise(16, 20)])])
-        async with taking(daemon) as association:
+        await store(address_of(daemon), [made(LS, [noise(16, 20)])])
+        async with taking(address_of(daemon)) as association:
             await get(association, tmp_path / "out", {"StudyInstanceUID": STUDY})
         (decoder,) = decoders(daemon)
         descriptor = os.pidfd_open(decoder)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from scp_server.errors import CannotTranscode
 from scp_server.objects.decompression import EncodedFrame
+from scp_server.observability.measures import RetrieveMeasures
 from scp_server.services.query_retrieve.decoder_process import ANSWER, JOB, PIXELS
 
 _PIECE_BYTES = 4 << 20
@@ -39,8 +40,11 @@ class DecodingConfig:
 class FrameDecoders:
     """A bounded number of decoding processes, started when they are needed and kept for the next frame."""
 
-    def __init__(self, config: DecodingConfig, program: str = _PROGRAM) -> None:
+    def __init__(
+        self, config: DecodingConfig, program: str = _PROGRAM, measures: RetrieveMeasures | None = None
+    ) -> None:
         self._config = config
+        self._measures = measures or RetrieveMeasures()
         self._program = program
         self._room = asyncio.Semaphore(config.processes)
         self._idle: list[asyncio.subprocess.Process] = []
@@ -56,10 +60,12 @@ class FrameDecoders:
                     kind, content = await _ask(process, frame)
                 is_reusable = True
             except TimeoutError:
+                self._measures.decoders_lost += 1
                 raise CannotTranscode(
                     f"frame {frame.number} was not decoded within {self._config.frame_seconds} s"
                 ) from None
             except (OSError, EOFError) as error:
+                self._measures.decoders_lost += 1
                 raise CannotTranscode(f"the decoder ended at frame {frame.number}") from error
             finally:
                 if process is not None:

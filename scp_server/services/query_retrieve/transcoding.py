@@ -13,6 +13,7 @@ from scp_server.objects.frame_codecs import MISSING_EXTRA, is_available
 from scp_server.objects.pixel_format import CODECS, Codec
 from scp_server.objects.reencoding import UNCOMPRESSED, Reencoder, is_reencodable, reencoder
 from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from scp_server.observability.measures import RetrieveMeasures
 from scp_server.protocol.events import Buffer
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig, FrameDecoders
@@ -24,9 +25,9 @@ _HELD_BYTES = 4 << 20
 class Transcoder:
     """Re-encodes uncompressed objects in this process, and has compressed ones decoded in others."""
 
-    def __init__(self, config: DecodingConfig) -> None:
+    def __init__(self, config: DecodingConfig, measures: RetrieveMeasures | None = None) -> None:
         self.config = config
-        self._decoders = FrameDecoders(config)
+        self._decoders = FrameDecoders(config, measures=measures)
         self._room = asyncio.Semaphore(config.max_objects)
         self._share = LoopShare()
         self._codecs = frozenset(filter(is_available, Codec))

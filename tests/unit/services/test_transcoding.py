@@ -29,6 +29,7 @@ from scp_server.objects.uids import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     transfer_syntax,
 )
+from scp_server.observability.measures import RetrieveMeasures
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig, FrameDecoders
 from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.testing.compressed_objects import (
@@ -402,10 +403,12 @@ async def test_a_decoder_that_crashes_or_hangs_costs_its_frame_alone(
 ) -> None:
     (misbehaving / "misbehaving_decoder.py").write_text(program)
     seconds = 0.5 if "pause" in program else 30
-    decoders = FrameDecoders(DecodingConfig(frame_seconds=seconds), "misbehaving_decoder")
+    measures = RetrieveMeasures()
+    decoders = FrameDecoders(DecodingConfig(frame_seconds=seconds), "misbehaving_decoder", measures)
     for _ in range(2):
         with pytest.raises(CannotTranscode, match=what):
             await decoders.decode(FRAME)
+    assert measures.decoders_lost == 2
     await decoders.close()
 
 
