@@ -29,7 +29,7 @@ from scp_server.objects.header_tap import HeaderTap
 from scp_server.runtime.build import index_path
 from scp_server.settings import Settings
 from scp_server.storage.base import ObjectKey
-from scp_server.storage.layout import location_of
+from scp_server.storage.template import LayoutTemplate
 from scp_server.testing.daemon import DaemonProcess
 from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.index_contract import index_entry
@@ -43,6 +43,7 @@ SENT = 2_000
 KILLED_SERIES = 200
 STUDY, SERIES, INSTANCE = 11, 12, 13
 """What a UID of the archive names, in one of its components: all have one length."""
+LAYOUT = LayoutTemplate()
 FIRST_ARRIVAL_NS = 1_700_000_000_000_000_000
 
 
@@ -65,7 +66,7 @@ def location(number: int) -> tuple[str, str]:
     """Location and arrival id of an instance."""
     study = number // INSTANCES_PER_STUDY
     arrival_id = f"{FIRST_ARRIVAL_NS + number:016x}abcdef"
-    return location_of(
+    return LAYOUT.location_of(
         ObjectKey(uid_of(STUDY, study), uid_of(SERIES, study), uid_of(INSTANCE, number), arrival_id)
     ), arrival_id
 

@@ -162,8 +162,8 @@ class PerformedOperation:
             return response_to(self.request, status, comment="internal error"), None, type(failure).__name__
 
     def _log(self, response: Response, error: str) -> None:
-        success = response.status == Status.SUCCESS
-        emit = log.info if success else log.warning
+        as_wanted = response.status in (Status.SUCCESS, Status.CANCEL)
+        emit = log.info if as_wanted else log.warning
         fields: dict[str, object] = {}
         if isinstance(self.request, CStoreRQ):
             fields["sop_class_uid"] = peer_text(self.request.affected_sop_class_uid)

@@ -35,9 +35,12 @@ from scp_server.objects.vr import (
 
 __all__ = ["CombinedDateTime", "Matcher", "MatchingOptions", "folded_name", "make_matcher"]
 
-_MULTIPLE_VALUE_VRS: Final = frozenset(["AE", "AS", "AT", "CS", "LO", "PN", "SH", "UC"])
+MULTIPLE_VALUE_VRS: Final = frozenset(["AE", "AS", "AT", "CS", "LO", "PN", "SH", "UC"])
 """VRs in which several values can mean all of them (PS3.4 C.2.2.2.8)."""
-_TIME_VRS: Final = frozenset(["DA", "DT", "TM"])
+RANGE_VRS: Final = frozenset(["DA", "DT", "TM"])
+"""VRs that ranges are made of (PS3.4 C.2.2.2.5)."""
+WILD_CARD_VRS: Final = TEXT_VRS - RANGE_VRS - {"AS", "DS", "IS", "UI"}
+"""VRs in which `*` and `?` are wild cards (PS3.4 C.2.2.2.4)."""
 _EMPTY: Final = '""'
 _MAX_NUMBER_CHARACTERS: Final = 64
 """An IS has at most 12, a DS 16; more zeros than that are not worth reading."""
@@ -108,7 +111,7 @@ def key_texts(vr: str, value: bytes, charset: bytes | None) -> list[str]:
 
 
 def _text_matcher(tag: int, vr: str, texts: list[str], options: MatchingOptions) -> Matcher | None:
-    together = options.all_values and vr in _MULTIPLE_VALUE_VRS
+    together = options.all_values and vr in MULTIPLE_VALUE_VRS
     universal = [text for text in texts if not text.strip("*")]
     if universal and not together:
         return None
@@ -132,7 +135,7 @@ def _text_matcher(tag: int, vr: str, texts: list[str], options: MatchingOptions)
 
 def _matcher_of(tag: int, vr: str, keys: list[str], options: MatchingOptions) -> Matcher | None:
     """One of some texts of a VR; None when one of them is universal."""
-    if vr in _TIME_VRS:
+    if vr in RANGE_VRS:
         spans = span_matcher(vr, keys, options.timezone)
         if spans is None:
             raise _refused(tag, f"is no {vr}, nor a range of them")

@@ -14,6 +14,8 @@ from scp_server.objects.raw_header import Scalar
 _FIRST_ACCENT, _LAST_ACCENT = "\u0300", "\u036f"
 _MOST_EMPTY_COMPONENTS = 4
 """A name has five components."""
+_Places = tuple[int, ...]
+_ANYWHERE: _Places = (-1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,9 @@ class _Name:
     """For fuzzy matching, if that was agreed: each word's beginning."""
 
     @property
-    def plain_group(self) -> str | None:
-        """The group that a name has to have, where that is all there is to it."""
-        first = self.groups[0]
-        simple = first.place < 0 and not first.patterns and not self.words
-        return first.text if simple else None
+    def is_plain(self) -> bool:
+        """Groups without wild cards are all there is to it."""
+        return not self.words and not any(group.patterns for group in self.groups)
 
     def accepts(self, folded: Sequence[str]) -> bool:
         """Whether the folded groups of a name are meant."""
@@ -66,8 +66,9 @@ class _Name:
 class NameMatcher:
     """One of some names."""
 
-    groups: frozenset[str]
-    """Any of the name's groups is one of these: keys of one group, without wild cards."""
+    plain: tuple[tuple[_Places, frozenset[tuple[str, ...]]], ...]
+    """Keys without wild cards, so that a long list costs no more than a look-up: places of groups, and for
+    each key of such groups their texts."""
     names: tuple[_Name, ...]
     """The other keys."""
     hint: Contains | None
@@ -76,23 +77,21 @@ class NameMatcher:
     @classmethod
     def of(cls, keys: Iterable[str], fuzzy: bool) -> NameMatcher | None:
         """From keys as `compared_text` makes them, but for their length; None when one is universal."""
-        plain: dict[str, None] = {}
-        names = []
+        plain: dict[_Places, set[tuple[str, ...]]] = {}
+        names, literal = [], ""
         for key in keys:
             name = _name(key if is_pattern(key) else compared_text(key), fuzzy)
             if not name.groups:
                 return None
-            group = name.plain_group
-            if group is None:
-                names.append(name)
+            if name.is_plain:
+                places = tuple(group.place for group in name.groups)
+                plain.setdefault(places, set()).add(tuple(group.text for group in name.groups))
             else:
-                plain[group] = None
-        hint = None
-        if len(plain) + len(names) == 1 and not fuzzy:
-            wanted = [f"={group}=" for group in plain] + [g.literal for name in names for g in name.groups]
-            literal = max(wanted, key=len)
-            hint = Contains(literal) if literal else None
-        return cls(frozenset(plain), tuple(names), hint)
+                names.append(name)
+            literal = max((group.literal for group in name.groups), key=len)
+        only = len(names) + sum(map(len, plain.values())) == 1
+        sets = tuple((places, frozenset(texts)) for places, texts in plain.items())
+        return cls(sets, tuple(names), Contains(literal) if only and literal and not fuzzy else None)
 
     def matches(self, values: Sequence[Scalar | bytes]) -> bool:
         """Whether one of the values is meant."""
@@ -101,7 +100,16 @@ class NameMatcher:
             if not text:
                 continue
             folded = [folded_group(group) for group in text.split("=")]
-            if not self.groups.isdisjoint(folded) or any(name.accepts(folded) for name in self.names):
+            if self._is_plain_match(folded) or any(name.accepts(folded) for name in self.names):
+                return True
+        return False
+
+    def _is_plain_match(self, folded: Sequence[str]) -> bool:
+        for places, wanted in self.plain:
+            if places == _ANYWHERE:
+                if any((group,) in wanted for group in folded):
+                    return True
+            elif places[-1] < len(folded) and tuple(folded[place] for place in places) in wanted:
                 return True
         return False
 
@@ -111,7 +119,7 @@ def _name(key: str, fuzzy: bool) -> _Name:
     while folded and not folded[-1]:
         folded.pop()
     anywhere = len(folded) == 1
-    groups = [_group(-1 if anywhere else place, text) for place, text in enumerate(folded) if text]
+    groups = [_group(_ANYWHERE[0] if anywhere else place, text) for place, text in enumerate(folded) if text]
     words: tuple[Pattern, ...] = ()
     if fuzzy:
         words = tuple(

@@ -34,6 +34,17 @@ _JIS_X_0201: Final = "shift_jis"
 """Its single bytes are JIS X 0201; the others are not of ISO-IR 13."""
 _WHOLE_CODECS: Final = {"GB18030": "gb18030", "GBK": "gbk"}
 
+DEFINED_TERMS: Final = (
+    *(
+        f"ISO_{term}"
+        for term in _SINGLE_BYTE_CODECS
+        if term not in ("", "IR 58", "IR 149", "IR 87", "IR 159")
+    ),
+    *(f"ISO 2022 {term}" for term in _SINGLE_BYTE_CODECS if term not in ("", "IR 192")),
+    *_WHOLE_CODECS,
+)
+"""The character sets that are read and written (PS3.3 C.12.1.1.2)."""
+
 _TERM = re.compile(r"ISO[ _]?(?:2022[ _]|8859-)?(IR[ _]?)?(\d+)").fullmatch
 _PART_OF_8859: Final = {
     "1": "IR 100",

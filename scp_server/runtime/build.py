@@ -42,8 +42,8 @@ from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
-from scp_server.storage.layout import Layout
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
+from scp_server.storage.template import LayoutTemplate
 
 
 def index_path(settings: Settings) -> Path:
@@ -56,11 +56,11 @@ def build_storage(settings: Settings, *, keep_part_files: bool = False) -> Files
     return FilesystemStorage(
         FilesystemStorageConfig(
             root=settings.data_dir,
-            layout=Layout(settings.storage.layout),
             durability=Durability(settings.storage.durability),
             reserve_bytes=settings.storage.reserve_bytes,
             write_buffer_bytes=settings.storage.write_buffer_bytes,
             threads=settings.storage.threads,
+            layout=LayoutTemplate(settings.storage.layout),
             keep_part_files=keep_part_files,
         )
     )

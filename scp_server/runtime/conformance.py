@@ -11,10 +11,13 @@ from typing import Any
 
 from scp_server import __version__
 from scp_server.index.search import EntityLevel
+from scp_server.net.access import SERVICE_SOP_CLASSES
 from scp_server.objects.dicos import dictionary as dicos
 from scp_server.objects.frame_codecs import MISSING_EXTRA, is_available
+from scp_server.objects.matching import MULTIPLE_VALUE_VRS, RANGE_VRS, WILD_CARD_VRS
 from scp_server.objects.pixel_format import CODECS, Codec
 from scp_server.objects.reencoding import UNCOMPRESSED
+from scp_server.objects.text import DEFINED_TERMS
 from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN_64
 from scp_server.objects.vr import tag_text
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
@@ -36,8 +39,14 @@ from scp_server.services.query_retrieve.models import (
     UNIQUE_KEYS,
     InformationModel,
 )
-from scp_server.services.query_retrieve.negotiation import FindByte, RelationalQueries, offered
+from scp_server.services.query_retrieve.negotiation import (
+    SUPPORTED,
+    FindByte,
+    RelationalQueries,
+    offered,
+)
 from scp_server.settings import Settings
+from scp_server.settings.show import flat
 
 Statement = dict[str, Any]
 
@@ -47,20 +56,13 @@ MATCHING: Mapping[str, Sequence[str]] = {
     "single value": ["every VR but SQ"],
     "list of UIDs": ["UI"],
     "universal": ["every VR"],
-    "wild card": ["AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"],
-    "range": ["DA", "DT", "TM"],
+    "wild card": sorted(WILD_CARD_VRS),
+    "range": sorted(RANGE_VRS),
     "sequence": ["SQ"],
     "empty value (negotiated)": ["every VR of text"],
-    "multiple values": ["AE", "AS", "AT", "CS", "LO", "PN", "SH", "UC"],
+    "multiple values (negotiated)": sorted(MULTIPLE_VALUE_VRS),
 }
 """Matching types and the VRs that they are offered for (PS3.4 C.2.2.2)."""
-
-CHARACTER_SETS = (
-    *("ISO_IR 6", "ISO_IR 100", "ISO_IR 101", "ISO_IR 109", "ISO_IR 110", "ISO_IR 144", "ISO_IR 127"),
-    *("ISO_IR 126", "ISO_IR 138", "ISO_IR 148", "ISO_IR 203", "ISO_IR 13", "ISO_IR 166", "ISO_IR 192"),
-    *("GB18030", "GBK", "ISO 2022 IR 87", "ISO 2022 IR 159", "ISO 2022 IR 149", "ISO 2022 IR 58"),
-)
-"""Specific Character Sets that queries may be in (PS3.3 C.12.1.1.2)."""
 
 _OTHER_NAMES: Mapping[str, str] = {
     EXPLICIT_VR_LITTLE_ENDIAN_64: "DICOS Explicit VR Little Endian with 64-bit lengths"
@@ -70,10 +72,13 @@ _OTHER_NAMES: Mapping[str, str] = {
 NOT_SUPPORTED = (
     "TLS, and the checking of user identities (they are accepted)",
     "Compressing: a retrieve decodes and re-encodes where it must, and compresses nothing (docs/retrieve.md)",
-    "Modality Worklist, Modality Performed Procedure Step and Storage Commitment as SCP",
+    "Modality Performed Procedure Step and Storage Commitment as SCP",
     "Asynchronous operations: the window is answered with 1/1",
-    "Time zone query adjustment, and the enhanced multi-frame image view",
+    "SOP Class Common Extended Negotiation: never answered",
 )
+"""What no table of the code says."""
+_BOUNDS = ("limits", "timeouts", "query", "retrieve", "codecs", "quarantine", "index")
+"""Sections of settings whose numbers are limits and timers."""
 
 
 def statement(settings: Settings) -> Statement:
@@ -103,7 +108,8 @@ def statement(settings: Settings) -> Statement:
         "storage": _storage(settings),
         "query": _query(settings),
         "retrieve": _retrieve(settings),
-        "not_supported": list(NOT_SUPPORTED),
+        "limits": _limits(settings),
+        "not_supported": _not_supported(policy),
     }
 
 
@@ -167,7 +173,7 @@ def _query(settings: Settings) -> Statement:
         "unknown_values_match": query.unknown_values_match,
         "header_match_rows": query.header_match_rows,
         "max_matches": query.max_matches,
-        "character_sets": list(CHARACTER_SETS),
+        "character_sets": list(DEFINED_TERMS),
         "statuses": _statuses(
             (Status.PENDING, "a match"),
             (Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED, "a match; a key was left out, or not matched"),
@@ -209,6 +215,29 @@ def _retrieve(settings: Settings) -> Statement:
 def _decoding(codec: Codec) -> str:
     """How compressed objects are given another transfer syntax with what is installed here."""
     return f"decoded as {codec}" if is_available(codec) else f"not decoded: {MISSING_EXTRA}"
+
+
+def _limits(settings: Settings) -> dict[str, int | float]:
+    """Every number that bounds memory, time or a count, by its setting."""
+    return {
+        name: value
+        for name, value in flat(settings).items()
+        if name.partition(".")[0] in _BOUNDS
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    }
+
+
+def _not_supported(policy: NegotiationPolicy) -> list[str]:
+    """Services that a peer could be allowed, and are not there; what extended negotiation answers with 0."""
+    known = frozenset[str]().union(*SERVICE_SOP_CLASSES.values())
+    services = [_named(uid) for uid in sorted(known - policy.service_sop_classes, key=_uid_order)]
+    options = [byte.name.replace("_", " ").lower() for byte in FindByte if byte not in SUPPORTED]
+    return [
+        *(f"{service['name']} ({service['uid']}) as SCP" for service in services),
+        *(f"Queries: {option}" for option in options),
+        *NOT_SUPPORTED,
+    ]
 
 
 def _keys(model: InformationModel, level: EntityLevel) -> Statement:

@@ -99,6 +99,16 @@ def markdown(claims: Statement) -> str:
         "",
         *_table(("status", "means"), list(claims["retrieve"]["statuses"].items())),
         "",
+        "## Limits and timers",
+        "",
+        "In bytes and seconds, as the names say; 0 is none or never. [settings.md](settings.md) explains "
+        "each.",
+        "",
+        *_table(
+            ("setting", "value"),
+            [(f"`{name}`", str(value)) for name, value in claims["limits"].items()],
+        ),
+        "",
         "## Not supported",
         "",
         *(f"- {each}." for each in claims["not_supported"]),

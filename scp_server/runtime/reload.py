@@ -35,10 +35,12 @@ RELOADABLE = frozenset(
         "retrieve",
         "storage.dicos_duplicates",
         "storage.duplicates",
+        "storage.layout",
         "timeouts",
     }
 )
-"""Keys, and whole sections, that may change; they hold for new associations, those that run keep theirs."""
+"""Keys, and whole sections, that may change; they hold for new associations, those that run keep theirs.
+`storage.layout` holds for every object that is begun after it."""
 FIXED: Mapping[str, str] = {
     "limits.max_pdu_bytes": "sockets that have not asked yet enforce what they were made with",
 }

@@ -45,6 +45,7 @@ from scp_server.services.release import QuarantineRelease
 from scp_server.services.storage import StorageService
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
+from scp_server.storage.template import LayoutTemplate
 from scp_server.web.health import HealthState, health_app
 from scp_server.web.metrics import metrics_route
 from scp_server.web.server import HttpServer
@@ -178,9 +179,9 @@ class Server:
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
-        await self._deletions.finish()
+        await self._deletions.open()
         running.push_async_callback(self._deletions.stop)
-        await recover(self._storage, self._index, build_storage_service_config(settings))
+        await recover(self._storage, self._index, build_storage_service_config(settings), self._deletions)
         self._sight.start()
         running.push_async_callback(self._sight.stop)
         await self._control.start()
@@ -194,6 +195,7 @@ class Server:
         self._serving = True
         if settings.index.compare_at_start:
             self._compare(started_at_ns)
+        self._deletions.resume()
         self.health.ready()
         log.info(
             "server.ready",
@@ -236,6 +238,7 @@ class Server:
         self._destinations.reconfigure(build_destinations_config(settings))
         self._release.service = service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
+        self._storage.layout = LayoutTemplate(settings.storage.layout)
         self.settings = settings
         return changed
 

@@ -116,23 +116,25 @@ class Reception:
         offset_bytes = self._file_meta.dicos_version_offset_bytes
         if self._begun_without_header and offset_bytes is not None:
             await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
-        summary = self.summary
-        stored = await self._writer.commit(
-            ObjectKey(
-                summary.study_instance_uid,
-                summary.series_instance_uid,
-                summary.sop_instance_uid,
-                self._arrival.arrival_id,
-                patient_id=summary.patient_id or "",
-                modality=summary.modality or "",
-                study_date=summary.study_date or "",
-                calling_ae_title=self._operation.association.calling_ae_title,
-            )
-        )
+        stored = await self._writer.commit(self._key())
         self._committed = True
         self.stages.persisted()
         self._release()
         return stored
+
+    def _key(self) -> ObjectKey:
+        summary = self.summary
+        return ObjectKey(
+            study_instance_uid=summary.study_instance_uid,
+            series_instance_uid=summary.series_instance_uid,
+            sop_instance_uid=summary.sop_instance_uid,
+            arrival_id=self._arrival.arrival_id,
+            sop_class_uid=summary.sop_class_uid,
+            patient_id=summary.patient_id,
+            modality=summary.modality,
+            study_date=summary.study_date,
+            calling_ae_title=self._operation.association.calling_ae_title,
+        )
 
     async def take_rest(self, admit: Callable[[int], None]) -> ObjectWriter:
         """After a refusal: take what is left of the data set without looking at it; returns its writer.

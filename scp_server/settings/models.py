@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
@@ -28,7 +28,15 @@ from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
-from scp_server.storage.layout import DEFAULT_TEMPLATE, FIELDS, Layout
+from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
+
+
+def _layout(text: str) -> str:
+    LayoutTemplate(text)
+    return text
+
+
+Layout = Annotated[str, AfterValidator(_layout)]
 
 
 class ListenSettings(Section):
@@ -140,14 +148,6 @@ class StorageSettings(Section):
         description="What an acknowledged object survives: full is a power failure (object, directory and "
         "index are synced before the answer), process is a crash of the server only.",
     )
-    layout: str = Field(
-        default=DEFAULT_TEMPLATE,
-        description="The directories below objects that a new object lies in, with {"
-        + "}, {".join(FIELDS)
-        + "}. UIDs are hashes, but for study_uid and series_uid; other text keeps its letters, digits, _ and "
-        "-, and what is missing is none. Example: {year}/{month}/{patient}/{modality}/{study}/{series}. The "
-        "file's name stays ours. Objects that another layout has placed stay where they are, and found.",
-    )
     reserve_bytes: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
         description="Free space that stays untouched; below it objects are refused with 0xA700. When not "
@@ -157,6 +157,12 @@ class StorageSettings(Section):
         default=1_048_576,
         ge=4_096,
         description="Bytes of one object that are gathered for one write to disk.",
+    )
+    layout: Layout = Field(
+        default=DEFAULT_TEMPLATE,
+        description="Template of where objects are put below the folder objects; an arrival id and .dcm "
+        "end each file's name. Its fields, with examples, are in docs/layouts.md. Another template holds "
+        "for what comes from then on, and what was stored is found where it lies.",
     )
     threads: int = Field(
         default=4, ge=1, le=256, description="Threads that write to disk, so that a slow one stops no one."
@@ -172,12 +178,6 @@ class StorageSettings(Section):
         description="The same for DICOS objects: the sections of a DICOS CT arrive under one SOP Instance "
         "UID.",
     )
-
-    @field_validator("layout")
-    @classmethod
-    def _layout(cls, template: str) -> str:
-        Layout(template)
-        return template
 
 
 class IndexSettings(Section):

@@ -7,7 +7,7 @@ is the suite that decides whether a backend fulfils this.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,19 +19,21 @@ PATCHABLE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class ObjectKey:
-    """What an object's location is made from. All but the arrival id is opaque text of a peer's, and never
-    used as it is in a path.
+    """What an object's location is made from. All but `arrival_id` are opaque peers' strings: never used raw
+    in a path.
 
-    `arrival_id` is unique, time-ordered and ours: `[0-9a-f]+`.
+    `arrival_id` is unique, time-ordered and ours: `[0-9a-f]+`. The fields after it are what the object says,
+    None or empty where it does not, and who sent it.
     """
 
     study_instance_uid: str
     series_instance_uid: str
     sop_instance_uid: str
     arrival_id: str
-    patient_id: str = ""
-    modality: str = ""
-    study_date: str = ""
+    sop_class_uid: str = ""
+    patient_id: str | None = None
+    modality: str | None = None
+    study_date: str | None = None
     calling_ae_title: str = ""
 
 
@@ -121,6 +123,13 @@ class Storage(Protocol):
     async def delete(self, location: str) -> None:
         """Remove an object; one that is not there is no error. Raises StorageError when it cannot, or
         when `location` is none of this storage's."""
+        ...
+
+    async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
+        """Remove objects as `delete` does, at a smaller cost for each; returns those that could not be
+        removed, with the reason. When it returns the others are gone as durably as one deleted alone.
+
+        Raises StorageError when nothing can be said of any; they may be gone then or not."""
         ...
 
     def list(self) -> AsyncIterator[StoredObject]:

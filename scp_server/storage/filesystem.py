@@ -5,10 +5,10 @@ What a crash can and cannot do
 An object is written as `incoming/<arrival id>.part` and renamed to its location by `commit`, in this order:
 
 1. its bytes are written, and with durability `full` synced (fdatasync);
-2. its series directory is named in the ledger of objects in flight, which is synced (see `ledger`);
+2. its directory is named in the ledger of objects in flight, which is synced (see `ledger`);
 3. missing directories are made, and the parent of every one that is not known to be durable is synced;
 4. the file is renamed: atomic, within one filesystem, so a location shows a whole object or none;
-5. the series directory is synced, and `commit` returns.
+5. its directory is synced, and `commit` returns.
 
 Killed at any point, with any durability, what a process has written stays in the page cache: before 4 there
 is a part file, which the next `open` removes; from 4 on there is the whole object, which `in_flight` yields
@@ -30,6 +30,12 @@ refuse before the data set is taken, `begin` looks at the last reading where tha
 and was ample, and takes a new one otherwise. A busy storage thus begins without a visit to a thread, a full
 or idle one with one, and no disk that hangs stalls the event loop.
 
+Where an object lies
+--------------------
+The template in force when an object is begun decides (see `template`). Everything else takes any location
+that some template may have made: a change of template leaves old objects found. Symbolic links are no
+objects, and a listing goes into none.
+
 Who calls
 ---------
 `open` removes part files: one process at a time may use a folder, which is for the caller to ensure.
@@ -39,10 +45,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -52,18 +57,18 @@ from scp_server.observability.logs import get_logger
 from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import (
-    DEFAULT_LAYOUT,
     INCOMING,
     OBJECTS,
     PART_SUFFIX,
-    Layout,
     checked_arrival_id,
     directory_of,
     is_location,
+    location_for_log,
 )
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in, size_at
 from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_folder, storage_failure
+from scp_server.storage.template import LayoutTemplate
 from scp_server.storage.writer import FilesystemWriter, Workshop
 
 __all__ = ["Durability", "FilesystemStorage", "FilesystemStorageConfig"]
@@ -91,8 +96,8 @@ class FilesystemStorageConfig:
     """Leave what a crash left half-written where it is: for who only looks."""
     threads: int = 4
     """Blocking calls at once: with `full` this many objects are being synced together."""
-    layout: Layout = DEFAULT_LAYOUT
-    """Where new objects lie; those that another one has placed are found all the same."""
+    layout: LayoutTemplate = field(default_factory=LayoutTemplate)
+    """Where objects are put."""
 
 
 class FilesystemStorage:
@@ -101,6 +106,8 @@ class FilesystemStorage:
     def __init__(self, config: FilesystemStorageConfig) -> None:
         self._config = config
         self._root = os.path.abspath(config.root)
+        self.layout = config.layout
+        """Where the objects are put that are begun from now on; may be another one at any time."""
         self._workshop: Workshop | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._examined_all = True
@@ -119,7 +126,6 @@ class FilesystemStorage:
         incoming = f"{self._root}/{INCOMING}"
         workshop = Workshop(
             root=self._root,
-            layout=config.layout,
             durable=durable,
             write_buffer_bytes=config.write_buffer_bytes,
             executor=ThreadPoolExecutor(config.threads, thread_name_prefix="storage"),
@@ -198,7 +204,7 @@ class FilesystemStorage:
                 raise storage_failure(error, "look at the free space") from error
             # The storage may have been closed meanwhile.
             workshop = self._opened()
-        return FilesystemWriter(workshop, arrival_id, prefix, digest)
+        return FilesystemWriter(workshop, self.layout, arrival_id, prefix, digest)
 
     async def space(self) -> SpaceReading:
         """What is free, read anew in a thread. Raises StorageError."""
@@ -263,33 +269,53 @@ class FilesystemStorage:
         """
         if not is_location(location):
             raise StorageError("cannot delete: no location of this storage")
-        await self._hop("delete", self._delete, self._opened(), location)
+        await self._hop("delete", self._delete_one, self._opened(), location)
 
-    def _delete(self, workshop: Workshop, location: str) -> None:
-        try:
-            self._remove(workshop, location)
-        except OSError:
+    async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
+        """See `Storage.delete_many`. One visit to a thread, and one sync of each directory. As `delete`."""
+        ours = [location for location in locations if is_location(location)]
+        failed = await self._hop("delete", self._delete, self._opened(), ours)
+        reasons = {each: "no location of this storage" for each in locations if not is_location(each)}
+        return reasons | {each: str(storage_failure(error, "delete")) for each, error in failed.items()}
+
+    def _delete_one(self, workshop: Workshop, location: str) -> None:
+        for error in self._delete(workshop, [location]).values():
+            raise error
+
+    def _delete(self, workshop: Workshop, locations: Sequence[str]) -> dict[str, OSError]:
+        """Remove files; those that could not be removed are told, and tried again later."""
+        failed = self._remove(workshop, locations)
+        for location in failed:
             workshop.left_overs.add(partial(self._is_removed, workshop, location))
-            raise
+        return failed
 
     def _is_removed(self, workshop: Workshop, location: str) -> bool:
-        try:
-            self._remove(workshop, location)
-        except OSError:
-            return False
-        return True
+        return not self._remove(workshop, [location])
 
-    def _remove(self, workshop: Workshop, location: str) -> None:
-        try:
-            os.unlink(f"{self._root}/{location}")
-        except FileNotFoundError:
-            pass
-        directory = directory_of(location)
-        workshop.directories.prune(directory)
+    def _remove(self, workshop: Workshop, locations: Sequence[str]) -> dict[str, OSError]:
+        failed: dict[str, OSError] = {}
+        gone: list[str] = []
+        for location in locations:
+            try:
+                os.unlink(f"{self._root}/{location}")
+            except FileNotFoundError:
+                gone.append(location)
+            except OSError as error:
+                failed[location] = error
+            else:
+                gone.append(location)
+        directories = set(map(directory_of, gone))
+        for directory in directories:
+            workshop.directories.prune(directory)
         if workshop.durable:
-            # Also when the file was gone: an earlier attempt may have ended before its sync.
-            workshop.directories.sync_nearest(directory)
-        workshop.ledger.release(location)
+            try:
+                # Also where the file was gone: an earlier attempt may have ended before its sync.
+                workshop.directories.sync_nearest(directories)
+            except OSError as error:
+                return failed | dict.fromkeys(gone, error)
+        for location in gone:
+            workshop.ledger.release(location)
+        return failed
 
     # --- setting aside
 
@@ -309,8 +335,7 @@ class FilesystemStorage:
         take_away(f"{self._root}/{stored.location}", stored.size_bytes)
         # Gone from here; what is left to do is what follows a deletion. Where that fails the ledger keeps
         # its line, and start-up looks into a directory too many.
-        with suppress(OSError):
-            self._delete(workshop, stored.location)
+        self._delete(workshop, [stored.location])
 
     # --- in flight
 
@@ -324,7 +349,7 @@ class FilesystemStorage:
                 async for stored in self._batches(objects_in(self._root, directory)):
                     yield stored
             except StorageError as failure:
-                self._not_examined(directory, failure)
+                self._not_examined(location_for_log(directory), failure)
 
     def _left_over_directories(self, workshop: Workshop) -> Sequence[str]:
         def unreadable(name: str, error: OSError) -> None:

@@ -1,14 +1,14 @@
 """Remembers, across a crash, which directories may hold objects that the index does not know yet.
 
-Before the first rename into a series directory the directory's path is written to the current *generation*,
-a file `incoming/directories.<number>` (durability `full`: and synced). Every further object of that series
-costs nothing. A generation takes up to 256 directories or 1024 objects, then the next one starts; its file
+Before the first rename into a directory the directory's path is written to the current *generation*, a file
+`incoming/directories.<number>` (durability `full`: and synced). Every further object in that directory costs
+nothing. A generation takes up to 256 directories or 1024 objects, then the next one starts; its file
 is removed when the last of its objects was reported as indexed. So after a crash the files that are left
 name every directory with an object in flight, and few others.
 
-A record is a line, written behind the last whole one: one that was cut short by a full disk is overwritten by
-the next, and one that was cut short by a crash has no end and is passed over. Nothing was renamed on its
-account.
+A record is a line, written where the last whole one ends: one that was cut short by a full disk is
+overwritten by the next, and one that was cut short by a crash has no line end and is passed over. Nothing
+was renamed on its account.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from threading import Lock
 
 from scp_server.storage.layout import (
     LEDGER_PREFIX,
-    MAX_DIRECTORY_CHARACTERS,
+    MAX_LOCATION_CHARACTERS,
     is_directory,
     ledger_generation,
 )
@@ -31,8 +31,8 @@ from scp_server.storage.sync import FILE_MODE, sync_directory, write_at
 MAX_DIRECTORIES = 256
 """Directories in one generation: bounds its file, and what start-up looks into."""
 MAX_COMMITS = 1024
-"""Objects in one generation: bounds how many series in full flow stay named."""
-_MAX_RECORD_BYTES = MAX_DIRECTORY_CHARACTERS + 1
+"""Objects in one generation: bounds how many directories in full flow stay named."""
+_MAX_RECORD_BYTES = MAX_LOCATION_CHARACTERS + 1
 
 
 class _Generation:
@@ -53,7 +53,6 @@ class _Generation:
         self.path = path
         self.descriptor = descriptor
         self.positions: dict[str, int] = {}
-        """By directory, where its record ends."""
         self.end = 0
         self.synced = 0
         self.syncing = Lock()
@@ -199,7 +198,7 @@ class InFlightLedger:
             except OSError as error:
                 unreadable(name, error)
                 continue
-            # What follows the last line end was cut short.
+            # What follows the last line end is a record that was cut short.
             for line in data.decode("ascii", "replace").split("\n")[:-1]:
                 if is_directory(line) and line not in seen:
                     seen.add(line)

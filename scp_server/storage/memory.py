@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scp_server.errors import ObjectNotFound, StorageError, StorageFull
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, ObjectWriter, StoredObject
-from scp_server.storage.layout import checked_arrival_id, location_of
+from scp_server.storage.layout import checked_arrival_id
+from scp_server.storage.template import LayoutTemplate
 
 _READ_BYTES = 262_144
+_LAYOUT = LayoutTemplate()
 
 
 @dataclass(slots=True)
@@ -104,6 +106,13 @@ class MemoryStorage:
         place.objects.pop(location, None)
         place.in_flight.pop(location, None)
 
+    async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
+        """See `Storage.delete_many`."""
+        for location in locations:
+            await self.delete(location)
+        self._opened()
+        return {}
+
     async def list(self) -> AsyncIterator[StoredObject]:
         """See `Storage.list`."""
         for location, data in tuple(self._opened().objects.items()):
@@ -189,7 +198,7 @@ class _MemoryWriter:
         self._refuse_unless_open()
         if key.arrival_id != self.arrival_id:
             raise ValueError("the key has another arrival id than the writer")
-        location = location_of(key)
+        location = _LAYOUT.location_of(key)
         try:
             self._storage.put(self, location, bytes(self._data))
         finally:

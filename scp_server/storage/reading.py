@@ -8,13 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
 
 from scp_server.storage.base import StoredObject
-from scp_server.storage.layout import MAX_DEPTH, is_directory_name, is_file_name
-
-if TYPE_CHECKING:
-    ScandirIterator = os._ScandirIterator[str]
+from scp_server.storage.layout import is_directory, is_location
 
 
 class FileReader:
@@ -34,7 +30,7 @@ class FileReader:
             if self._closed:
                 return b""
             if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             wanted = most_bytes if self._left is None else min(most_bytes, self._left)
             data = os.pread(self._descriptor, wanted, self._offset) if wanted else b""
             self._offset += len(data)
@@ -70,54 +66,44 @@ class Batches:
             self._objects = iter(())
 
 
-def objects_below(root: str, top: str) -> Iterator[StoredObject]:
-    """Every visible object below the relative directory `top`, at any depth that a layout may have.
+def objects_below(root: str, directory: str) -> Iterator[StoredObject]:
+    """Every visible object at any depth below a relative directory, in the filesystem's order.
 
-    What disappears meanwhile is passed over, as is every file that is none of ours. One directory is open on
-    each level, and no more of it is held; symbolic links are not followed.
+    What disappears meanwhile is passed over, as is every file that is none of ours; symbolic links are not
+    followed. Holds an open directory for each level, and never a whole one in memory.
     """
-    levels: list[_Level] = []
-    _descend(root, top, levels)
-    try:
-        while levels:
-            above, entries = levels[-1]
-            entry = next(entries, None)
-            if entry is None:
-                levels.pop()
-            elif is_directory_name(entry.name) and entry.is_dir(follow_symlinks=False):
-                directory = f"{above}/{entry.name}"
-                yield from objects_in(root, directory)
-                if len(levels) < MAX_DEPTH:
-                    _descend(root, directory, levels)
-    finally:
-        for _, entries in levels:
-            entries.close()
-
-
-class _Level(NamedTuple):
-    """A directory that is being listed. Its entries close themselves at their end."""
-
-    directory: str
-    entries: ScandirIterator
-
-
-def _descend(root: str, directory: str, levels: list[_Level]) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        levels.append(_Level(directory, os.scandir(f"{root}/{directory}")))
+    for entry in _entries(root, directory):
+        if entry.is_dir(follow_symlinks=False):
+            below = f"{directory}/{entry.name}"
+            if is_directory(below):
+                yield from objects_below(root, below)
+        else:
+            yield from _object(directory, entry)
 
 
 def objects_in(root: str, directory: str) -> Iterator[StoredObject]:
-    """The visible objects of one directory, without those below."""
+    """The visible objects that lie in one directory itself."""
+    for entry in _entries(root, directory):
+        yield from _object(directory, entry)
+
+
+def _entries(root: str, directory: str) -> Iterator[os.DirEntry[str]]:
     try:
         entries = os.scandir(f"{root}/{directory}")
     except (FileNotFoundError, NotADirectoryError):
         return
     with entries:
-        for entry in entries:
-            if not is_file_name(entry.name):
-                continue
-            with suppress(FileNotFoundError):
-                yield StoredObject(f"{directory}/{entry.name}", entry.stat(follow_symlinks=False).st_size)
+        yield from entries
+
+
+def _object(directory: str, entry: os.DirEntry[str]) -> Iterator[StoredObject]:
+    """The object that an entry is, if it is one."""
+    location = f"{directory}/{entry.name}"
+    if is_location(location):
+        with suppress(FileNotFoundError):
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode):
+                yield StoredObject(location, found.st_size)
 
 
 def size_at(path: str) -> int | None:

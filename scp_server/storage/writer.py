@@ -20,7 +20,7 @@ from scp_server.errors import StorageError
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
-from scp_server.storage.layout import INCOMING, PART_SUFFIX, Layout, directory_of
+from scp_server.storage.layout import INCOMING, PART_SUFFIX, directory_of
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.left_overs import LeftOvers
 from scp_server.storage.sync import (
@@ -32,6 +32,7 @@ from scp_server.storage.sync import (
     write_all,
     write_at,
 )
+from scp_server.storage.template import LayoutTemplate
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -41,7 +42,7 @@ _JOINED_BYTES = 2048
 _FRAGMENT_COST_BYTES = 64
 """What the smallest buffer counts for: more than its PDU took on the wire, whose bytes it may keep alive."""
 _PLACING_ATTEMPTS = 16
-"""Renames tried while deletions keep removing the series directory in between."""
+"""Renames tried while deletions keep removing its directory in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,6 @@ class Workshop:
     """What the writers of one storage share. `spawn` runs a coroutine that the storage owns."""
 
     root: str
-    layout: Layout
     durable: bool
     write_buffer_bytes: int
     executor: Executor
@@ -109,7 +109,7 @@ class _PartFile:
                 self._digest.update(data)
 
     def finish(
-        self, prefix: bytes, buffers: Sequence[Buffer], patches: Sequence[tuple[int, bytes]], key: ObjectKey
+        self, prefix: bytes, buffers: Sequence[Buffer], patches: Sequence[tuple[int, bytes]], location: str
     ) -> StoredObject:
         """Write the rest, make the object durable, then visible. Leaves nothing when it raises."""
         try:
@@ -121,7 +121,7 @@ class _PartFile:
                 os.fdatasync(self._descriptor)
             # Some filesystems tell of a failed write only here, so before the rename.
             self._close()
-            self._place(self._workshop.layout.location(key))
+            self._place(location)
             # The disk takes objects, so it may let go of what it would not before.
             self._workshop.left_overs.remove_all()
         except OSError as error:
@@ -206,7 +206,7 @@ class _PartFile:
             workshop.directories.prune(directory)
             if self._placed and workshop.durable:
                 with suppress(OSError):
-                    workshop.directories.sync_nearest(directory)
+                    workshop.directories.sync_nearest([directory])
             workshop.ledger.release(self._entered)
             self._entered = ""
         return True
@@ -228,8 +228,16 @@ class _State(Enum):
 class FilesystemWriter:
     """An `ObjectWriter`. Holds at most `write_buffer_bytes` and what one `write` added."""
 
-    def __init__(self, workshop: Workshop, arrival_id: str, prefix: bytes, digest: Digest | None) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        layout: LayoutTemplate,
+        arrival_id: str,
+        prefix: bytes,
+        digest: Digest | None,
+    ) -> None:
         self._workshop = workshop
+        self._layout = layout
         self._arrival_id = arrival_id
         self._part = _PartFile(workshop, arrival_id, digest)
         self._prefix = prefix
@@ -287,9 +295,10 @@ class FilesystemWriter:
         self._refuse_unless_open()
         if key.arrival_id != self._arrival_id:
             raise ValueError("the key has another arrival id than the writer")
+        location = self._layout.location_of(key)
         prefix, pending = self._take_pending()
         self._state = _State.COMMITTING
-        stored = await self._perform(self._part.finish, prefix, pending, self._patches, key)
+        stored = await self._perform(self._part.finish, prefix, pending, self._patches, location)
         self._state = _State.COMMITTED
         self._workshop.writers.discard(self)
         return stored

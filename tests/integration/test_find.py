@@ -152,7 +152,9 @@ def target(prepared: Path) -> Iterator[Target]:
 # --- cancelling
 
 
-async def test_c_cancel_ends_a_query_with_fe00_and_the_association_goes_on_c_4_1_3_3(target: Target) -> None:
+async def test_c_cancel_is_fe00_and_the_association_goes_on_ps3_7_9_3_2_3(
+    target: Target,
+) -> None:
     async with target.peer() as peer:
         message_id = await peer.send_find(identifier("IMAGE", *LONG))
         got = 0

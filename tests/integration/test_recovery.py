@@ -19,7 +19,7 @@ import pytest
 from scp_server.index.base import DuplicatePolicy
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.storage.base import ObjectKey
-from scp_server.storage.layout import location_of
+from scp_server.storage.template import LayoutTemplate
 from scp_server.testing import wire
 from scp_server.testing.daemon import DaemonProcess, expect_stored, stored_files
 from scp_server.testing.dicos_objects import two_section_ct
@@ -163,12 +163,13 @@ async def _fill(data_dir: Path, instances: int) -> None:
     index = SqlIndex(IndexConfig(data_dir / "index" / "index.sqlite", synchronous_full=False))
     await index.open()
     numbers = iter(range(instances))
+    layout = LayoutTemplate()
 
     async def add() -> None:
         for number in numbers:
             study = number // 200
             key = ObjectKey(f"1.2.1.{study}", f"1.2.2.{study}", f"1.2.3.{number}", f"{number:016x}")
-            location = location_of(key)
+            location = layout.location_of(key)
             (data_dir / location).parent.mkdir(parents=True, exist_ok=True)
             (data_dir / location).touch()
             entry = index_entry(str(number), study=str(study), series="1", location=location)

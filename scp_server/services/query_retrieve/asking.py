@@ -43,23 +43,41 @@ def model_asked(operation: Operation, models: Mapping[str, InformationModel]) ->
     return model
 
 
-async def read_with(operation: Operation, max_bytes: int, read: Callable[[bytes], T]) -> T:
-    """What `read` makes of the operation's identifier. Raises OperationRefused: 0xC000 for one that is too
-    large, and whatever `read` raises."""
-    dataset = operation.dataset
-    pieces: list[memoryview] = []
-    async for chunks in dataset.chunks():
-        if dataset.received_bytes > max_bytes:
-            raise OperationRefused(
-                Status.CANNOT_UNDERSTAND, f"the identifier has more than {max_bytes} bytes"
-            )
-        pieces += chunks
-    identifier = b"".join(pieces)
-    if identifier:
-        dataset.release(len(identifier))
-    if len(identifier) <= INLINE_IDENTIFIER_BYTES:
-        return read(identifier)
-    return await asyncio.to_thread(read, identifier)
+class IdentifierReader:
+    """Reads the identifiers of operations.
+
+    Large ones in a thread, one at a time: each thread that works in the interpreter makes the event loop wait
+    for its turn.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._large = asyncio.Lock()
+
+    async def read(self, operation: Operation, parse: Callable[[bytes], T]) -> T:
+        """What `parse` makes of the operation's identifier.
+
+        Raises OperationRefused: 0xC000 for one that is too large, and whatever `parse` raises.
+        """
+        identifier = await self._received(operation)
+        if len(identifier) <= INLINE_IDENTIFIER_BYTES:
+            return parse(identifier)
+        async with self._large:
+            return await asyncio.to_thread(parse, identifier)
+
+    async def _received(self, operation: Operation) -> bytes:
+        dataset = operation.dataset
+        pieces: list[memoryview] = []
+        async for chunks in dataset.chunks():
+            if dataset.received_bytes > self._max_bytes:
+                raise OperationRefused(
+                    Status.CANNOT_UNDERSTAND, f"the identifier has more than {self._max_bytes} bytes"
+                )
+            pieces += chunks
+        identifier = b"".join(pieces)
+        if identifier:
+            dataset.release(len(identifier))
+        return identifier
 
 
 def level_asked(identifier: Identifier, model: InformationModel) -> EntityLevel:

@@ -11,7 +11,7 @@ from scp_server.interfaces import Operation
 from scp_server.observability.logs import get_logger
 from scp_server.protocol.message import CFindRQ, Message, response_to
 from scp_server.protocol.status import Status
-from scp_server.services.query_retrieve.asking import model_asked, read_with
+from scp_server.services.query_retrieve.asking import IdentifierReader, model_asked
 from scp_server.services.query_retrieve.models import FIND_MODELS, InformationModel
 from scp_server.services.query_retrieve.negotiation import QueryOptions, RelationalQueries
 from scp_server.services.query_retrieve.plan import FindPlan, PlanConfig, plan_find
@@ -37,6 +37,7 @@ class FindService:
     def __init__(self, index: Index, config: FindConfig) -> None:
         self._index = index
         self._config = config
+        self._identifiers = IdentifierReader(config.max_identifier_bytes)
 
     @handles(CFindRQ)
     async def find(self, operation: Operation) -> Message:
@@ -56,9 +57,8 @@ class FindService:
 
     async def _plan(self, operation: Operation, model: InformationModel) -> FindPlan:
         options = QueryOptions.of(operation.association, model, self._config.relational)
-        return await read_with(
+        return await self._identifiers.read(
             operation,
-            self._config.max_identifier_bytes,
             lambda identifier: plan_find(
                 identifier,
                 operation.context.transfer_syntax,

@@ -18,11 +18,11 @@ from scp_server.observability.measures import RetrieveMeasures
 from scp_server.protocol.message import CGetRQ, CMoveRQ, Message
 from scp_server.protocol.status import Status
 from scp_server.services.query_retrieve.asking import (
+    IdentifierReader,
     check_higher_levels,
     exact_values,
     level_asked,
     model_asked,
-    read_with,
 )
 from scp_server.services.query_retrieve.attributes import COLUMNS
 from scp_server.services.query_retrieve.destination import Move, batched
@@ -73,6 +73,7 @@ class RetrieveService:
         self._source = source
         self._destinations = destinations
         self._config = config
+        self._identifiers = IdentifierReader(config.max_identifier_bytes)
         self._measures = measures or RetrieveMeasures()
 
     @handles(CMoveRQ)
@@ -113,9 +114,8 @@ class RetrieveService:
         send: Callable[[SubOperations], Awaitable[None]],
     ) -> Message | FinalResponse:
         relational = is_relational(operation.association, sop_class_uid, self._config.relational)
-        keys = await read_with(
+        keys = await self._identifiers.read(
             operation,
-            self._config.max_identifier_bytes,
             lambda data: unique_keys(operation, data, model, self._config.limits, relational=relational),
         )
         parts = await self._parts(operation, keys)

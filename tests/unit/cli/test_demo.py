@@ -53,6 +53,8 @@ def test_once_finds_everything_again_and_leaves_nothing_behind(
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     shown = ended.stdout
+    assert shown.startswith("Sent 12 objects to 127.0.0.1 port ")
+    assert "; asked by C-FIND, it has:\n" in shown
     assert shown.count(" bytes, as sent\n") == 12
     assert shown.rstrip().endswith("Everything that was sent is there, byte for byte.")
     outline = [re.sub(r"\d+$", "", line) for line in shown.splitlines() if re.match(r"(  ){0,2}[A-Z]", line)]

@@ -98,6 +98,21 @@ async def test_a_failure_stays_a_failure_to_a_dicos_scanner(logs: Logs) -> None:
     assert performance.statuses == [0xC000]
 
 
+@pytest.mark.parametrize(
+    ("status", "level"), [(0x0000, "info"), (0xFE00, "info"), (0xA900, "warning"), (0xB000, "warning")]
+)
+async def test_success_and_what_the_peer_cancelled_are_no_warnings(
+    logs: Logs, status: int, level: str
+) -> None:
+    async def end(operation: Operation) -> Message:
+        return response_to(FIND, status)
+
+    performance = Performance(FIND, end)
+    performance.operation.dataset.push(memoryview(b""), last=True)
+    await performance.operation.perform()
+    assert logs[-1]["level"] == level
+
+
 async def test_what_the_service_left_of_the_data_set_is_awaited_and_released(logs: Logs) -> None:
     performance = Performance(STORE, succeed)
     performance.operation.dataset.push(memoryview(bytes(5000)), last=False)

@@ -46,6 +46,7 @@ def matches(key: str | bytes, *names: str, charset: bytes = b"ISO_IR 192", fuzzy
     ],
 )
 def test_names_match(key: str, name: str) -> None:
+    """PS3.4 C.2.2.2.1."""
     assert matches(key, name)
 
 

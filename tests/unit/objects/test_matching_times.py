@@ -53,6 +53,7 @@ DAYS = ["18991231", "20231231", "20240101", "2024.01.02", "20240103"]
     ],
 )
 def test_dates_match_by_day_and_range(key: str, expected: list[str]) -> None:
+    """PS3.4 C.2.2.2.5."""
     assert found("DA", key, DAYS) == expected
 
 
@@ -74,6 +75,7 @@ TIMES = ["1029", "1030", "103000", "10:30:00.5", "103059.999999", "1031", "11", 
     ],
 )
 def test_times_match_by_their_precision_and_never_across_midnight(key: str, expected: list[str]) -> None:
+    """PS3.4 C.2.2.2.5."""
     assert found("TM", key, TIMES) == expected
 
 

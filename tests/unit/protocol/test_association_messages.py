@@ -118,6 +118,7 @@ def test_echo_and_store_travel_in_both_directions(flip: bool) -> None:
 
 
 def test_the_side_asked_to_release_may_still_send_and_the_asker_takes_it() -> None:
+    """PS3.8 7.2."""
     requestor, acceptor = pair()
     requestor.release(0)
     carry(requestor, acceptor)
@@ -161,6 +162,7 @@ def fragments(output: bytes, maximum_length: int) -> list[PDV]:
 def test_data_sets_go_out_in_even_fragments_of_the_peer_s_size(
     pieces: list[bytes], maximum_length: int
 ) -> None:
+    """PS3.8 D.1."""
     association = acceptor_in(State.STA2)
     association.receive_data(request_bytes(maximum_length=maximum_length), 0)
     association.accept(answer(request(), 4096), 0)

@@ -145,6 +145,7 @@ def pending_output(association: Association) -> bytes:
 def test_every_pdu_in_every_state_does_what_the_table_says(
     place: tuple[Role, State], event: StateEvent, cells: list[tuple[StateEvent, State, Action]]
 ) -> None:
+    """PS3.8 9.2."""
     association = bring(*place)
     waiting = pending_output(association)
     association.receive_data(BYTES[event], NOW)
@@ -294,6 +295,7 @@ def test_every_cell_of_the_table_was_exercised() -> None:
 
 
 def test_on_a_release_collision_the_requestor_answers_first() -> None:
+    """PS3.8 7.2.2.7."""
     requestor, acceptor = requestor_in(State.STA7), acceptor_in(State.STA7)
     for association in (requestor, acceptor):
         association.receive_data(wire.release_rq(), NOW)

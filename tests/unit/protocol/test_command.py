@@ -111,6 +111,7 @@ def test_decoding_undoes_encoding_of_every_command(message_type: type[Message], 
 @settings(max_examples=200)
 @given(MESSAGES)
 def test_an_encoded_command_set_ascends_is_even_and_says_its_length(message: Message) -> None:
+    """PS3.7 6.3.1."""
     data = encode_command(message)
     assert struct.unpack_from("<HHLL", data) == (0, 0, 4, len(data) - 12)
     numbers, offset = [], 0
@@ -184,6 +185,7 @@ def test_any_data_set_type_but_0101_announces_a_data_set(data_set_type: int) -> 
 
 
 def test_data_set_type_0101_announces_none() -> None:
+    """PS3.7 E.1."""
     assert not decode_command(with_group_length(ECHO)).has_dataset
 
 
@@ -367,6 +369,9 @@ def test_what_an_element_cannot_hold_is_our_own_error(message: Message) -> None:
         encode_command(message)
 
 
-def test_a_priority_is_its_code() -> None:
-    high = m.CFindRQ(message_id=1, affected_sop_class_uid="1", priority=m.Priority.HIGH)
-    assert us(0x0700, 1) in encode_command(high)
+@pytest.mark.parametrize(
+    ("priority", "code"), [(m.Priority.MEDIUM, 0), (m.Priority.HIGH, 1), (m.Priority.LOW, 2)]
+)
+def test_a_priority_is_its_code(priority: m.Priority, code: int) -> None:
+    request = m.CFindRQ(message_id=1, affected_sop_class_uid="1", priority=priority)
+    assert us(0x0700, code) in encode_command(request)

@@ -69,7 +69,17 @@ def information_answered(
 # --- presentation contexts ------------------------------------------------------------------------------
 
 
+def test_a_request_is_accepted_although_no_context_of_it_is_ps3_8_9_3_3() -> None:
+    contexts = (PresentationContextRQ(1, FIND, (ILE,)), PresentationContextRQ(3, VERIFICATION, (JPEG,)))
+    request = replace(REQUEST, presentation_contexts=contexts)
+    assert rejection(request, POLICY) is None
+    negotiated = negotiate(request, POLICY)
+    assert [context.result for context in negotiated.answer.presentation_contexts] == [3, 4]
+    assert negotiated.accepted == {}
+
+
 def test_every_context_is_answered_under_its_id_in_the_order_proposed() -> None:
+    """PS3.8 7.1.1, PS3.8 9.3.3.2."""
     request = replace(
         REQUEST,
         presentation_contexts=(
@@ -212,6 +222,7 @@ def test_our_implementation_class_uid_is_one() -> None:
 
 @pytest.mark.parametrize("window", [(0, 0), (1, 1), (5, 3)])
 def test_an_asynchronous_operations_window_is_answered_1_1_only_when_offered(window: tuple[int, int]) -> None:
+    """PS3.7 D.3.3.3."""
     offered = UserInformation(0, asynchronous_operations_window=AsynchronousOperationsWindow(*window))
     answered = information_answered(offered)
     assert answered.asynchronous_operations_window == AsynchronousOperationsWindow(1, 1)
@@ -221,6 +232,7 @@ def test_an_asynchronous_operations_window_is_answered_1_1_only_when_offered(win
 @pytest.mark.parametrize("offered", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("granted", [True, False])
 def test_a_role_is_granted_only_where_offered(offered: tuple[bool, bool], granted: bool) -> None:
+    """PS3.7 D.3.3.4."""
     policy = replace(POLICY, grants_storage_scp_role=granted)
     scu, scp = offered
     answered = information_answered(
@@ -268,6 +280,7 @@ def test_roles_of_classes_without_accepted_context_are_not_answered() -> None:
 
 @pytest.mark.parametrize("requested", [True, False])
 def test_user_identity_is_answered_only_when_asked_for(requested: bool) -> None:
+    """PS3.7 D.3.3.7."""
     offered = UserInformation(0, user_identity=UserIdentityRQ(2, requested, b"name", b"passcode"))
     assert information_answered(offered).user_identity_response == (UserIdentityAC() if requested else None)
     assert information_answered(offered).user_identity is None
@@ -275,6 +288,7 @@ def test_user_identity_is_answered_only_when_asked_for(requested: bool) -> None:
 
 
 def test_extended_negotiation_is_answered_only_where_supported_and_never_beyond_the_offer() -> None:
+    """PS3.7 D.3.3.5."""
     offered = UserInformation(
         0,
         extended_negotiations=(
@@ -328,6 +342,7 @@ REASONS = [(1, 2, 2), (1, 1, 2), (1, 1, 7), (1, 1, 3)]
 
 @pytest.mark.parametrize("first", range(4))
 def test_the_first_reason_is_told_of_version_then_context_then_called_then_calling(first: int) -> None:
+    """PS3.8 9.3.4."""
     wrong = dict(list(WRONG.items())[first:])
     reason = rejection(replace(REQUEST, **wrong), POLICY)  # type: ignore[arg-type]
     assert reason is not None
@@ -336,6 +351,7 @@ def test_the_first_reason_is_told_of_version_then_context_then_called_then_calli
 
 @pytest.mark.parametrize("version", [1, 3, 0xFFFF])
 def test_only_bit_0_of_the_protocol_version_counts(version: int) -> None:
+    """PS3.8 9.3.2."""
     assert rejection(replace(REQUEST, protocol_version=version), POLICY) is None
 
 

@@ -112,6 +112,7 @@ GLUED: dict[str, list[bytes]] = {
 def test_a_message_framed_as_the_standard_says_or_nearly(
     name: str, cut: Callable[[bytes], list[bytes]]
 ) -> None:
+    """PS3.8 E.1, PS3.8 E.2."""
     events, reason, parser = run(NORMAL[name], cut)
     assert reason is None
     expect_store(events, b"abcdefgh", glued=False)

@@ -162,6 +162,7 @@ def test_decoding_undoes_encoding(pdu: PDU) -> None:
 
 
 def test_an_a_associate_rq_has_these_bytes() -> None:
+    """PS3.8 9.3."""
     body = rq(APPLICATION_CONTEXT, CONTEXT, USER)
     assert encode_pdu(REQUEST) == b"\1\0" + struct.pack(">L", len(body)) + body
 
@@ -187,6 +188,7 @@ def test_a_short_pdu_has_these_bytes(pdu: PDU, data: bytes) -> None:
 
 
 def test_every_user_information_sub_item_has_these_bytes_ascending() -> None:
+    """PS3.8 9.3.2.3."""
     information = UserInformation(
         maximum_length=16384,
         implementation_class_uid="1.2",
@@ -219,6 +221,7 @@ def test_every_user_information_sub_item_has_these_bytes_ascending() -> None:
 
 
 def test_padding_of_titles_and_uids_is_stripped() -> None:
+    """PS3.8 9.3.2."""
     body = (
         b"\0\1\0\0" + b"  CALLED".ljust(16) + b"CALLING".ljust(16, b"\0") + bytes(32)
         + item(0x10, DICOM.encode() + b"\0")
@@ -254,6 +257,7 @@ def test_a_protocol_version_we_do_not_speak_is_decoded_so_that_it_can_be_rejecte
 
 
 def test_reserved_bytes_are_not_tested() -> None:
+    """PS3.8 9.3.3."""
     body = bytearray(rq(APPLICATION_CONTEXT, CONTEXT, USER))
     context = body.index(CONTEXT)
     for offset in (2, 3, 69, context + 1, context + 5, context + 6, context + 7, context + 9):
@@ -289,6 +293,7 @@ def test_an_abstract_syntax_may_be_proposed_in_several_contexts() -> None:
 
 
 def test_all_128_contexts_are_decoded() -> None:
+    """PS3.8 9.3.2.2."""
     proposed = [item(0x20, bytes((number, 0, 0, 0)), ABSTRACT, TRANSFER) for number in range(1, 256, 2)]
     decoded = decode_pdu(1, rq(APPLICATION_CONTEXT, *proposed, USER))
     assert isinstance(decoded, AssociateRQ)

@@ -21,6 +21,7 @@ def expected(code: int) -> StatusClass:
 
 
 def test_every_code_has_the_class_the_standard_gives_it() -> None:
+    """PS3.7 C."""
     assert [code for code in range(0x10000) if status_class(code) is not expected(code)] == []
 
 

@@ -63,6 +63,7 @@ def go_on(association: Association, now: float, data: bytes, control: Control = 
 
 
 def test_artim_is_not_restarted_by_bytes() -> None:
+    """PS3.8 9.1.5."""
     association = Association(Role.ACCEPTOR, LIMITS, now=100)
     for i, byte in enumerate(request_bytes()[:9]):
         association.receive_data(bytes([byte]), 101 + i)

@@ -91,6 +91,26 @@ async def test_the_policy_for_duplicates_changes_with_the_next_association(
         assert len(await server.index.parts("1.2.3")) == 2
 
 
+async def test_another_layout_holds_for_the_next_object_and_leaves_the_last_found(
+    make_settings: MakeSettings,
+) -> None:
+    first, second = ct_image(seed=1), ct_image(seed=2)
+    async with Server(make_settings()) as server:
+        async with await ScriptedPeer.connect(*server.address) as peer:
+            await peer.associate(storage_contexts(first))
+            assert await peer.store(first) == 0x0000
+            server.reload(make_settings(storage={"layout": "{modality}/{series_uid}/{instance_uid}"}))
+            assert await peer.store(second) == 0x0000
+            assert await peer.store(first) == 0x0000
+        stored = {each.location async for each in server.storage.list()}
+        parts = [await server.index.parts(each.sop_instance_uid) for each in (first, second)]
+        locations = [part.location for of_one in parts for part in of_one]
+        assert len(locations) == 2
+        assert stored == set(locations)
+        assert locations[0].count("/") == 4
+        assert locations[1].startswith(f"objects/CT/{second.series_instance_uid}/{second.sop_instance_uid}-")
+
+
 async def test_the_budget_of_the_process_follows(make_settings: MakeSettings) -> None:
     async with Server(make_settings()) as server:
         server.reload(

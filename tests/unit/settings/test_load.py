@@ -61,6 +61,17 @@ def test_every_problem_is_named_with_file_line_and_key(write: Any, monkeypatch: 
     ]
 
 
+def test_a_bad_layout_is_named_by_what_is_wrong_with_it(write: Any) -> None:
+    for template, problem in (
+        ("{study}/{serie}/{instance}", "'serie' is no field; there are study, series, "),
+        ("{study}/../{series}/{instance}", "'..' is not safe in a path"),
+        ("{study}/{instance}", "a folder's name must contain {series} or {series_uid}"),
+    ):
+        config = write(f'[storage]\nlayout = "{template}"\n')
+        [found] = errors(config)
+        assert found.startswith(f"{config}:2: storage.layout: {problem}")
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [

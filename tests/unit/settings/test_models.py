@@ -114,14 +114,6 @@ def test_what_makes_no_sense_is_refused(arguments: dict[str, Any]) -> None:
         Settings(**arguments)
 
 
-def test_a_layout_that_cannot_be_one_is_refused_by_its_key_and_reason() -> None:
-    with pytest.raises(ValidationError) as refusal:
-        Settings(storage={"layout": "{patient}"})  # type: ignore[arg-type]
-    (error,) = refusal.value.errors()
-    assert error["loc"] == ("storage", "layout")
-    assert "must name one of" in error["msg"]
-
-
 @pytest.mark.parametrize("size", [0, 4_096, 0xFFFF_FFFF])
 def test_max_pdu_bytes_may_be_unlimited_or_at_least_4096(size: int) -> None:
     assert Settings(limits={"max_pdu_bytes": size}).limits.max_pdu_bytes == size  # type: ignore[arg-type]

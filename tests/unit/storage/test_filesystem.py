@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,17 @@ from scp_server.errors import StorageError, StorageFull
 from scp_server.storage import layout
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.storage.sync import FreeSpace, SpaceReading
-from scp_server.testing.stored_objects import arrival_id, content, listed, object_key, pattern, store
+from scp_server.storage.template import LayoutTemplate
+from scp_server.testing.stored_objects import (
+    PREFIX,
+    arrival_id,
+    content,
+    in_flight,
+    listed,
+    object_key,
+    pattern,
+    store,
+)
 from scp_server.testing.system_calls import SystemCalls
 
 Opened = Callable[..., AbstractAsyncContextManager[FilesystemStorage]]
@@ -53,6 +64,33 @@ async def test_full_syncs_the_object_before_the_rename_and_the_directories_after
         ("fsync", study),
         ("rename", stored.location),
         ("fsync", series),
+    ]
+
+
+async def test_full_syncs_the_parent_of_every_folder_that_a_deeper_template_has(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    template = LayoutTemplate("{patient}/{modality}/{study_date}/{study_uid}/{series_uid}/{instance_uid}")
+    async with opened(root, layout=template) as storage:
+        calls.log.clear()
+        stored = await store(storage, b"x")
+        made = [step for step in calls.log if step[0] in {"mkdir", "fsync", "rename"}]
+        calls.log.clear()
+        await store(storage, b"y", key=object_key(arrival_id(), series="1.2.77"))
+        again = [step for step in calls.log if step[0] in {"mkdir", "fsync", "rename"}]
+    names = stored.location.split("/")
+    levels = ["/".join(names[:depth]) for depth in range(1, 7)]
+    assert made == [
+        ("fsync", "incoming"),
+        *[step for above, level in pairwise(levels) for step in (("mkdir", level), ("fsync", above))],
+        ("rename", stored.location),
+        ("fsync", levels[-1]),
+    ]
+    study = levels[-2]
+    assert [step for step in again if step[0] != "rename"] == [
+        ("mkdir", f"{study}/1.2.77"),
+        ("fsync", study),
+        ("fsync", f"{study}/1.2.77"),
     ]
 
 
@@ -117,6 +155,25 @@ async def test_full_syncs_what_a_deletion_leaves(
         ]
         calls.log.clear()
         await storage.delete(second.location)
+        assert [step for step in calls.log if step[0] == "fsync"] == [("fsync", "objects")]
+    assert files(root) == EMPTY
+
+
+async def test_full_syncs_each_directory_once_for_all_that_are_deleted_together(
+    opened: Opened, files: Files, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        keys = [object_key(arrival_id(), series=f"1.{number % 3}") for number in range(12)]
+        stored = [(await store(storage, b"1", key=key)).location for key in keys]
+        directories = {layout.directory_of(location) for location in stored}
+        calls.log.clear()
+        # One is left in each series; then all are gone, and their study with them.
+        assert await storage.delete_many(stored[3:]) == {}
+        steps = [step for step in calls.log if step[0] in ("unlink", "fsync") and "objects" in step[1]]
+        assert steps[:9] == [("unlink", location) for location in stored[3:]]
+        assert sorted(steps[9:]) == sorted(("fsync", directory) for directory in directories)
+        calls.log.clear()
+        assert await storage.delete_many(stored) == {}
         assert [step for step in calls.log if step[0] == "fsync"] == [("fsync", "objects")]
     assert files(root) == EMPTY
 
@@ -351,12 +408,64 @@ async def test_a_busy_storage_begins_on_a_reading_of_the_last_second(
 async def test_two_uids_with_one_hash_are_both_kept(
     opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "_hashed", lambda uid: "ab" * 10)
+    monkeypatch.setattr("scp_server.storage.template._hashed", lambda uid: "ab" * 10)
     async with opened(root) as storage:
         first = await store(storage, b"1", key=object_key(arrival_id(), instance="1.1", study="1"))
         second = await store(storage, b"2", key=object_key(arrival_id(), instance="1.2", study="2"))
         assert (await content(storage, first.location))[-1:] == b"1"
         assert (await content(storage, second.location))[-1:] == b"2"
+
+
+_TEMPLATES = (
+    "{study}/{series}/{instance}",
+    "{patient}/{modality}/{study_date}/{study}/{series}/{instance}",
+    "{series_uid}/{instance_uid}",
+)
+
+
+async def test_a_change_of_template_leaves_old_objects_found(
+    opened: Opened, files: Files, root: Path
+) -> None:
+    stored: list[str] = []
+    for number, template in enumerate(_TEMPLATES):
+        async with opened(root, layout=LayoutTemplate(template)) as storage:
+            stored.append((await store(storage, b"%d" % number)).location)
+            assert set(await listed(storage)) == set(stored)
+            # Nobody said that these are indexed.
+            assert await in_flight(storage) == set(stored[:-1])
+    async with opened(root) as storage:
+        assert list(await storage.sizes(stored)) == [len(PREFIX) + 1] * 3
+        for number, location in enumerate(stored):
+            assert await content(storage, location) == PREFIX + b"%d" % number
+            await storage.delete(location)
+        await storage.settled()
+    assert files(root) == EMPTY
+
+
+async def test_another_template_holds_for_objects_that_are_begun_after_it(opened: Opened, root: Path) -> None:
+    async with opened(root) as storage:
+        key = object_key(arrival_id(), series="1.2.3")
+        before = await storage.begin(key.arrival_id, PREFIX)
+        storage.layout = LayoutTemplate("{series_uid}/{instance}")
+        after = await store(storage, b"x", key=object_key(arrival_id(), series="1.2.3"))
+        assert not (await before.commit(key)).location.startswith("objects/1.2.3/")
+        assert after.location.startswith("objects/1.2.3/")
+
+
+async def test_symbolic_links_are_no_objects(opened: Opened, root: Path, tmp_path: Path) -> None:
+    async with opened(root) as storage:
+        stored = await store(storage, b"x")
+        secret = tmp_path / "outside" / "A-0f.dcm"
+        secret.parent.mkdir()
+        secret.write_bytes(b"secret")
+        series = (root / stored.location).parent
+        (series / "A-0f.dcm").symlink_to(secret)
+        (root / "objects" / "LINK").symlink_to(secret.parent)
+        assert set(await listed(storage)) == {stored.location}
+        linked = str((series / "A-0f.dcm").relative_to(root))
+        assert list(await storage.sizes([linked])) == [None]
+        with pytest.raises(StorageError):
+            await content(storage, linked)
 
 
 async def test_a_series_folder_that_was_removed_by_hand_is_made_again(opened: Opened, root: Path) -> None:

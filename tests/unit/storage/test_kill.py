@@ -1,4 +1,5 @@
-"""A process that stores with eight writers is killed at random moments; its heir looks at what is left."""
+"""A process that stores with eight writers is killed at random moments; its heir looks at what is left, and
+has another layout."""
 
 from __future__ import annotations
 
@@ -22,8 +23,14 @@ from hashlib import sha256
 from pathlib import Path
 from scp_server.storage.base import ObjectKey
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
+from scp_server.storage.template import LayoutTemplate
 
 root, durability, seed = Path(sys.argv[1]), Durability(sys.argv[2]), int(sys.argv[3])
+TEMPLATES = (
+    "{study}/{series}/{instance}",
+    "{patient}/{modality}/{study_date}/{study_uid}/{series_uid}/{instance_uid}",
+    "{series}/{patient}",
+)
 
 def say(text):
     os.write(1, (text + "\\n").encode())
@@ -47,7 +54,10 @@ async def sender(storage, number):
             await storage.indexed(stored)
 
 async def main():
-    config = FilesystemStorageConfig(root, durability, reserve_bytes=0, write_buffer_bytes=65_536)
+    layout = LayoutTemplate(TEMPLATES[seed % 3])
+    config = FilesystemStorageConfig(
+        root, durability, reserve_bytes=0, write_buffer_bytes=65_536, layout=layout
+    )
     storage = FilesystemStorage(config)
     await storage.open()
     say("ready")

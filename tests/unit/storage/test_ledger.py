@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scp_server.storage import ledger as module
+from scp_server.storage.layout import MAX_LOCATION_CHARACTERS, MAX_NAME_CHARACTERS
 from scp_server.storage.ledger import InFlightLedger
 
 
@@ -102,13 +103,50 @@ def test_reports_of_unknown_objects_are_not_kept(folder: Path) -> None:
     assert len(ledger._reported) == 0
 
 
-@pytest.mark.parametrize("kept", range(len(directory(2)) + 1))
+@pytest.mark.parametrize("kept", range(len(directory(2)) + 2))
 def test_a_record_cut_anywhere_by_a_crash_is_passed_over(folder: Path, kept: int) -> None:
     whole = f"{directory(1)}\n".encode()
-    last = directory(2).encode()[:kept]
+    last = f"{directory(2)}\n".encode()[:kept]
     (folder / "directories.3").write_bytes(whole + last)
-    expected = [directory(1)]
+    expected = [directory(1)] if kept <= len(directory(2)) else [directory(1), directory(2)]
     assert list(made(folder).left_over_directories(unreadable)) == expected
+
+
+@pytest.mark.parametrize("kept", range(len(directory(2)) + 2))
+def test_a_record_of_which_the_end_alone_was_written_is_passed_over(folder: Path, kept: int) -> None:
+    """A crash may lose the first of two pages that a record lies in, and zeros are read in its place."""
+    record = f"{directory(2)}\n".encode()
+    (folder / "directories.3").write_bytes(f"{directory(1)}\n".encode() + bytes(kept) + record[kept:])
+    expected = [directory(1), directory(2)] if not kept else [directory(1)]
+    assert list(made(folder).left_over_directories(unreadable)) == expected
+
+
+def test_directories_of_any_template_are_named_whatever_their_length(folder: Path) -> None:
+    names_of_all = [
+        directory(1),
+        "objects/A/B",
+        "/".join(["objects", *["N" * MAX_NAME_CHARACTERS] * 4, "A" * 150]),
+        "/".join(["objects", *"ABCDEFGHIJKLMNOP"]),
+    ]
+    ledger = made(folder)
+    for number, name in enumerate(names_of_all * 2):
+        ledger.enter(name, f"object {number}")
+    assert (folder / "directories.1").read_text() == "".join(f"{name}\n" for name in names_of_all)
+    ledger.close()
+    assert list(made(folder).left_over_directories(unreadable)) == names_of_all
+
+
+def test_a_generation_of_the_longest_directories_is_read_whole(folder: Path) -> None:
+    ledger = made(folder)
+    longest = [
+        "/".join(["objects", *["N" * MAX_NAME_CHARACTERS] * 4, f"{number:0188}"])
+        for number in range(module.MAX_DIRECTORIES)
+    ]
+    assert {len(name) for name in longest} == {MAX_LOCATION_CHARACTERS}
+    for number, name in enumerate(longest):
+        ledger.enter(name, f"object {number}")
+    ledger.close()
+    assert list(made(folder).left_over_directories(unreadable)) == longest
 
 
 @pytest.mark.parametrize(
@@ -168,8 +206,11 @@ def test_a_record_cut_by_a_full_disk_is_overwritten_by_the_next(
         with pytest.raises(OSError, match="full"):
             ledger.enter(directory(2), "second")
     monkeypatch.setattr(os, "pwrite", real)
-    ledger.enter(directory(3), "third")
-    assert (folder / "directories.1").read_text() == f"{directory(1)}\n{directory(3)}\n"
+    ledger.enter("objects/A", "third")
+    text = (folder / "directories.1").read_text()
+    assert text.startswith(f"{directory(1)}\nobjects/A\n")
+    assert not text.endswith("\n"), "of the longer record that was cut short something is left"
+    assert list(made(folder).left_over_directories(unreadable)) == [directory(1), "objects/A"]
     ledger.report("first")
     ledger.report("third")
     ledger.close()

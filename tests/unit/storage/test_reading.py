@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from scp_server.storage.base import StoredObject
+from scp_server.storage.layout import MAX_FOLDERS
 from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in
 
 
@@ -79,6 +81,51 @@ def test_batches_end_the_iterator_when_closed() -> None:
     assert taken == [0, 1, 2]
 
 
+def test_objects_are_listed_at_any_depth_and_one_directory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = set[StoredObject]()
+    for depth in range(1, MAX_FOLDERS + 2):
+        directory = "/".join(["objects", *["A"] * depth])
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / "B-0f.dcm").write_bytes(b"1" * depth)
+        if depth <= MAX_FOLDERS:
+            expected.add(StoredObject(f"{directory}/B-0f.dcm", depth))
+    (tmp_path / "objects" / "B-0f.dcm").write_bytes(b"none of ours")
+    (tmp_path / "objects" / ".hidden").mkdir()
+    (tmp_path / "objects" / ".hidden" / "B-0f.dcm").write_bytes(b"none of ours")
+    (tmp_path / "objects" / "A" / "C-0f.dcm").mkdir()
+    monkeypatch.setattr(os, "listdir", None)
+    found = list(objects_below(str(tmp_path), "objects"))
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+def test_a_listing_that_ends_early_closes_its_directories(tmp_path: Path) -> None:
+    for number in range(50):
+        directory = tmp_path / f"objects/A/B/{number}"
+        directory.mkdir(parents=True)
+        (directory / "C-0f.dcm").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    batches = Batches(objects_below(str(tmp_path), "objects"))
+    assert len(batches.next(10)) == 10
+    assert len(os.listdir("/proc/self/fd")) > before
+    batches.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_wide_directory_is_listed_in_bounded_memory(tmp_path: Path) -> None:
+    for number in range(5_000):
+        (tmp_path / "objects" / f"{number:0180}").mkdir(parents=True)
+    tracemalloc.start()
+    try:
+        assert list(objects_below(str(tmp_path), "objects")) == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 18
+
+
 def test_a_directory_that_disappears_while_listing_is_passed_over(tmp_path: Path) -> None:
     directory = f"objects/ab/ab{'0' * 18}/{'1' * 20}"
     (tmp_path / directory).mkdir(parents=True)
@@ -88,25 +135,3 @@ def test_a_directory_that_disappears_while_listing_is_passed_over(tmp_path: Path
     assert list(walk) == []
     assert list(objects_in(str(tmp_path), "objects/ab/gone/gone")) == []
     assert list(objects_below(str(tmp_path), "nothing")) == []
-
-
-def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
-    name = f"{'0' * 20}-aa.dcm"
-    (tmp_path / "objects" / "aa").mkdir(parents=True)
-    (tmp_path / "objects" / "aa" / name).write_bytes(b"1")
-    (tmp_path / "objects" / "bb").symlink_to(tmp_path / "objects" / "aa")
-    (tmp_path / "objects" / "loop").symlink_to(tmp_path / "objects")
-    assert [stored.location for stored in objects_below(str(tmp_path), "objects")] == [f"objects/aa/{name}"]
-
-
-def test_a_listing_that_stops_early_leaves_no_directory_open(tmp_path: Path) -> None:
-    for number in range(3):
-        directory = tmp_path / "objects" / f"a{number}" / "b" / "c"
-        directory.mkdir(parents=True)
-        (directory / f"{'0' * 20}-aa.dcm").write_bytes(b"1")
-    before = len(os.listdir("/proc/self/fd"))
-    walk = objects_below(str(tmp_path), "objects")
-    next(walk)
-    assert len(os.listdir("/proc/self/fd")) > before
-    walk.close()  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == before

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from scp_server.observability.logs import captured_logs
 from scp_server.storage.filesystem import FilesystemStorage
+from scp_server.storage.template import LayoutTemplate
 from scp_server.testing.stored_objects import arrival_id, in_flight, listed, object_key, store
 
 Opened = Callable[..., AbstractAsyncContextManager[FilesystemStorage]]
@@ -70,6 +72,23 @@ async def test_a_directory_that_cannot_be_read_is_logged_and_looked_into_at_the_
         assert await in_flight(storage) == set(series)
         await storage.settled()
         assert os.listdir(root / "incoming") == []
+
+
+async def test_a_directory_that_may_name_a_person_is_not_named_in_the_log(
+    opened: Opened, root: Path, unreadable: Callable[[str], None]
+) -> None:
+    async with opened(root, layout=LayoutTemplate("{patient}/{series}/{instance}")) as storage:
+        key = replace(object_key(arrival_id()), patient_id="ZEBRA-1")
+        stored = await store(storage, b"x", key=key)
+    directory = os.path.dirname(stored.location)
+    assert "ZEBRA-1" in directory
+    unreadable(directory)
+    async with opened(root) as storage:
+        with captured_logs() as logs:
+            assert await in_flight(storage) == set()
+    (record,) = [record for record in logs if record["event"] == "recovery.not_examined"]
+    assert record["location"] == "objects/**"
+    assert "ZEBRA" not in repr(logs)
 
 
 async def test_a_ledger_that_cannot_be_read_is_logged_and_stays(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scp_server.index.search import EntityLevel
 from scp_server.services.query_retrieve.attributes import BELOW, COLUMNS, COUNTS, UNIQUE_KEY_LEVELS
+from scp_server.services.query_retrieve.models import REQUIRED_KEYS, UNIQUE_KEYS
 
 UNIQUE_AND_REQUIRED = {
     EntityLevel.PATIENT: {0x00100020, 0x00100010},
@@ -17,6 +18,7 @@ UNIQUE_AND_REQUIRED = {
 def test_every_unique_and_required_key_has_a_column_of_its_level_c_6_1_1() -> None:
     for level, tags in UNIQUE_AND_REQUIRED.items():
         assert {tag for tag in tags if COLUMNS[tag].level is level} == tags
+        assert {*REQUIRED_KEYS[level], UNIQUE_KEYS[level]} == tags
 
 
 def test_each_level_has_one_unique_key_c_6_1_1() -> None:

@@ -134,6 +134,25 @@ async def test_a_large_identifier_is_read_off_the_event_loop(
     assert [thread == threading.get_ident() for thread in threads] == [in_the_loop]
 
 
+async def test_the_index_is_told_how_large_an_answer_is(archive: SqlIndex) -> None:
+    """So that a page of answers stays small, whatever the headers unpack to."""
+    told: list[int] = []
+
+    class Counting(FailingIndex):
+        def search(self, *arguments: Any) -> Any:
+            search, judge, size_of = arguments
+
+            def noting(answer: Any) -> int:
+                told.append(size_of(answer))
+                return told[-1]
+
+            return archive.search(search, judge, noting)
+
+    asked = await perform(Counting([], SearchInterrupted("")), operation_for("STUDY", key("Rows")))
+    assert told == [len(data or b"") for data in asked.operation.sent_datasets]
+    assert len(told) == 6
+
+
 # --- cancelling (PS3.7 9.3.2.3)
 
 
