@@ -60,7 +60,7 @@ class EncodedFrame:
 
     number: int
     pixel_format: PixelFormat
-    data: bytes
+    data: bytes | bytearray
 
 
 class Decompressor:
@@ -312,7 +312,11 @@ class _Assembly:
         found = [self._emit()] if self._frame and self._begins_frame(fragment) else []
         if len(self._frame) + len(fragment) > self._max_frame_bytes:
             raise CannotTranscode("an encoded frame is longer than allowed")
-        self._frame += fragment
+        # Frames are large: one of a single fragment is not copied.
+        if self._frame:
+            self._frame += fragment
+        else:
+            self._frame = fragment
         return found
 
     def _begins_frame(self, fragment: bytearray) -> bool:
@@ -325,7 +329,7 @@ class _Assembly:
     def _emit(self) -> EncodedFrame:
         if self._done >= self._frames:
             raise UnreadableDataset(f"more than {self._frames} frames")
-        frame = EncodedFrame(self._done, self._pixel_format, bytes(self._frame))
+        frame = EncodedFrame(self._done, self._pixel_format, self._frame)
         self._done += 1
         self._frame = bytearray()
         return frame

@@ -49,6 +49,8 @@ UNCOMPRESSED: Final = (
 """The transfer syntaxes that can be made of one another, those that lose least first."""
 LONGEST_VALUE_BYTES: Final = 0xFFFFFFFE
 """Longest value outside DICOS's 64-bit transfer syntax (PS3.5 7.1.1)."""
+REENCODING_BYTES: Final = 6 << 20
+"""Most that is held of one object that is given another transfer syntax: what a piece inflates to, twice."""
 
 _LONGEST_SHORT_VALUE_BYTES: Final = 0xFFFF
 _LENGTH_TO_END: Final = 0x00080001
@@ -58,7 +60,7 @@ _NO_RATIO: Final = 2_000
 _DEFLATE_LEVEL: Final = 1
 """Three times as fast as the default for a few per cent more bytes."""
 _CHUNK_BYTES: Final = 4 << 20
-_INFLATE_BYTES: Final = 4_096
+_INFLATE_BYTES: Final = 2_048
 _DEFLATE_BYTES: Final = 65_536
 """Most that is deflated in one step."""
 _SMALL_BYTES: Final = 4_096

@@ -23,6 +23,7 @@ from scp_server.net.outbound import Remote
 from scp_server.net.requestor_connection import RequestorConfig
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
+from scp_server.objects.reencoding import REENCODING_BYTES
 from scp_server.observability.measures import Measures
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
@@ -379,8 +380,8 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     Of a whole request that was accepted its texts may stay; of the commands, those that wait and the one that
     makes reading stop, one in pieces, and what was read behind it. The operation that is performed keeps
     either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
-    and a page of answers with the one that is being made. Of an object that is decoded there are a frame,
-    the fragment behind it, and the decoded frame.
+    and a page of answers with the one that is being made. Of an object that is decoded there are a frame, the
+    fragment behind it, the decoded frame, and what waits in pipes; of one that is re-encoded, a few pieces.
     """
     limits, query = settings.limits, settings.query
     outbound = (
@@ -389,6 +390,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + READ_BYTES
         + limits.send_buffer_bytes
         + ASSOCIATION_OBJECTS_BYTES
+        + REENCODING_BYTES
     )
     commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
     storing = 2 * limits.max_header_bytes + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
@@ -403,7 +405,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         limits.max_associate_pdu_bytes
         + commands * limits.max_command_bytes
         + READ_BYTES
-        + max(storing, querying)
+        + max(storing, querying, REENCODING_BYTES)
         + limits.send_buffer_bytes
         + ASSOCIATION_OBJECTS_BYTES
     )
@@ -413,5 +415,5 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + settings.retrieve.max_waiting_suboperations * SUB_OPERATION_BYTES
         + limits.max_associations * per_association
         + settings.most_outbound_associations * outbound
-        + settings.codecs.max_objects * 3 * settings.codecs.max_frame_bytes
+        + settings.codecs.max_objects * 4 * settings.codecs.max_frame_bytes
     )

@@ -32,7 +32,7 @@ class CodecsSettings(Section):
         default=4,
         le=1_024,
         description="Compressed objects that are decoded and sent at once; further ones wait. Each holds up "
-        "to three times max_frame_bytes.",
+        "to four times max_frame_bytes.",
     )
     max_frame_bytes: int = Field(
         default=128 * MIB,

@@ -104,16 +104,19 @@ class Transcoder:
                     parts = decompressor.finish()
                 else:
                     parts = await self._share.run(decompressor.feeding(chunk))
-                for part in parts:
-                    is_frame = isinstance(part, EncodedFrame)
-                    decoded = await self._decoders.decode(part) if isinstance(part, EncodedFrame) else [part]
-                    # Each is let go once it has been handed on.
+                # Frames and pieces of them are let go as soon as they have been handed on.
+                while parts:
+                    is_frame = isinstance(parts[0], EncodedFrame)
+                    decoded = await self._decoded(parts.pop(0))
                     while decoded:
                         piece = decoded.pop(0)
                         pieces = [piece] if further is None else await self._share.run(further.feeding(piece))
                         yield pieces, is_frame
         if further is not None:
             yield further.finish(), False
+
+    async def _decoded(self, part: bytes | EncodedFrame) -> list[bytes]:
+        return await self._decoders.decode(part) if isinstance(part, EncodedFrame) else [part]
 
     async def _reencoded(
         self, dataset: AsyncIterable[Buffer], found: Reencoder
