@@ -17,7 +17,7 @@ from scp_server.observability.text import peer_text, printable
 if TYPE_CHECKING:
     from scp_server.cli.control_client import ControlClient
     from scp_server.index.base import Scope
-    from scp_server.runtime.maintenance.deletion import Removed
+    from scp_server.runtime.maintenance.carrying_out import Removed
     from scp_server.runtime.maintenance.deletion_record import Extent
     from scp_server.settings import Settings
 
@@ -64,7 +64,8 @@ def _scope(study: str | None, series: str | None, instance: str | None) -> Scope
 
 async def _delete_offline(settings: Settings, scope: Scope, *, yes: bool, as_json: bool) -> ExitCode:
     from scp_server.runtime.build import build_index, index_path
-    from scp_server.runtime.maintenance.deletion import Deletions, Removed
+    from scp_server.runtime.maintenance.carrying_out import Removed
+    from scp_server.runtime.maintenance.deletion import Deletions
     from scp_server.runtime.maintenance.deletion_record import measure
     from scp_server.runtime.maintenance.folder import offline_storage
 
@@ -91,7 +92,7 @@ async def _delete_offline(settings: Settings, scope: Scope, *, yes: bool, as_jso
 
 def _delete_running(server: ControlClient, scope: Scope, *, yes: bool, as_json: bool) -> ExitCode:
     """The same, done by the server that runs on the folder."""
-    from scp_server.runtime.maintenance.deletion import Removed
+    from scp_server.runtime.maintenance.carrying_out import Removed
     from scp_server.runtime.maintenance.deletion_record import Extent
 
     named = {"level": scope.level.value, "uid": scope.uid}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
@@ -201,11 +201,16 @@ class Index(Protocol):
         """How much is kept. Who watches asks every second, so it takes no longer with a million instances."""
         ...
 
-    async def list_parts(
-        self, *, after: str = "", limit: int = 500, scope: Scope | None = None
-    ) -> list[PartRecord]:
-        """Up to `limit` parts, of `scope` or of everything, in the order of their locations, from the first
-        location greater than `after` on: the last one's location is where the next page begins."""
+    async def list_parts(self, *, after: str = "", limit: int = 500) -> list[PartRecord]:
+        """Up to `limit` parts in the order of their locations, from the first location greater than `after`
+        on: the last one's location is where the next page begins."""
+        ...
+
+    def parts_below(self, scope: Scope, *, limit: int = 500) -> AsyncIterator[list[PartRecord]]:
+        """Yield the parts of `scope` in the order of their locations, up to `limit` together: those that are
+        known when the first page is asked for, without what is removed before its page comes.
+
+        A page takes as long as it is long, however many there are. Holds eight bytes for each part."""
         ...
 
     def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> RunningSearch[T]:

@@ -1,14 +1,15 @@
 """Which parts there are: the rows that become `PartRecord`s, and pages of them.
 
-A page is found by the location it begins after, so that reading a million parts costs each page the same and
-holds no cursor open over what others write meanwhile.
+A page of everything is found by the location it begins after, so that reading a million parts costs each
+page the same and holds no cursor open over what others write meanwhile. No index has what lies below one UID
+in the order of locations: the keys of that are sorted once, and a page is found by its keys.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, bindparam, select
 
 from scp_server.index.base import Level, Scope
 from scp_server.index.schema import instances, parts, series, studies
@@ -45,13 +46,22 @@ _UID_COLUMNS: Final[dict[Level, ColumnElement[str]]] = {
 }
 
 
-def page_of_parts(after: str, limit: int, scope: Scope | None) -> Select[Any]:
+parts_with_keys: Final[Select[Any]] = columns_of_parts.where(
+    parts.c.part_key.in_(bindparam("keys", expanding=True))
+)
+"""The parts whose keys are `keys`, in no particular order."""
+
+
+def page_of_parts(after: str, limit: int) -> Select[Any]:
     """Up to `limit` parts whose location is greater than `after`, in the order of locations."""
-    if scope is None:
-        key: ColumnElement[str] = parts.c.location
-        rows = columns_of_parts
-    else:
+    return columns_of_parts.where(parts.c.location > after).order_by(parts.c.location).limit(limit)
+
+
+def keys_below(scope: Scope) -> Select[Any]:
+    """The keys of all parts of `scope`, in the order of their locations."""
+    return (
+        columns_of_parts.with_only_columns(parts.c.part_key)
+        .where(_UID_COLUMNS[scope.level] == scope.uid)
         # Not the column itself: else all locations are walked to find the few of a scope in their order.
-        key = parts.c.location.concat("")
-        rows = columns_of_parts.where(_UID_COLUMNS[scope.level] == scope.uid)
-    return rows.where(key > after).order_by(key).limit(limit)
+        .order_by(parts.c.location.concat(""))
+    )

@@ -7,8 +7,10 @@ then its callers hear of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, select
@@ -27,7 +29,7 @@ from scp_server.index.base import (
 from scp_server.index.batching import BatchQueue
 from scp_server.index.failures import unavailable
 from scp_server.index.hierarchy import padded
-from scp_server.index.listing import columns_of_parts, page_of_parts
+from scp_server.index.listing import columns_of_parts, keys_below, page_of_parts, parts_with_keys
 from scp_server.index.removal import RemoveRequest
 from scp_server.index.retrieving import retrievable_parts
 from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
@@ -43,7 +45,7 @@ __all__ = ["IndexConfig", "SqlIndex"]
 READERS = 2
 """Threads, and connections, for reading anything but searches."""
 
-MAX_LOCATIONS_PER_STATEMENT = 512
+MAX_VALUES_PER_STATEMENT = 512
 
 T = TypeVar("T")
 
@@ -158,16 +160,34 @@ class SqlIndex:
 
         return await self._read(read)
 
-    async def list_parts(
-        self, *, after: str = "", limit: int = 500, scope: Scope | None = None
-    ) -> list[PartRecord]:
+    async def list_parts(self, *, after: str = "", limit: int = 500) -> list[PartRecord]:
         """A page of parts in the order of their locations (see `Index.list_parts`)."""
 
         def read(connection: Connection) -> list[PartRecord]:
-            rows = connection.execute(page_of_parts(after, limit, scope))
+            rows = connection.execute(page_of_parts(after, limit))
             return [PartRecord(**row._mapping) for row in rows]
 
         return await self._read(read)
+
+    async def parts_below(self, scope: Scope, *, limit: int = 500) -> AsyncIterator[list[PartRecord]]:
+        """The parts of `scope` in the order of their locations, in pages (see `Index.parts_below`)."""
+
+        def read_keys(connection: Connection) -> array[int]:
+            return array("q", connection.execute(keys_below(scope)).scalars())
+
+        def read(connection: Connection) -> list[PartRecord]:
+            found: list[PartRecord] = []
+            for start in range(0, len(page), MAX_VALUES_PER_STATEMENT):
+                chunk = padded(page[start : start + MAX_VALUES_PER_STATEMENT])
+                rows = connection.execute(parts_with_keys, {"keys": chunk})
+                found += (PartRecord(**row._mapping) for row in rows)
+            return sorted(found, key=attrgetter("location"))
+
+        keys = await self._read(read_keys)
+        for start in range(0, len(keys), limit):
+            page = keys[start : start + limit]
+            if found := await self._read(read):
+                yield found
 
     async def header(self, location: str) -> bytes | None:
         """The packed raw header of the part at `location`; None where there is no such part."""
@@ -184,8 +204,8 @@ class SqlIndex:
 
         def read(connection: Connection) -> list[str]:
             known: set[str] = set()
-            for start in range(0, len(wanted), MAX_LOCATIONS_PER_STATEMENT):
-                chunk = padded(wanted[start : start + MAX_LOCATIONS_PER_STATEMENT])
+            for start in range(0, len(wanted), MAX_VALUES_PER_STATEMENT):
+                chunk = padded(wanted[start : start + MAX_VALUES_PER_STATEMENT])
                 known.update(connection.execute(_known_locations, {"locations": chunk}).scalars())
             return [location for location in wanted if location not in known]
 

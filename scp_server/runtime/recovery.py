@@ -29,7 +29,7 @@ from scp_server.objects.summary import summarizing
 from scp_server.observability.logs import get_logger
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
-from scp_server.services.storage import StorageServiceConfig
+from scp_server.services.storage import Deletions, StorageServiceConfig
 from scp_server.storage.base import Storage, StoredObject
 from scp_server.storage.layout import location_for_log
 
@@ -58,12 +58,15 @@ class RecoveryReport:
     discarded: int = 0
 
 
-async def recover(storage: Storage, index: Index, config: StorageServiceConfig) -> RecoveryReport:
+async def recover(
+    storage: Storage, index: Index, config: StorageServiceConfig, deletions: Deletions | None = None
+) -> RecoveryReport:
     """Bring index and storage together again, before anything is written. Doing it twice does no harm.
+    What `deletions` say is doomed is left to them.
 
     Raises StorageError or IndexUnavailable when that is impossible; the next start tries again.
     """
-    recovery = _Recovery(storage, index, config)
+    recovery = _Recovery(storage, index, config, deletions)
     await recovery.run()
     report = recovery.report
     if report.examined or report.discarded:
@@ -96,7 +99,10 @@ async def _delete(storage: Storage, location: str) -> bool:
 
 
 class _Recovery:
-    def __init__(self, storage: Storage, index: Index, config: StorageServiceConfig) -> None:
+    def __init__(
+        self, storage: Storage, index: Index, config: StorageServiceConfig, deletions: Deletions | None
+    ) -> None:
+        self._deletions = deletions
         self._storage = storage
         self._index = index
         self._config = config
@@ -136,7 +142,9 @@ class _Recovery:
         self.report.examined += len(batch)
         if not batch:
             return []
-        return [batch[location] for location in await self._index.unknown_locations(list(batch))]
+        unknown = await self._index.unknown_locations(list(batch))
+        doomed = await self._deletions.doomed(unknown) if self._deletions is not None else set()
+        return [batch[location] for location in unknown if location not in doomed]
 
     async def _in_order_of_arrival(self, unknown: Iterable[StoredObject]) -> list[StoredObject]:
         arrivals: list[tuple[str, str, StoredObject]] = []

@@ -176,9 +176,9 @@ class Server:
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
-        await self._deletions.finish()
+        await self._deletions.open()
         running.push_async_callback(self._deletions.stop)
-        await recover(self._storage, self._index, build_storage_service_config(settings))
+        await recover(self._storage, self._index, build_storage_service_config(settings), self._deletions)
         self._sight.start()
         running.push_async_callback(self._sight.stop)
         await self._control.start()
@@ -192,6 +192,7 @@ class Server:
         self._serving = True
         if settings.index.compare_at_start:
             self._compare(started_at_ns)
+        self._deletions.resume()
         self.health.ready()
         log.info(
             "server.ready",

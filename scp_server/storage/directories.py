@@ -13,6 +13,7 @@ again is unknown until its maker has synced it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from threading import Lock
 
@@ -85,12 +86,22 @@ class DirectoryTree:
                     return
                 self._known.discard(level)
 
-    def sync_nearest(self, directory: str) -> None:
-        """Sync `directory`, or the nearest parent that is still there: what was removed stays removed."""
-        for level in (*_levels(directory), OBJECTS):
-            with suppress(FileNotFoundError):
-                sync_directory(self.path(level))
-                return
+    def sync_nearest(self, directories: Iterable[str]) -> None:
+        """Sync each of `directories`, or its nearest parent that is still there, once for all that share it:
+        what was removed stays removed. Raises OSError.
+
+        The deepest come first: so a parent is synced after whatever was found missing below it.
+        """
+        depths: dict[int, set[str]] = {}
+        for directory in directories:
+            depths.setdefault(directory.count("/"), set()).add(directory)
+        for depth in range(max(depths, default=0), -1, -1):
+            for directory in depths.get(depth, ()):
+                try:
+                    sync_directory(self.path(directory))
+                except FileNotFoundError:
+                    if directory != OBJECTS:
+                        depths.setdefault(depth - 1, set()).add(directory.rpartition("/")[0])
 
 
 def _levels(directory: str) -> list[str]:

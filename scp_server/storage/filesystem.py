@@ -45,9 +45,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -270,33 +269,53 @@ class FilesystemStorage:
         """
         if not is_location(location):
             raise StorageError("cannot delete: no location of this storage")
-        await self._hop("delete", self._delete, self._opened(), location)
+        await self._hop("delete", self._delete_one, self._opened(), location)
 
-    def _delete(self, workshop: Workshop, location: str) -> None:
-        try:
-            self._remove(workshop, location)
-        except OSError:
+    async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
+        """See `Storage.delete_many`. One visit to a thread, and one sync of each directory. As `delete`."""
+        ours = [location for location in locations if is_location(location)]
+        failed = await self._hop("delete", self._delete, self._opened(), ours)
+        reasons = {each: "no location of this storage" for each in locations if not is_location(each)}
+        return reasons | {each: str(storage_failure(error, "delete")) for each, error in failed.items()}
+
+    def _delete_one(self, workshop: Workshop, location: str) -> None:
+        for error in self._delete(workshop, [location]).values():
+            raise error
+
+    def _delete(self, workshop: Workshop, locations: Sequence[str]) -> dict[str, OSError]:
+        """Remove files; those that could not be removed are told, and tried again later."""
+        failed = self._remove(workshop, locations)
+        for location in failed:
             workshop.left_overs.add(partial(self._is_removed, workshop, location))
-            raise
+        return failed
 
     def _is_removed(self, workshop: Workshop, location: str) -> bool:
-        try:
-            self._remove(workshop, location)
-        except OSError:
-            return False
-        return True
+        return not self._remove(workshop, [location])
 
-    def _remove(self, workshop: Workshop, location: str) -> None:
-        try:
-            os.unlink(f"{self._root}/{location}")
-        except FileNotFoundError:
-            pass
-        directory = directory_of(location)
-        workshop.directories.prune(directory)
+    def _remove(self, workshop: Workshop, locations: Sequence[str]) -> dict[str, OSError]:
+        failed: dict[str, OSError] = {}
+        gone: list[str] = []
+        for location in locations:
+            try:
+                os.unlink(f"{self._root}/{location}")
+            except FileNotFoundError:
+                gone.append(location)
+            except OSError as error:
+                failed[location] = error
+            else:
+                gone.append(location)
+        directories = set(map(directory_of, gone))
+        for directory in directories:
+            workshop.directories.prune(directory)
         if workshop.durable:
-            # Also when the file was gone: an earlier attempt may have ended before its sync.
-            workshop.directories.sync_nearest(directory)
-        workshop.ledger.release(location)
+            try:
+                # Also where the file was gone: an earlier attempt may have ended before its sync.
+                workshop.directories.sync_nearest(directories)
+            except OSError as error:
+                return failed | dict.fromkeys(gone, error)
+        for location in gone:
+            workshop.ledger.release(location)
+        return failed
 
     # --- setting aside
 
@@ -316,8 +335,7 @@ class FilesystemStorage:
         take_away(f"{self._root}/{stored.location}", stored.size_bytes)
         # Gone from here; what is left to do is what follows a deletion. Where that fails the ledger keeps
         # its line, and start-up looks into a directory too many.
-        with suppress(OSError):
-            self._delete(workshop, stored.location)
+        self._delete(workshop, [stored.location])
 
     # --- in flight
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scp_server.errors import ObjectNotFound, StorageError, StorageFull
@@ -105,6 +105,13 @@ class MemoryStorage:
         place = self._opened()
         place.objects.pop(location, None)
         place.in_flight.pop(location, None)
+
+    async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
+        """See `Storage.delete_many`."""
+        for location in locations:
+            await self.delete(location)
+        self._opened()
+        return {}
 
     async def list(self) -> AsyncIterator[StoredObject]:
         """See `Storage.list`."""

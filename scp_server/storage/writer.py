@@ -206,7 +206,7 @@ class _PartFile:
             workshop.directories.prune(directory)
             if self._placed and workshop.durable:
                 with suppress(OSError):
-                    workshop.directories.sync_nearest(directory)
+                    workshop.directories.sync_nearest([directory])
             workshop.ledger.release(self._entered)
             self._entered = ""
         return True

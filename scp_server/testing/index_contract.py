@@ -518,11 +518,21 @@ class IndexContract:
         self, index: Index, scope: Scope, expected: set[str]
     ) -> None:
         await _add_two_studies(index)
-        listed = await index.list_parts(scope=scope)
-        assert {part.location for part in listed} == expected
-        pages = [await index.list_parts(after=part.location, limit=1, scope=scope) for part in listed]
-        assert [page[0] for page in pages[:-1]] == listed[1:]
-        assert pages[-1:] in ([[]], [])
+        for limit in (1, 2, 100):
+            pages = [page async for page in index.parts_below(scope, limit=limit)]
+            assert all(0 < len(page) <= limit for page in pages)
+            assert [part.location for page in pages for part in page] == sorted(expected)
+
+    async def test_what_comes_and_goes_while_a_scope_is_listed_is_not_in_it(self, index: Index) -> None:
+        entries = [index_entry(str(n), location=f"l/{n * 7 % 11:02}") for n in range(11)]
+        await asyncio.gather(*(index.add(entry, PARTS) for entry in entries))
+        listed: list[str] = []
+        async for page in index.parts_below(Scope(Level.STUDY, f"{_ROOT}.1.1"), limit=3):
+            if not listed:
+                await index.add(index_entry("99", location="l/99"), PARTS)
+                await index.remove([f"l/{n:02}" for n in (1, 6, 7, 8)])
+            listed += [part.location for part in page]
+        assert listed == [f"l/{n:02}" for n in (0, 1, 2, 3, 4, 5, 9, 10)]
 
     @pytest.mark.parametrize(
         ("keys", "expected"),

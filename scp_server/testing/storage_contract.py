@@ -98,6 +98,29 @@ class StorageContract(ObjectWriterContract):
         assert set(await listed(storage)) == {second.location}
         assert await content(storage, second.location) == PREFIX + b"\x01"
 
+    async def test_many_are_deleted_at_once_and_may_be_again(
+        self, storage: Storage, make_storage: MakeStorage
+    ) -> None:
+        keys = [object_key(arrival_id(), series=f"1.{n % 3}", study=f"2.{n % 2}") for n in range(12)]
+        stored = [(await store(storage, b"x", key=key)).location for key in keys]
+        assert await storage.delete_many([]) == {}
+        assert await storage.delete_many(stored[:8]) == {}
+        assert await storage.delete_many([stored[0], *stored[4:10], stored[4]]) == {}
+        assert set(await listed(storage)) == set(stored[10:])
+        assert await storage.not_yet_indexed(stored) == set(stored[10:])
+        again = await self._reopened(storage, make_storage)
+        assert set(await listed(again)) == set(stored[10:])
+        assert await in_flight(again) == set(stored[10:])
+        await again.close()
+
+    async def test_of_many_only_objects_are_deleted(self, storage: Storage) -> None:
+        stored = [(await store(storage, b"x")).location for _ in range(3)]
+        foreign = {"", "..", "../x", "/etc/hostname", "objects", "objects/../x", "a\0b"}
+        failed = await storage.delete_many([stored[0], *foreign, stored[1]])
+        assert set(failed) <= foreign
+        assert all(failed.values())
+        assert set(await listed(storage)) == {stored[2]}
+
     @pytest.mark.parametrize(
         "location", ["", "..", "../x", "/etc/hostname", "objects", "objects/../x", "a\0b"]
     )
@@ -253,6 +276,8 @@ class StorageContract(ObjectWriterContract):
             await content(storage, stored.location)
         with pytest.raises(StorageError):
             await storage.delete(stored.location)
+        with pytest.raises(StorageError):
+            await storage.delete_many([stored.location])
         with pytest.raises(StorageError):
             await listed(storage)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
 from scp_server.index.base import (
@@ -127,6 +127,12 @@ class WatchedStorage:
         await self._storage.delete(location)
         self._steps.log.append("delete.done")
 
+    async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
+        await self._steps.enter("delete_many")
+        failed = await self._storage.delete_many(locations)
+        self._steps.log.append("delete_many.done")
+        return failed
+
     def list(self) -> AsyncIterator[StoredObject]:
         return self._storage.list()
 
@@ -189,10 +195,13 @@ class WatchedIndex:
     async def totals(self) -> IndexTotals:
         return await self._index.totals()
 
-    async def list_parts(
-        self, *, after: str = "", limit: int = 500, scope: Scope | None = None
-    ) -> list[PartRecord]:
-        return await self._index.list_parts(after=after, limit=limit, scope=scope)
+    async def list_parts(self, *, after: str = "", limit: int = 500) -> list[PartRecord]:
+        return await self._index.list_parts(after=after, limit=limit)
+
+    async def parts_below(self, scope: Scope, *, limit: int = 500) -> AsyncIterator[list[PartRecord]]:
+        await self._steps.enter("parts_below")
+        async for page in self._index.parts_below(scope, limit=limit):
+            yield page
 
     async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
         self._steps.log.append("retrievable")

@@ -411,7 +411,7 @@ async def test_headers_without_end_are_held_within_the_budget(target: Target) ->
 
     # What associations hold by right, 16 MiB here; one read of each more; and what freeing leaves scattered.
     # Without the budget it would be 1 MiB for each, and without an end if they left anything behind.
-    most_bytes = 16 * MIB + 200 * MIB // 4 + MOST_GROWTH_BYTES * 3 // 4
+    most_bytes = 16 * MIB + 200 * MIB // 4 + MOST_GROWTH_BYTES
     for _ in range(3):
         async with _attacked(target, most_bytes) as peers:
             await _crowd(target, 200, send, peers)

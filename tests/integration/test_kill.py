@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from scp_server.cli.control_client import CommandFailed, ControlClient
+from scp_server.index.base import DuplicatePolicy, Level, Scope
+from scp_server.runtime.maintenance.deletion_record import Draft
 from scp_server.runtime.maintenance.progress import NoProgress
+from scp_server.testing.archive import Archive
 from scp_server.testing.daemon import DaemonProcess, stored_files
 from scp_server.testing.encoded_object import EncodedObject
+from scp_server.testing.index_contract import index_entry
 from scp_server.testing.objects import ct_image
 from scp_server.testing.scripted_peer import ScriptedPeer, UnexpectedAnswer, storage_contexts
 
@@ -170,14 +174,65 @@ async def test_a_deletion_is_whole_or_not_begun_whenever_the_daemon_is_killed(
             await asyncio.sleep(moment.uniform(0.0, 0.2))
             await asyncio.to_thread(daemon.kill)
         await asyncio.to_thread(daemon.start)
+        await _no_deletion_is_left(tmp_path)
         await asyncio.to_thread(daemon.terminate)
         stored = _stored(tmp_path)
         assert _indexed(tmp_path) == set(stored), "index and files differ"
         assert sum(each.sop_instance_uid in stored for each in doomed) in (0, len(doomed)), "halved"
         assert {uid: stored.get(uid) for uid in kept} == {uid: [dataset] for uid, dataset in kept.items()}
-        assert not list((tmp_path / "deletions").glob("*"))
+
+
+async def _no_deletion_is_left(data_dir: Path) -> None:
+    async with asyncio.timeout(60):
+        while list((data_dir / "deletions").glob("*")):
+            await asyncio.sleep(0.01)
 
 
 def _delete_until_killed(data_dir: Path, study: str) -> None:
     with contextlib.suppress(CommandFailed), ControlClient(data_dir) as client:
         client.follow("delete", {"level": "study", "uid": study}, NoProgress())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["full", "process"])
+async def test_a_start_is_ready_before_the_files_of_a_big_deletion_are_gone_and_may_be_killed_again(
+    tmp_path: Path, durability: str
+) -> None:
+    """20 000 parts: the first start has to forget them, the second one is killed among the files."""
+    scope = Scope(Level.STUDY, "1.2.840.99.1.1")
+    directories = await _decided(Archive.at(tmp_path), scope, parts=20_000)
+    daemon = DaemonProcess(tmp_path, environment={"SCP_SERVER_STORAGE__DURABILITY": durability})
+    await asyncio.to_thread(daemon.start)
+    async with asyncio.timeout(60):
+        while all(directory.is_dir() for directory in directories):
+            await asyncio.sleep(0.001)
+    await asyncio.to_thread(daemon.kill)
+    left = len(list((tmp_path / "objects").rglob("*.dcm")))
+    assert 0 < left < 20_000, "it was not killed in the middle"
+    assert _indexed(tmp_path) == set()
+    await asyncio.to_thread(daemon.start)
+    await _no_deletion_is_left(tmp_path)
+    await asyncio.to_thread(daemon.terminate)
+    assert not list((tmp_path / "objects").iterdir())
+    told = [record["event"] for record in daemon.log_records()]
+    of_interest = ("deletion.resumed", "server.ready", "deletion.finished")
+    assert [event for event in told if event in of_interest] == [*of_interest[:2], *of_interest]
+    assert [record["parts"] for record in daemon.log_records("deletion.resumed")] == [20_000, 0]
+
+
+async def _decided(archive: Archive, scope: Scope, *, parts: int) -> list[Path]:
+    """Files and rows of a study, and the record of its deletion; returns the directories of the files."""
+    directories = [archive.data_dir / f"objects/ab/{'5' * 20}/{number:020}" for number in range(20)]
+    for directory in directories:
+        directory.mkdir(parents=True)
+    entries = []
+    for number in range(parts):
+        path = directories[number % len(directories)] / f"{number:020x}-{number:024x}.dcm"
+        path.touch()
+        entries.append(index_entry(str(number), location=str(path.relative_to(archive.data_dir))))
+    async with archive.opened() as (_, index):
+        await asyncio.gather(*(index.add(entry, DuplicatePolicy.KEEP_FIRST) for entry in entries))
+        draft = Draft(archive.data_dir)
+        assert (await draft.list(index, scope, lambda: False)).parts == parts
+        draft.decide()
+    return directories

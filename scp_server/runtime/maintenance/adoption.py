@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from scp_server.errors import IndexFailure, IndexUnavailable, OperationRefused, StorageError
 from scp_server.index.base import AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.objects.header_tap import TapLimits
+from scp_server.runtime.maintenance.progress import Progress
 from scp_server.runtime.recovery import read_entry
 from scp_server.services.storage import Deletions
 from scp_server.storage.base import Storage, StoredObject
@@ -78,13 +79,15 @@ class Adopter:
         there = {each for each, size in zip(unknown, sizes, strict=True) if size is not None}
         return [each for each in stored if each.location in there]
 
-    async def adopt(self, stored: Sequence[StoredObject]) -> AsyncIterator[Adoption]:
+    async def adopt(
+        self, stored: Sequence[StoredObject], progress: Progress | None = None
+    ) -> AsyncIterator[Adoption]:
         """Adopt those that are still orphans, in the order given (see `adopt`), with `turn` held.
 
         One that was taken back meanwhile is passed over. Raises StorageError or IndexFailure.
         """
         orphans = await self.orphans_among(stored)
-        async for adoption in adopt(self._storage, self._index, orphans, self.limits):
+        async for adoption in adopt(self._storage, self._index, orphans, self.limits, progress):
             if adoption.result is None:
                 (size_bytes,) = await self._storage.sizes([adoption.stored.location])
                 if size_bytes is None:
@@ -97,14 +100,21 @@ class Adopter:
 
 
 async def adopt(
-    storage: Storage, index: Index, stored: Sequence[StoredObject], limits: TapLimits
+    storage: Storage,
+    index: Index,
+    stored: Sequence[StoredObject],
+    limits: TapLimits,
+    progress: Progress | None = None,
 ) -> AsyncIterator[Adoption]:
     """Read files and add them to the index, in the order given; tell of each when it is committed.
 
-    Holds the entries of ADDED_TOGETHER files at most. Raises IndexUnavailable.
+    `progress` hears of each file that was read, and counts none: many, or large ones, take long. Holds the
+    entries of ADDED_TOGETHER files at most. Raises IndexUnavailable.
     """
     batch: list[tuple[StoredObject, IndexEntry]] = []
     async for each, entry in _entries(storage, stored, limits):
+        if progress is not None:
+            progress.advance(0)
         if isinstance(entry, str):
             yield Adoption(each, error=entry)
             continue

@@ -6,31 +6,34 @@
    meanwhile are served in between.
 3. The files go, then the record.
 
-Whoever finds a record carries it out: the next start, before anything is adopted, and the maintenance
-commands. Twice does no harm, for a location is never used again: what is sent anew lies somewhere else.
+Whoever finds a record carries it out: the next start and the maintenance commands. Twice does no harm, for a
+location is never used again: what is sent anew lies somewhere else. A start does the second step before it is
+ready, so that nobody who asks is shown what is left of a study, and the third one in a task of its own. How
+far it is stands in the record: rows that have gone are not looked for again.
 
 A part is *doomed* while a record names it. Its row may still be there, but nothing may rely on it any more:
 whoever sends the same bytes again is not told that they are kept (`services/storage.py`), and a doomed file
-without a row is nobody's orphan (`adoption.py`).
+without a row is nobody's orphan (`adoption.py`, `recovery.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scp_server.errors import SCPServerError, StorageError
 from scp_server.index.base import Index, Scope
 from scp_server.observability.logs import get_logger
+from scp_server.runtime.maintenance.carrying_out import Removed, carry_out, finish_deletions, forget_rows
 from scp_server.runtime.maintenance.deletion_record import (
+    FOLDER,
     Draft,
     Extent,
-    batches,
     discard_drafts,
-    drop_record,
-    locations,
     named,
     pending_deletions,
 )
@@ -39,25 +42,8 @@ from scp_server.storage.base import Storage
 
 log = get_logger(__name__)
 
-ROWS_TOGETHER = 256
-"""Parts forgotten in one transaction: bounds how long those that wait to be indexed wait for it."""
-FILES_TOGETHER = 1_000
-"""Locations that are read from a record in one visit to a thread."""
-MAX_FAILURES = 1_000
-"""Files that could not be removed and are named; all are counted."""
-
-
-@dataclass(slots=True)
-class Removed:
-    """What a deletion took. Files that could not be removed are left to the next start."""
-
-    extent: Extent = field(default_factory=Extent)
-    """What it was to take: all that the index knew when it was decided."""
-    parts: int = 0
-    files: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    """Location and reason, of the first MAX_FAILURES."""
-    failures: int = 0
+ROWS_BEFORE_READY = 20_000
+"""Parts forgotten in one transaction at the start, while nobody waits: three times as fast as few."""
 
 
 @dataclass(slots=True)
@@ -71,6 +57,28 @@ class _Order:
     decided: bool = False
 
 
+class _Shown:
+    """The progress of what is carried out; those that wait for their turn see that it moves."""
+
+    def __init__(self, own: Progress, waiting: Collection[Progress]) -> None:
+        self._own = own
+        self._waiting = waiting
+
+    def begin(self, stage: str, total: int | None) -> None:
+        """See `Progress.begin`."""
+        self._own.begin(stage, total)
+        self._tell()
+
+    def advance(self, count: int = 1) -> None:
+        """See `Progress.advance`."""
+        self._own.advance(count)
+        self._tell()
+
+    def _tell(self) -> None:
+        for each in self._waiting:
+            each.advance(0)
+
+
 class Deletions:
     """The deletions of a data folder that this process holds. They are carried out one after the other."""
 
@@ -81,21 +89,77 @@ class Deletions:
         self._turn = asyncio.Lock()
         self._records: list[Path] = []
         self._running: dict[asyncio.Task[Removed], _Order] = {}
+        self._resuming: asyncio.Task[None] | None = None
+        self._resumed: set[Path] = set()
+        self._waiting: list[Progress] = []
 
-    async def finish(self) -> int:
+    async def look(self) -> None:
+        """Know what is doomed, before anything is decided here. Raises StorageError."""
+        async with self._turn:
+            await self._look_again()
+
+    async def open(self) -> None:
+        """Take out of the index what was decided and not finished; the files are left to `resume`.
+
+        Before anything is adopted, and before anybody asks. Raises IndexFailure or StorageError.
+        """
+        async with self._turn:
+            await self._look_again()
+            await asyncio.to_thread(discard_drafts, self._data_dir)
+            for record in self._records:
+                try:
+                    parts = await forget_rows(record, self._index, NoProgress(), together=ROWS_BEFORE_READY)
+                except (OSError, ValueError, StorageError) as error:
+                    log.error("deletion.failed", record=record.name, error=str(error))
+                else:
+                    log.info("deletion.resumed", record=record.name, parts=parts)
+
+    def resume(self) -> None:
+        """Carry out what `open` found, in a task of its own, which `stop` ends."""
+        if self._records:
+            self._resumed = set(self._records)
+            self._resuming = asyncio.create_task(self._resume(), name="maintenance.resume_deletions")
+
+    async def _resume(self) -> None:
+        try:
+            await self.finish()
+        except (SCPServerError, OSError) as error:
+            log.error("deletion.failed", record=FOLDER, error=str(error))
+        finally:
+            self._resumed = set()
+
+    async def finish(self, progress: Progress | None = None) -> int:
         """Carry out what was decided and not finished, once whatever runs has ended; returns how many.
 
         Raises IndexFailure or StorageError.
         """
-        async with self._turn:
-            return await self._finish()
+        progress = progress or NoProgress()
+        async with self._in_turn(progress):
+            return await self._finish(progress)
+
+    @asynccontextmanager
+    async def _in_turn(self, progress: Progress) -> AsyncIterator[None]:
+        if self._turn.locked():
+            progress.begin("waiting for another deletion", None)
+        self._waiting.append(progress)
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting.remove(progress)
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def unfinished(self) -> list[Path]:
         """The records that are left of deletions that nobody is carrying out. Raises StorageError."""
-        began_before = {order.draft.path for order in self._running.values()}
+        began_before = self._in_hand()
         found = await asyncio.to_thread(pending_deletions, self._data_dir)
-        carried_out = began_before | {order.draft.path for order in self._running.values()}
-        return [record for record in found if record not in carried_out]
+        in_hand = began_before | self._in_hand()
+        return [record for record in found if record not in in_hand]
+
+    def _in_hand(self) -> set[Path]:
+        return self._resumed | {order.draft.path for order in self._running.values()}
 
     async def delete(self, scope: Scope, progress: Progress | None = None) -> Removed:
         """Delete everything of `scope` that the index knows when its record is written.
@@ -121,25 +185,26 @@ class Deletions:
 
     async def stop(self) -> None:
         """Give up what is not decided, and leave what is to the next start."""
-        running = tuple(self._running)
-        for task in running:
-            order = self._running[task]
+        ending: set[asyncio.Task[Any]] = set(self._running)
+        for task, order in self._running.items():
             order.abandoned = True
             if order.decided:
                 task.cancel("the server stops")
-        if running:
-            await asyncio.wait(running)
+        if self._resuming is not None:
+            self._resuming.cancel("the server stops")
+            ending.add(self._resuming)
+        if ending:
+            await asyncio.wait(ending)
 
     async def _delete(self, order: _Order) -> Removed:
-        if self._turn.locked():
-            order.progress.begin("waiting for another deletion", None)
-        async with self._turn:
-            await self._finish()
+        progress = _Shown(order.progress, self._waiting)
+        async with self._in_turn(order.progress):
+            await self._finish(order.progress)
             extent = await self._decide(order)
             if not order.decided:
                 return Removed()
             try:
-                removed = await _carry_out(order.draft.path, self._storage, self._index, order.progress)
+                removed = await carry_out(order.draft.path, self._storage, self._index, progress)
             except (SCPServerError, OSError, ValueError) as error:
                 # Perhaps nobody waits for it any more.
                 log.error("deletion.failed", record=order.draft.path.name, error=str(error))
@@ -172,65 +237,12 @@ class Deletions:
             await asyncio.to_thread(draft.discard)
         return extent
 
-    async def _finish(self) -> int:
+    async def _finish(self, progress: Progress) -> int:
         await self._look_again()
-        finished = await finish_deletions(self._data_dir, self._storage, self._index)
+        shown = _Shown(progress, self._waiting)
+        finished = await finish_deletions(self._data_dir, self._storage, self._index, shown)
         await self._look_again()
         return finished
 
     async def _look_again(self) -> None:
         self._records = await asyncio.to_thread(pending_deletions, self._data_dir)
-
-
-async def finish_deletions(
-    data_dir: Path, storage: Storage, index: Index | None, *, keep_records: bool = False
-) -> int:
-    """Carry out every record that is left, with the files alone where `index` is None; returns how many.
-
-    `keep_records` leaves the records for another time, when there is an index again. A record that cannot be
-    read is logged and stays, and so does one whose files cannot be removed. Raises IndexFailure.
-    """
-    records = await asyncio.to_thread(pending_deletions, data_dir)
-    await asyncio.to_thread(discard_drafts, data_dir)
-    for record in records:
-        try:
-            removed = await _carry_out(record, storage, index, NoProgress(), keep_record=keep_records)
-        except (OSError, ValueError, StorageError) as error:
-            log.error("deletion.failed", record=record.name, error=str(error))
-            continue
-        log.warning("deletion.finished", parts=removed.parts, files=removed.files, failed=removed.failures)
-    return len(records)
-
-
-async def _carry_out(
-    record: Path, storage: Storage, index: Index | None, progress: Progress, *, keep_record: bool = False
-) -> Removed:
-    removed = Removed()
-    # Read to its end before anything goes: what is no record is not carried out by halves.
-    total = await asyncio.to_thread(lambda: sum(1 for _ in locations(record)))
-    if index is not None:
-        progress.begin("forgetting parts", total)
-        rows = batches(locations(record), ROWS_TOGETHER)
-        while batch := await asyncio.to_thread(next, rows, None):
-            removed.parts += await index.remove(batch)
-            progress.advance(len(batch))
-    progress.begin("deleting files", total)
-    files = batches(locations(record), FILES_TOGETHER)
-    while batch := await asyncio.to_thread(next, files, None):
-        for location in batch:
-            await _delete_file(storage, location, removed)
-            progress.advance()
-    if not removed.failures and not keep_record:
-        await asyncio.to_thread(drop_record, record)
-    return removed
-
-
-async def _delete_file(storage: Storage, location: str, removed: Removed) -> None:
-    try:
-        await storage.delete(location)
-    except StorageError as error:
-        removed.failures += 1
-        if removed.failures <= MAX_FAILURES:
-            removed.failed[location] = str(error)
-    else:
-        removed.files += 1

@@ -1,7 +1,8 @@
 """The record of a deletion: a file in `<data-dir>/deletions/` that names every location that is to go.
 
-The first line says what it is; then comes a location on each line, in ascending order, so that one is looked
-up without reading them all. While it is being listed it is a draft, `.tmp`; renamed, the deletion is decided.
+The first line says what it is, and whether the index has forgotten the parts; then comes a location on each
+line, in ascending order, so that one is looked up without reading them all. While it is being listed it is a
+draft, `.tmp`; renamed, the deletion is decided.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import secrets
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,7 +29,11 @@ SUFFIX = ".deletion"
 DRAFT_SUFFIX = ".tmp"
 PAGE = 5_000
 """Parts that are listed together."""
-_FORMAT = {"format": 1, "kind": "scp-server deletion"}
+_ROWS_KEPT, _ROWS_GONE = (
+    json.dumps({"format": 1, "kind": "scp-server deletion", "rows": rows}).encode("ascii") + b"\n"
+    for rows in ("kept", "gone")
+)
+"""The first line; of the same length, so that the one is written over the other."""
 
 T = TypeVar("T")
 
@@ -69,16 +74,9 @@ class _Count:
 async def measure(index: Index, scope: Scope) -> Extent:
     """Count what a deletion would take. Holds the UIDs of the instances below `scope`."""
     count = _Count()
-    async for page in _pages(index, scope):
+    async for page in index.parts_below(scope, limit=PAGE):
         count.add(page)
     return count.extent()
-
-
-async def _pages(index: Index, scope: Scope) -> AsyncIterator[list[PartRecord]]:
-    after = ""
-    while page := await index.list_parts(after=after, limit=PAGE, scope=scope):
-        yield page
-        after = page[-1].location
 
 
 class Draft:
@@ -99,7 +97,7 @@ class Draft:
         try:
             file = await asyncio.to_thread(self._begin)
             try:
-                async for page in _pages(index, scope):
+                async for page in index.parts_below(scope, limit=PAGE):
                     if given_up():
                         break
                     count.add(page)
@@ -115,7 +113,7 @@ class Draft:
     def _begin(self) -> BinaryIO:
         make_folder(str(self._folder), durable=True)
         file = self._unfinished.open("xb")
-        file.write(json.dumps(_FORMAT).encode("ascii") + b"\n")
+        file.write(_ROWS_KEPT)
         return file
 
     def decide(self) -> Path:
@@ -169,18 +167,33 @@ def drop_record(record: Path) -> None:
 
 def locations(record: Path) -> Iterator[str]:
     """The locations that a record names. Blocks. Raises ValueError for what is no record, OSError."""
-    with record.open(encoding="ascii") as file:
-        try:
-            first = json.loads(file.readline(1_024))
-        except ValueError:
-            first = None
-        if first != _FORMAT:
-            raise ValueError("not the record of a deletion that this version knows")
+    with record.open("rb") as file:
+        _rows_are_gone(file)
         for line in file:
-            location = line.rstrip("\n")
+            location = line.decode("ascii").rstrip("\n")
             if not is_location(location):
                 raise ValueError("the record of a deletion names something that is no object")
             yield location
+
+
+def rows_are_gone(record: Path) -> bool:
+    """Whether the index has forgotten all that a record names. Blocks. Raises as `locations` does."""
+    with record.open("rb") as file:
+        return _rows_are_gone(file)
+
+
+def _rows_are_gone(file: BinaryIO) -> bool:
+    first = file.readline(len(_ROWS_KEPT))
+    if first not in (_ROWS_KEPT, _ROWS_GONE):
+        raise ValueError("not the record of a deletion that this version knows")
+    return first == _ROWS_GONE
+
+
+def note_rows_gone(record: Path) -> None:
+    """The index has forgotten all that the record names. Blocks. Raises OSError."""
+    with record.open("r+b") as file:
+        file.write(_ROWS_GONE)
+        _sync(file)
 
 
 def named(records: Iterable[Path], wanted: Iterable[str]) -> set[str]:

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ from scp_server.observability.logs import get_logger
 from scp_server.runtime.build import build_index, build_storage_service_config, index_path
 from scp_server.runtime.maintenance.adoption import Adoption, adopt
 from scp_server.runtime.maintenance.arrival_plan import ArrivalPlan
-from scp_server.runtime.maintenance.deletion import finish_deletions
+from scp_server.runtime.maintenance.carrying_out import finish_deletions
+from scp_server.runtime.maintenance.deletion_record import named, pending_deletions
 from scp_server.runtime.maintenance.findings import Findings, Kind, Report
 from scp_server.runtime.maintenance.folder import offline_storage
 from scp_server.runtime.maintenance.progress import Progress
@@ -64,7 +65,8 @@ async def rebuild(settings: Settings, report: Report, progress: Progress) -> Reb
     in its place, and the next rebuild goes on where this one ended.
     """
     async with offline_storage(settings) as storage:
-        await finish_deletions(settings.data_dir, storage, None, keep_records=True)
+        await finish_deletions(settings.data_dir, storage, None, progress, keep_records=True)
+        records = await asyncio.to_thread(pending_deletions, settings.data_dir)
         path = index_path(settings)
         if path.is_file():
             await _delete_discarded(storage, build_index(settings))
@@ -79,11 +81,11 @@ async def rebuild(settings: Settings, report: Report, progress: Progress) -> Reb
             resumed = (await index.totals()).parts
             progress.begin("indexing", count)
             limits = build_storage_service_config(settings).tap_limits
-            await _Rebuild(storage, index, plan, limits, findings, progress).run()
+            await _Rebuild(storage, index, plan, limits, records, findings, progress).run()
             totals = await index.totals()
         copy = await asyncio.to_thread(put_in_place, unfinished, path)
         # The new index never had them, so now the records may go.
-        await finish_deletions(settings.data_dir, storage, None)
+        await finish_deletions(settings.data_dir, storage, None, progress)
         await storage.settled()
     return RebuildReport(
         count, resumed, totals, findings.found[Kind.DUPLICATE], findings.found[Kind.UNREADABLE], copy
@@ -108,9 +110,11 @@ class _Rebuild:
         index: Index,
         plan: ArrivalPlan,
         limits: TapLimits,
+        records: Sequence[Path],
         findings: Findings,
         progress: Progress,
     ) -> None:
+        self._records = records
         self._storage = storage
         self._index = index
         self._plan = plan
@@ -123,9 +127,11 @@ class _Rebuild:
         while page := await asyncio.to_thread(self._plan.page, last, PAGE):
             last = page[-1]
             unknown = set(await self._index.unknown_locations([each.location for each in page]))
+            # Files that could not be removed stay to be deleted, and are not taken back.
+            unknown -= await asyncio.to_thread(named, self._records, unknown)
             wanted = [each for each in page if each.location in unknown]
             self._progress.advance(len(page) - len(wanted))
-            async for adoption in adopt(self._storage, self._index, wanted, self._limits):
+            async for adoption in adopt(self._storage, self._index, wanted, self._limits, self._progress):
                 self._note(adoption)
                 self._progress.advance()
 

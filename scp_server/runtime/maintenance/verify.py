@@ -93,6 +93,7 @@ async def verify(
         adopter = Adopter(storage, index, limits, deletions)
         try:
             await index.open()
+            await deletions.look()
             return await Verification(storage, index, deletions, adopter, options, findings, progress).run()
         finally:
             await index.close()
@@ -162,7 +163,7 @@ class Verification:
             self._findings.add(Kind.LEFT_OVER, f"{DELETIONS}/{record.name}", detail, repaired=repair)
         if repair:
             if unfinished:
-                await self._deletions.finish()
+                await self._deletions.finish(self._progress)
             await delete_discarded(self._storage, self._index)
 
     # --- files without a row
@@ -188,7 +189,7 @@ class Verification:
         for start in range(0, len(in_order), ADDED_TOGETHER):
             some = in_order[start : start + ADDED_TOGETHER]
             async with self._adopter.turn:
-                async for adoption in self._adopter.adopt(some):
+                async for adoption in self._adopter.adopt(some, self._progress):
                     await self._adopted(adoption)
             await self._breathe(len(some))
 

@@ -89,6 +89,11 @@ def outcome(data: bytes, syntax: str, limits: TapLimits, cuts: list[int]) -> tup
     return facts(tap.header)
 
 
+def is_refusal(result: tuple[object, ...]) -> bool:
+    """Whether an `outcome` is that nothing can be read."""
+    return isinstance(result[0], str)
+
+
 # Reading
 
 
@@ -161,9 +166,12 @@ def test_no_cut_changes_what_is_found(data: st.DataObject) -> None:
         max_elements=data.draw(st.sampled_from([10, 1000])),
     )
     cuts = data.draw(st.lists(st.integers(0, end), max_size=12))
-    assert outcome(bytes(damaged[:end]), syntax, limits, cuts) == outcome(
-        bytes(damaged[:end]), syntax, limits, []
-    )
+    in_pieces, at_once = (outcome(bytes(damaged[:end]), syntax, limits, each) for each in (cuts, []))
+    if syntax == DEFLATED and is_refusal(at_once):
+        # zlib gives nothing of a piece with a fault in it, so what came before the fault depends on the cuts.
+        assert is_refusal(in_pieces)
+    else:
+        assert in_pieces == at_once
 
 
 def test_the_first_of_repeated_elements_counts_and_order_does_not_matter() -> None:

@@ -107,21 +107,42 @@ def test_a_known_parent_removed_by_hand_is_made_again(tmp_path: Path, tree: Dire
     assert (tmp_path / "objects/ab/study/other").is_dir()
 
 
-def test_sync_nearest_takes_the_first_directory_that_is_left(
-    tmp_path: Path, tree: DirectoryTree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "objects/ab").mkdir()
-    done: list[str] = []
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What was synced, and was there to be synced."""
+    paths: list[str] = []
 
     def noted(path: str) -> None:
         sync_directory(path)
-        done.append(os.path.relpath(path, tmp_path))
+        paths.append(os.path.relpath(path, tmp_path))
 
     monkeypatch.setattr(module, "sync_directory", noted)
-    tree.sync_nearest(SERIES)
+    return paths
+
+
+def test_sync_nearest_takes_the_first_directory_that_is_left(
+    tmp_path: Path, tree: DirectoryTree, done: list[str]
+) -> None:
+    (tmp_path / "objects/ab").mkdir()
+    tree.sync_nearest([SERIES])
     (tmp_path / "objects/ab").rmdir()
-    tree.sync_nearest(SERIES)
+    tree.sync_nearest([SERIES])
     assert done == ["objects/ab", "objects"]
+
+
+def test_sync_nearest_syncs_each_directory_once_and_a_parent_after_what_was_missing_below_it(
+    tmp_path: Path, tree: DirectoryTree, done: list[str]
+) -> None:
+    left = "objects/ab/study/left"
+    (tmp_path / left).mkdir(parents=True)
+    tree.sync_nearest(["objects/ab/study", *(f"objects/ab/study/{number}" for number in range(3)), left])
+    assert done == [left, "objects/ab/study"]
+    done.clear()
+    tree.sync_nearest(["objects/cd/study/series", "objects/cd", "objects/ab/gone"])
+    assert done == ["objects/ab", "objects"]
+    done.clear()
+    tree.sync_nearest([])
+    assert done == []
 
 
 def test_what_is_known_is_bounded(

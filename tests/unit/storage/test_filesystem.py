@@ -159,6 +159,25 @@ async def test_full_syncs_what_a_deletion_leaves(
     assert files(root) == EMPTY
 
 
+async def test_full_syncs_each_directory_once_for_all_that_are_deleted_together(
+    opened: Opened, files: Files, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        keys = [object_key(arrival_id(), series=f"1.{number % 3}") for number in range(12)]
+        stored = [(await store(storage, b"1", key=key)).location for key in keys]
+        directories = {layout.directory_of(location) for location in stored}
+        calls.log.clear()
+        # One is left in each series; then all are gone, and their study with them.
+        assert await storage.delete_many(stored[3:]) == {}
+        steps = [step for step in calls.log if step[0] in ("unlink", "fsync") and "objects" in step[1]]
+        assert steps[:9] == [("unlink", location) for location in stored[3:]]
+        assert sorted(steps[9:]) == sorted(("fsync", directory) for directory in directories)
+        calls.log.clear()
+        assert await storage.delete_many(stored) == {}
+        assert [step for step in calls.log if step[0] == "fsync"] == [("fsync", "objects")]
+    assert files(root) == EMPTY
+
+
 async def test_a_small_object_costs_one_visit_to_a_thread(
     opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

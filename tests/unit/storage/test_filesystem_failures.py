@@ -218,6 +218,47 @@ async def test_a_deletion_that_failed_is_made_up_for_after_the_next_object(
         assert set(await listed(storage)) == {kept.location}
 
 
+async def test_of_many_those_that_cannot_be_removed_are_named_and_made_up_for(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        stored = [(await store(storage, b"%d" % number)).location for number in range(4)]
+        stuck = stored[1]
+
+        def before(number: int, name: str, path: str) -> None:
+            if name == "unlink" and path == stuck:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        calls.before = before
+        assert await storage.delete_many([*stored[:3], stored[0]]) == {
+            stuck: "cannot delete: Read-only file system"
+        }
+        assert set(await listed(storage)) == {stuck, stored[3]}
+        assert await storage.not_yet_indexed(stored) == {stuck, stored[3]}
+        calls.before = None
+        kept = (await store(storage, b"kept")).location
+        assert set(await listed(storage)) == {stored[3], kept}
+
+
+async def test_where_a_directory_cannot_be_synced_none_of_many_counts_as_gone(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        stored = [(await store(storage, b"%d" % number)).location for number in range(3)]
+
+        def before(number: int, name: str, path: str) -> None:
+            if name == "fsync":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        calls.before = before
+        assert set(await storage.delete_many(stored[:2])) == set(stored[:2])
+        calls.before = None
+        calls.log.clear()
+        assert await storage.delete_many(stored[:2]) == {}
+        assert ("fsync", str(Path(stored[0]).parent)) in calls.log
+        assert set(await listed(storage)) == {stored[2]}
+
+
 async def test_one_file_that_can_never_be_removed_hinders_nothing(
     opened: Opened, root: Path, calls: SystemCalls
 ) -> None:

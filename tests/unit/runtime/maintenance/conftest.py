@@ -52,6 +52,25 @@ def archive(tmp_path: Path) -> Archive:
     return Archive.at(tmp_path / "data")
 
 
+class Stages:
+    """A `Progress`: the stages in order, each with what it advanced by."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, list[int]]] = []
+
+    def begin(self, stage: str, total: int | None) -> None:
+        """See `Progress.begin`."""
+        self.stages.append((stage, []))
+
+    def advance(self, count: int = 1) -> None:
+        """See `Progress.advance`."""
+        self.stages[-1][1].append(count)
+
+    def of(self, stage: str) -> list[int]:
+        """What the stages of this name advanced by, step by step."""
+        return [count for name, counts in self.stages if name == stage for count in counts]
+
+
 class Found(list[Finding]):
     """Findings as they come."""
 

@@ -97,7 +97,7 @@ async def test_what_is_being_deleted_is_no_orphan(archive: Archive, files_go: bo
         listed = await _listed(storage)
         steps = Steps()
         if not files_go:
-            steps.fail_at("delete", StorageError("busy"))
+            steps.fail_at("delete_many", StorageError("busy"))
         deletions = Deletions(archive.data_dir, WatchedStorage(storage, steps), index)
         await deletions.delete(SCOPE)
         adopter = Adopter(storage, index, StorageServiceConfig().tap_limits, deletions)

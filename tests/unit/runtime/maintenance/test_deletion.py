@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import pytest
 
 from scp_server import Server
 from scp_server.errors import IndexUnavailable, StorageError
-from scp_server.index.base import Level, PartRecord, Scope
+from scp_server.index.base import Index, Level, PartRecord, Scope
 from scp_server.observability.logs import captured_logs
-from scp_server.runtime.maintenance import deletion, deletion_record
-from scp_server.runtime.maintenance.deletion import Deletions, Removed, finish_deletions
+from scp_server.runtime.maintenance import carrying_out, deletion_record
+from scp_server.runtime.maintenance.carrying_out import Removed, finish_deletions
+from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.maintenance.deletion_record import Extent, measure, pending_deletions
 from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.runtime.maintenance.rebuild import rebuild
@@ -38,6 +39,10 @@ async def _fill(archive: Archive) -> None:
     assert await archive.store([*objects, ct_image(seed=9), *two_section_ct()]) == [0] * 6
 
 
+async def _locations(index: Index, scope: Scope) -> set[str]:
+    return {part.location async for page in index.parts_below(scope) for part in page}
+
+
 @pytest.mark.parametrize(
     ("scope", "extent"),
     [
@@ -55,7 +60,7 @@ async def test_rows_and_files_of_a_scope_go_and_no_others(
     async with archive.opened() as (storage, index):
         measured = await measure(index, scope)
         assert (measured.studies, measured.series, measured.instances, measured.parts) == extent
-        gone = {part.location for part in await index.list_parts(scope=scope)}
+        gone = await _locations(index, scope)
         assert measured.bytes == sum(len(before[location]) for location in gone)
         removed = await Deletions(archive.data_dir, storage, index).delete(scope)
         assert (removed.parts, removed.files, removed.failures) == (extent[3], extent[3], 0)
@@ -76,7 +81,7 @@ async def test_a_deletion_is_logged_with_its_uid_and_counts(archive: Archive) ->
     assert (record["parts"], record["files"], record["failed"]) == (3, 3, 0)
 
 
-@pytest.mark.parametrize("step", ["remove", "delete", "after"])
+@pytest.mark.parametrize("step", ["remove", "delete_many", "after"])
 @pytest.mark.parametrize("finisher", ["start", "again", "rebuild"])
 async def test_killed_at_any_step_a_decided_deletion_is_finished(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, step: str, finisher: str
@@ -90,7 +95,7 @@ async def test_killed_at_any_step_a_decided_deletion_is_finished(
             def die(_record: Path) -> None:
                 raise killed
 
-            monkeypatch.setattr(deletion, "drop_record", die)
+            monkeypatch.setattr(carrying_out, "drop_record", die)
         else:
             steps.fail_at(step, killed)
         watched = WatchedStorage(storage, steps), WatchedIndex(index, steps)
@@ -103,6 +108,8 @@ async def test_killed_at_any_step_a_decided_deletion_is_finished(
         with captured_logs() as logs:
             async with Server(settings) as server:
                 assert (await server.index.totals()).parts == 3
+                resuming = [each for each in asyncio.all_tasks() if "resume" in each.get_name()]
+                await asyncio.gather(*resuming)
         assert [record["event"] for record in logs].count("deletion.finished") == 1
     elif finisher == "again":
         async with archive.opened() as (storage, index):
@@ -118,7 +125,7 @@ async def test_a_killed_deletion_does_not_take_what_was_sent_anew(archive: Archi
     await _fill(archive)
     async with archive.opened() as (storage, index):
         steps = Steps()
-        steps.fail_at("delete", RuntimeError("killed here"))
+        steps.fail_at("delete_many", RuntimeError("killed here"))
         with pytest.raises(RuntimeError):
             await Deletions(archive.data_dir, WatchedStorage(storage, steps), index).delete(GONE)
     anew = ct_image(seed=0, study_instance_uid=STUDY, series_instance_uid="1.2.3.4.0")
@@ -146,7 +153,7 @@ async def test_a_file_that_cannot_be_removed_is_named_and_tried_again(archive: A
     await _fill(archive)
     async with archive.opened() as (storage, index):
         steps = Steps()
-        steps.fail_at("delete", StorageError("busy"))
+        steps.fail_at("delete_many", StorageError("busy"))
         removed = await Deletions(archive.data_dir, WatchedStorage(storage, steps), index).delete(GONE)
         assert (removed.parts, removed.files, removed.failures) == (3, 0, 3)
         assert set(removed.failed.values()) == {"busy"}
@@ -159,14 +166,14 @@ async def test_a_file_that_cannot_be_removed_is_named_and_tried_again(archive: A
 async def test_more_than_one_transaction_of_parts_goes(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "ROWS_TOGETHER", 2)
-    monkeypatch.setattr(deletion, "FILES_TOGETHER", 2)
+    monkeypatch.setattr(carrying_out, "ROWS_TOGETHER", 2)
+    monkeypatch.setattr(carrying_out, "FILES_TOGETHER", 2)
     monkeypatch.setattr(deletion_record, "PAGE", 2)
-    monkeypatch.setattr(deletion, "MAX_FAILURES", 1)
+    monkeypatch.setattr(carrying_out, "MAX_FAILURES", 1)
     await _fill(archive)
     async with archive.opened() as (storage, index):
         steps = Steps()
-        steps.fail_at("delete", StorageError("busy"))
+        steps.fail_at("delete_many", StorageError("busy"))
         watched = WatchedIndex(index, steps)
         removed = await Deletions(archive.data_dir, WatchedStorage(storage, steps), watched).delete(GONE)
     assert steps.log.count("remove") == 2
@@ -237,9 +244,10 @@ async def _cancelled_at(archive: Archive, step: str) -> list[str]:
                     reached.set()
                     await go_on.wait()
 
-            async def list_parts(self, **options: Any) -> list[PartRecord]:
+            async def parts_below(self, scope: Scope, *, limit: int = 500) -> AsyncIterator[list[PartRecord]]:
                 await self.stand("list")
-                return await super().list_parts(**options)
+                async for page in super().parts_below(scope, limit=limit):
+                    yield page
 
             async def remove(self, locations: Sequence[str]) -> int:
                 await self.stand("remove")
@@ -274,7 +282,7 @@ async def test_a_server_that_stops_leaves_a_decided_deletion_to_the_next_start(a
     await _fill(archive)
     async with archive.opened() as (storage, index):
         steps = Steps()
-        reached = steps.stop_at("delete")
+        reached = steps.stop_at("delete_many")
         deletions = Deletions(archive.data_dir, WatchedStorage(storage, steps), index)
         asked = asyncio.create_task(deletions.delete(GONE))
         await reached.wait()
@@ -299,7 +307,7 @@ async def test_deletions_that_overlap_are_carried_out_one_after_the_other(archiv
 async def test_objects_that_arrive_are_indexed_between_the_transactions_of_a_big_deletion(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deletion, "ROWS_TOGETHER", 1)
+    monkeypatch.setattr(carrying_out, "ROWS_TOGETHER", 1)
     await _fill(archive)
     async with archive.opened() as (storage, index):
         steps = Steps()
@@ -316,23 +324,24 @@ async def test_objects_that_arrive_are_indexed_between_the_transactions_of_a_big
         deletions = Deletions(archive.data_dir, storage, Storing(index, steps))
         assert (await deletions.delete(GONE)).parts == 3
     # The first of the same bytes is indexed before even one row has gone.
-    assert steps.log[:2] == ["add", "add.done"]
+    assert steps.log[:3] == ["parts_below", "add", "add.done"]
     assert steps.log.count("remove") == len(stores) == 3
 
 
 async def test_while_it_is_carried_out_exactly_what_its_record_names_is_doomed(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(carrying_out, "FILES_TOGETHER", 1)
     await _fill(archive)
     async with archive.opened() as (storage, index):
-        going = {part.location for part in await index.list_parts(scope=GONE)}
+        going = await _locations(index, GONE)
         every = list(archive.files())
         seen: list[set[str]] = []
 
         class Asking(WatchedStorage):
-            async def delete(self, location: str) -> None:
+            async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
                 seen.append(await deletions.doomed([*every, "", "objects", "zzz"]))
-                await super().delete(location)
+                return await super().delete_many(locations)
 
         deletions = Deletions(archive.data_dir, Asking(storage, Steps()), index)
         assert await deletions.doomed(every) == set()

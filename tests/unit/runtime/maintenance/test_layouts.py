@@ -12,8 +12,9 @@ from scp_server.index.base import Index, Level, Scope
 from scp_server.observability.logs import captured_logs
 from scp_server.runtime.build import build_storage_service_config
 from scp_server.runtime.maintenance.backup import backup, restore
+from scp_server.runtime.maintenance.carrying_out import finish_deletions
 from scp_server.runtime.maintenance.comparison import Comparison, ComparisonReport
-from scp_server.runtime.maintenance.deletion import Deletions, finish_deletions
+from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.maintenance.progress import NoProgress
 from scp_server.runtime.maintenance.rebuild import rebuild
 from scp_server.runtime.maintenance.verify import VerifyOptions, verify
@@ -130,7 +131,9 @@ async def test_a_deletion_that_a_crash_ended_is_finished(archive: Archive) -> No
     locations = list(archive.files())
     record = archive.data_dir / "deletions" / "0123456789abcdef.deletion"
     record.parent.mkdir()
-    record.write_text("\n".join(['{"format": 1, "kind": "scp-server deletion"}', *locations, ""]))
+    record.write_text(
+        "\n".join(['{"format": 1, "kind": "scp-server deletion", "rows": "kept"}', *locations, ""])
+    )
     async with archive.opened() as (storage, index):
         assert await finish_deletions(archive.data_dir, storage, index) == 1
         assert (await index.totals()).parts == 0

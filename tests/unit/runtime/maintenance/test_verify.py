@@ -15,7 +15,7 @@ from scp_server.runtime.process import DataFolderLock
 from scp_server.testing.archive import Archive
 from scp_server.testing.dicos_objects import two_section_ct
 from scp_server.testing.objects import ct_image
-from tests.unit.runtime.maintenance.conftest import Found, varied_objects
+from tests.unit.runtime.maintenance.conftest import Found, Stages, varied_objects
 
 QUICK = VerifyOptions(digest=False)
 FULL = VerifyOptions()
@@ -107,6 +107,15 @@ async def test_repair_adopts_orphans_in_order_of_arrival(archive: Archive, found
     assert archive.rows()["parts"] == rows["parts"]
     assert archive.rows()["headers"] == rows["headers"]
     assert (await _verify(archive, FULL, found)).findings.total == 0
+
+
+async def test_adopting_many_is_no_silence(archive: Archive) -> None:
+    await archive.store(varied_objects())
+    _forget(archive, *archive.files())
+    progress = Stages()
+    await verify(archive.settings, REPAIR, lambda _: None, progress)
+    assert progress.of("looking at files").count(0) == len(archive.files())
+    assert sum(progress.of("looking at files")) == len(archive.files())
 
 
 async def test_repair_leaves_what_cannot_be_read(archive: Archive, found: Found) -> None:
