@@ -62,9 +62,14 @@ class RawAssociation:
     """Associated from the start; released at the end. Raises OSError, ConnectionError, Rejected."""
 
     def __init__(
-        self, address: Address, contexts: Sequence[ProposedContext], user_items: bytes = b""
+        self,
+        address: Address,
+        contexts: Sequence[ProposedContext],
+        user_items: bytes = b"",
+        silence_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", address.port), TIMEOUT_SECONDS)
+        """`silence_seconds` is how long the peer may send nothing where something is awaited."""
+        self._socket = socket.create_connection(("127.0.0.1", address.port), silence_seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._waiting = bytearray()
         self._socket.sendall(

@@ -52,6 +52,8 @@ BIG_STUDY = 999
 MEMORY_CLIENTS = 8
 TRY_AGAIN_SECONDS = 0.05
 GIVE_UP_SECONDS = 300.0
+SILENCE_SECONDS = 20.0
+"""Longest time without a response to a C-MOVE."""
 
 _encoder = DatasetEncoder(EXPLICIT)
 
@@ -191,7 +193,7 @@ def move_study(address: Address, uid: str, destination: str) -> None:
     """C-MOVE of a study. Raises RuntimeError unless it ends with 0x0000."""
     contexts = [ProposedContext(1, STUDY_ROOT_MOVE, [EXPLICIT.value])]
     message = request(1, C_MOVE_RQ, STUDY_ROOT_MOVE, _identifier(uid), move_destination=destination)
-    with RawAssociation(address, contexts) as association:
+    with RawAssociation(address, contexts, silence_seconds=SILENCE_SECONDS) as association:
         status = association.perform(message).status
     if status:
         raise RuntimeError(f"C-MOVE ended with 0x{status:04X}")
