@@ -22,6 +22,8 @@ log = get_logger(__name__)
 
 _CLOSE_SECONDS = 2.0
 """When the server stops: how long remotes may take to answer our releases, before they are aborted."""
+_ANSWER_SECONDS = 1.0
+"""A remote that has not answered for so long may be waiting for an idle association of ours to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,17 @@ class _RemotePool:
         """The settings do not have it any more, or not so."""
         self._down_until = 0.0
         self._problem = ""
+        self._full_until = 0.0
+        self._most = remote.max_associations
+
+    def found_full(self, until: float) -> None:
+        """It takes no more than it has of ours now."""
+        self._most = len(self.used) + len(self.idle)
+        self._full_until = until
+
+    def has_room(self, now: float) -> bool:
+        """One more may be asked for."""
+        return self.open < (self._most if now < self._full_until else self.remote.max_associations)
 
     def found_down(self, problem: str, until: float) -> None:
         """It could not be reached."""
@@ -76,7 +89,9 @@ class DestinationPool:
     """`Destinations`, with associations that are used again. Belongs to one event loop; `close` ends it.
 
     Whoever asks is given an idle association on which everything that is wanted was proposed, else a new one.
-    Where there are as many as there may be, an idle one is released to make room, else it waits its turn.
+    Where there are as many as there may be, an idle one is released to make room, else it waits its turn. So
+    it does where a remote takes no more beside those of ours that it serves, whether it says so or does not
+    answer: that is found out, no setting needs to tell.
     """
 
     def __init__(
@@ -93,6 +108,7 @@ class DestinationPool:
         self._pools = {title: _RemotePool(remote) for title, remote in config.remotes.items()}
         self._open = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._changed: asyncio.Future[None] | None = None
         self._stopped = False
@@ -144,7 +160,7 @@ class DestinationPool:
                     await self._change()
         except TimeoutError:
             log.warning("remote.stuck", associations=self._open)
-        tasks = tuple(self._closing)
+        tasks = (*self._closing, *self._given_up)
         for task in tasks:
             task.cancel()  # Which resets its connection.
         if tasks:
@@ -159,26 +175,31 @@ class DestinationPool:
             pool = self._pools.get(ae_title)
             if pool is None:
                 raise ConnectFailed("no such remote is configured")
-            association = pool.reusable(pairs)
+            association = self._reused(pool, pairs)
+            if association is None:
+                pool.refuse_while_down(self._clock())
+                if pool.has_room(self._clock()) and self._open < self._config.max_associations:
+                    association = await self._open_to(pool, pairs)
+                else:
+                    await self._room(pool)
             if association is not None:
-                self._measures.reused += 1
-                self._forget_idle(pool, association)
-                self._use(pool, association)
                 return pool, association
-            pool.refuse_while_down(self._clock())
-            if self._has_room(pool):
-                return pool, await self._open_to(pool, pairs)
-            await self._room(pool)
 
-    def _has_room(self, pool: _RemotePool) -> bool:
-        return pool.open < pool.remote.max_associations and self._open < self._config.max_associations
+    def _reused(self, pool: _RemotePool, pairs: frozenset[Pair]) -> OutboundAssociation | None:
+        association = pool.reusable(pairs)
+        if association is not None:
+            self._measures.reused += 1
+            self._forget_idle(pool, association)
+            self._use(pool, association)
+        return association
 
     async def _room(self, pool: _RemotePool) -> None:
         """Wait until something has changed; where something is idle, as many are released as are awaited."""
         self._waiting += 1
+        self._measures.waiting += 1
         try:
             if len(self._closing) < self._waiting:
-                full = pool.open >= pool.remote.max_associations
+                full = not pool.has_room(self._clock())
                 for candidate in (pool,) if full else tuple(self._pools.values()):
                     if candidate.idle:
                         self._release(candidate, next(iter(candidate.idle)))
@@ -186,19 +207,27 @@ class DestinationPool:
             await self._change()
         finally:
             self._waiting -= 1
+            self._measures.waiting -= 1
 
-    async def _open_to(self, pool: _RemotePool, pairs: frozenset[Pair]) -> OutboundAssociation:
+    async def _open_to(self, pool: _RemotePool, pairs: frozenset[Pair]) -> OutboundAssociation | None:
+        """A new association, or one that was given back meanwhile; None when it is one's turn to wait."""
         remote, began = pool.remote, self._clock()
         association = self._associate(remote, pairs, self._config.calling_ae_title, self._config.requestor)
         self._count(pool, 1)
+        opening = asyncio.create_task(self._opening(pool, association), name="remote.open")
         try:
-            await association.open()
-        except BaseException as error:
-            self._count(pool, -1)
-            if isinstance(error, AssociationError):
-                self._failed(pool, error, began)
-            self._notify()
+            instead = await self._answer(pool, pairs, opening)
+        except BaseException:
+            self._give_up(pool, association, opening)
             raise
+        if instead is not None:
+            self._give_up(pool, association, opening)
+            return instead
+        try:
+            opening.result()
+        except AssociationError as error:
+            self._failed(pool, error, began)
+            return None
         if self._stopped:
             self._close(pool, association, abort=True)
             raise ConnectFailed("the server stops")
@@ -215,17 +244,68 @@ class DestinationPool:
         )
         return association
 
+    async def _opening(self, pool: _RemotePool, association: OutboundAssociation) -> None:
+        try:
+            await association.open()
+        except BaseException:
+            self._count(pool, -1)
+            self._notify()
+            raise
+
+    async def _answer(
+        self, pool: _RemotePool, pairs: frozenset[Pair], opening: asyncio.Task[None]
+    ) -> OutboundAssociation | None:
+        """Wait for the remote to answer. One that serves a single association at a time does not while it
+        has another of ours: that one is returned once it is given back, or released where it does not do.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ANSWER_SECONDS
+        while True:
+            left = deadline - loop.time()
+            if left <= 0:
+                self._release_idle(pool)
+            await asyncio.wait(
+                {opening, self._next_change()},
+                timeout=left if left > 0 else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if opening.done():
+                return None
+            if self._stopped:
+                raise ConnectFailed("the server stops")
+            if (association := self._reused(pool, pairs)) is not None:
+                return association
+
+    def _give_up(
+        self, pool: _RemotePool, association: OutboundAssociation, opening: asyncio.Task[None]
+    ) -> None:
+        """Wait no longer for an answer. Its place is free once its socket is gone."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._given_up.discard(task)
+            if not task.cancelled() and task.exception() is None:
+                self._close(pool, association, abort=True)
+
+        self._given_up.add(opening)
+        opening.add_done_callback(ended)
+        opening.cancel()
+
     def _failed(self, pool: _RemotePool, error: AssociationError, began: float) -> None:
-        """Where the remote serves others of ours it is not down: it takes no more at once, for instance."""
+        """Raises the error, unless the remote serves others of ours: then it takes no more at once."""
+        until = self._clock() + self._config.retry_seconds
+        problem = {
+            "ae_title": pool.remote.ae_title,
+            "error": peer_text(str(error)),
+            "duration_seconds": round(self._clock() - began, 6),
+        }
+        if pool.used or pool.idle:
+            pool.found_full(until)
+            log.info("remote.full", associations=len(pool.used) + len(pool.idle), **problem)
+            return
         self._measures.failed += 1
-        if not pool.used and not pool.idle:
-            pool.found_down(str(error), self._clock() + self._config.retry_seconds)
-        log.warning(
-            "remote.unreachable",
-            ae_title=pool.remote.ae_title,
-            error=peer_text(str(error)),
-            duration_seconds=round(self._clock() - began, 6),
-        )
+        pool.found_down(str(error), until)
+        log.warning("remote.unreachable", **problem)
+        raise error
 
     # -- one is not wanted any more -----------------------------------------------------------------------
 
@@ -282,9 +362,13 @@ class DestinationPool:
         self._open += change
 
     async def _change(self) -> None:
+        await asyncio.shield(self._next_change())
+
+    def _next_change(self) -> asyncio.Future[None]:
+        """Many wait for it: not to be cancelled."""
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
+        return self._changed
 
     def _notify(self) -> None:
         if self._changed is not None:

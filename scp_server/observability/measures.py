@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from scp_server.protocol.message import CEchoRQ, CStoreRQ, Message
+from scp_server.protocol.message import CEchoRQ, CFindRQ, CGetRQ, CMoveRQ, CStoreRQ, Message
 from scp_server.protocol.pdu import RejectReason
 from scp_server.protocol.status import Status, StatusClass, status_class
 
@@ -115,10 +115,21 @@ class Service(StrEnum):
 
     STORE = "store"
     ECHO = "echo"
+    FIND = "find"
+    MOVE = "move"
+    GET = "get"
     OTHER = "other"
 
 
-SERVICES: Mapping[type[Message], Service] = MappingProxyType({CStoreRQ: Service.STORE, CEchoRQ: Service.ECHO})
+SERVICES: Mapping[type[Message], Service] = MappingProxyType(
+    {
+        CStoreRQ: Service.STORE,
+        CEchoRQ: Service.ECHO,
+        CFindRQ: Service.FIND,
+        CMoveRQ: Service.MOVE,
+        CGetRQ: Service.GET,
+    }
+)
 UNANSWERED = "unanswered"
 RESULTS = ("success", "warning", "cancel", "failure", UNANSWERED)
 """The class of the final status, or that none was sent before the association ended."""
@@ -288,10 +299,12 @@ class IndexMeasures:
 
 @dataclass(slots=True)
 class OutboundMeasures:
-    """Associations that we asked remotes for. `used` and `idle` are of this moment."""
+    """Associations that we asked remotes for. `used`, `idle` and `waiting` are of this moment."""
 
     used: int = 0
     idle: int = 0
+    waiting: int = 0
+    """Sub-operations' associations whose turn it is not yet: there are as many as there may be."""
     opened: int = 0
     reused: int = 0
     failed: int = 0

@@ -299,9 +299,13 @@ METRICS: tuple[Declaration, ...] = (
     Declaration(
         "scp_outbound_associations",
         "gauge",
-        "Associations to remotes: in use, or kept for the next one.",
+        "Associations to remotes: in use, kept for the next one, or waited for.",
         ("state",),
-        lambda v: [(("used",), v.measures.outbound.used), (("idle",), v.measures.outbound.idle)],
+        lambda v: [
+            (("used",), v.measures.outbound.used),
+            (("idle",), v.measures.outbound.idle),
+            (("waiting",), v.measures.outbound.waiting),
+        ],
     ),
     _single(
         "scp_outbound_associations_opened_total",

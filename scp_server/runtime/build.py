@@ -42,7 +42,12 @@ from scp_server.services.storage_classes import StorageSOPClasses, standard_stor
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
-from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
+from scp_server.storage.filesystem import (
+    READ_PIECE_BYTES,
+    Durability,
+    FilesystemStorage,
+    FilesystemStorageConfig,
+)
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
 from scp_server.storage.template import LayoutTemplate
 
@@ -364,6 +369,9 @@ INDEXED_ELEMENT_BYTES = 208
 """Memory to remember where an element of a header lies."""
 SUB_OPERATION_BYTES = 512
 """Memory for a sub-operation of a retrieve: 320 bytes to find and name its part, the rest where it fails."""
+SENDING_BYTES = 4 * READ_PIECE_BYTES
+"""Of an object that is sent: a piece of which the last is being written, one that waits until it is known not
+to be the last, the one behind it, and one that is read ahead."""
 ASSOCIATION_OBJECTS_BYTES = 131_072
 """The objects of an association without what a peer fills them with, and the window of its deflated data."""
 
@@ -380,8 +388,9 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     Of a whole request that was accepted its texts may stay; of the commands, those that wait and the one that
     makes reading stop, one in pieces, and what was read behind it. The operation that is performed keeps
     either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
-    and a page of answers with the one that is being made. Of an object that is decoded there are a frame, the
-    fragment behind it, the decoded frame, and what waits in pipes; of one that is re-encoded, a few pieces.
+    and a page of answers with the one that is being made; or pieces of an object that is sent. Of an object
+    that is decoded there are a frame, the fragment behind it, the decoded frame, and what waits in pipes; of
+    one that is re-encoded, a few pieces.
     """
     limits, query = settings.limits, settings.query
     outbound = (
@@ -389,6 +398,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + (DECODED_COMMAND_FACTOR + 1) * limits.max_command_bytes
         + READ_BYTES
         + limits.send_buffer_bytes
+        + SENDING_BYTES
         + ASSOCIATION_OBJECTS_BYTES
         + REENCODING_BYTES
     )
@@ -405,7 +415,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         limits.max_associate_pdu_bytes
         + commands * limits.max_command_bytes
         + READ_BYTES
-        + max(storing, querying, REENCODING_BYTES)
+        + max(storing, querying, SENDING_BYTES + REENCODING_BYTES)
         + limits.send_buffer_bytes
         + ASSOCIATION_OBJECTS_BYTES
     )

@@ -28,8 +28,8 @@ class RemoteSettings(Section):
     )
     max_associations: Count = Field(
         default=4,
-        description="Associations to it at once, idle ones too; what needs more waits. 1 for a remote that "
-        "serves one at a time.",
+        description="Associations to it at once, idle ones too; what needs more waits. That a remote takes "
+        "fewer is found out.",
     )
     connect_seconds: Seconds = Field(
         default=10.0, description="How long it may take to accept a TCP connection."

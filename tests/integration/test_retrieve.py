@@ -1,4 +1,4 @@
-"""C-GET from a whole server: what comes back, and what it answers to requestors that behave badly."""
+"""C-GET and C-MOVE from a whole server: everything comes back as it was, or arrives elsewhere."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from scp_server.errors import RetrieveFailed
 from scp_server.interfaces import AcceptedContext
 from scp_server.net.receiving import ObjectSinkWriter
 from scp_server.net.retrieving import RetrieveResult
+from scp_server.objects.part10 import read_file_meta
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID, CStoreRQ
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.dicos_objects import dicos_dx, dicos_tdr, two_section_ct
@@ -184,6 +185,32 @@ async def test_a_cancelled_get_ends_after_the_object_in_hand(start_server: Start
         assert getting.result.counters.remaining == 17
         assert await association.echo() == 0x0000
     assert [uid for uid, _, _ in sink.received] == [each.sop_instance_uid for each in objects[:3]]
+
+
+async def test_everything_arrives_at_another_server_byte_for_byte(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    first, second = two_section_ct()
+    slices = [
+        ct_image(seed=n, study_instance_uid=first.study_instance_uid, transfer_syntax=syntax)
+        for n, syntax in enumerate(TransferSyntax)
+    ]
+    objects = [first, second, dicos_dx(), dicos_tdr(first), *slices]
+    destination = await start_server(data_dir=tmp_path / "destination", listen={"ae_title": "DEST"})
+    host, port = destination.address
+    remote = {"ae_title": "DEST", "host": host, "port": port}
+    server = await start_server(remotes=[remote], retrieve={"associations": 3})
+    await store(server, objects)
+    contexts = [(STUDY_MOVE, [EXPLICIT])]
+    async with Requestor(*server.address, contexts=contexts) as association:
+        moving = association.move({"StudyInstanceUID": first.study_instance_uid}, destination="DEST")
+        async for _ in moving:
+            pass
+    assert moving.result is not None
+    assert told(moving.result) == (0x0000, len(objects), 0, 0)
+    kept = [path.read_bytes() for path in (tmp_path / "destination" / "objects").rglob("*.dcm")]
+    datasets = sorted(data[read_file_meta(data).dataset_offset_bytes :] for data in kept)
+    assert datasets == sorted(each.dataset for each in objects)
 
 
 async def test_an_unknown_destination_is_a801(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""DCMTK's senders: echoscu, storescu in several transfer syntaxes, dcmsend with a folder."""
+"""DCMTK's clients: echoscu, storescu in several transfer syntaxes, dcmsend with a folder, getscu."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from scp_server.objects.part10 import read_file_meta
 from scp_server.testing.dataset_encoder import TransferSyntax
+from scp_server.testing.encoded_object import make_uid
 from scp_server.testing.objects import JAPANESE, UTF_8, ct_image, encapsulated_pdf, structured_report
 
 if TYPE_CHECKING:
@@ -105,3 +107,30 @@ async def test_the_same_files_again_are_kept_once(
     for _ in range(2):
         await run_peer("storescu", "-xe", "127.0.0.1", str(lane.port), *files)
     await lane.expect_kept_as_sent(6)
+
+
+async def test_getscu_gets_back_what_storescu_sent(
+    lane: Lane,
+    run_peer: RunPeer,
+    write_files: WriteFiles,
+    require_peer: Callable[[str, object], None],
+    tmp_path: Path,
+) -> None:
+    require_peer("DCMTK's getscu", shutil.which("getscu"))
+    study = make_uid("study")
+    objects = [
+        *(ct_image(seed=seed, study_instance_uid=study) for seed in range(5)),
+        structured_report(study_instance_uid=study),
+    ]
+    await run_peer("storescu", "-xe", "127.0.0.1", str(lane.port), *write_files(*objects))
+    (tmp_path / "got").mkdir()
+    keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study}")
+    options = ("-S", "--bit-preserving", "-od", str(tmp_path / "got"))
+    output = await run_peer("getscu", "-v", *options, *keys, "127.0.0.1", str(lane.port))
+    assert "Final status report from last C-GET message" in output
+    got = {
+        meta.sop_instance_uid: data[meta.dataset_offset_bytes :]
+        for data in (path.read_bytes() for path in (tmp_path / "got").iterdir())
+        for meta in [read_file_meta(data)]
+    }
+    assert got == {each.sop_instance_uid: each.dataset for each in objects}

@@ -106,8 +106,10 @@ class Move:
         self._sub_operations.fail_all(_UNREACHABLE, self._end)
 
     def _stop_connecting(self) -> None:
-        """Nobody waits for an association any more: C-CANCEL waits for sub-operations that run, and only
-        for those. A task of a group that is cancelled leaves the others alone."""
+        """Nobody waits for an association any more: nothing is left to be sent, or C-CANCEL has come, which
+        waits for sub-operations that run and only for those. A task of a group that is cancelled leaves the
+        others alone.
+        """
         for task in self._connecting:
             task.cancel()
 
@@ -130,9 +132,8 @@ class Move:
                     self._connecting.discard(task)
                     connected = True
                     await self._sub_operations.send_all(sender, count)
-                    if not self._sub_operations.waiting:
-                        # A destination that takes one association after another answers none of these before.
-                        self._stop_connecting()
+                    # A destination that takes one association after another answers none of these before.
+                    self._stop_connecting()
             except AssociationError as error:
                 self._end = str(error)
                 in_vain = 0 if ended else in_vain + 1

@@ -388,18 +388,113 @@ async def test_another_remote_is_not_down_with_it(stage: Stage) -> None:
     await other.end()
 
 
-async def test_a_remote_that_takes_no_more_at_once_is_not_down(stage: Stage) -> None:
+# -- remotes that take few at once --------------------------------------------------------------------------
+
+
+async def test_who_is_refused_beside_another_waits_for_its_turn(stage: Stage, logs: Logs) -> None:
+    """It is not down, for it serves us: it takes no more at once."""
     pool = stage.pool()
     first = await using(pool)
     stage.refusal = AssociationRejected(2, 3, 2)
-    second = await using(pool)
+    second, third = await using(pool), await using(pool)
+    assert second.waits
+    assert len(stage.attempts) == 2, "what the second was told the third knows"
+    assert stage.measures.waiting == 2
+    await first.end()
+    assert second.association is first.association
+    await second.end()
+    assert third.association is first.association
+    await third.end()
+    (line,) = [line for line in logs if line["event"].startswith("remote.") and "error" in line]
+    assert (line["event"], line["ae_title"], line["associations"]) == ("remote.full", "PACS", 1)
+    assert (stage.measures.failed, stage.measures.waiting) == (0, 0)
+
+
+async def test_that_it_takes_no_more_is_believed_for_a_while_only(stage: Stage) -> None:
+    pool = stage.pool(retry_seconds=5.0)
+    first = await using(pool)
+    stage.refusal = AssociationRejected(2, 3, 2)
+    refused = await using(pool)
+    stage.refusal = None
+    stage.clock.advance(5.0)
+    other = await using(pool)
+    assert other.association is not None
+    assert refused.waits
+    for use in (first, other, refused):
+        await use.end()
+
+
+async def test_who_is_refused_beside_an_idle_one_it_cannot_use_is_served_after_it(stage: Stage) -> None:
+    pool = stage.pool()
+    idle = await using(pool)
+    await idle.end()
+    stage.refusal = AssociationRejected(2, 3, 2)
+    stage.may_close.clear()
+    other = await using(pool, contexts=[(MR, [EXPLICIT])])
+    assert idle.association is not None
+    assert idle.association.ended == "released"
+    stage.refusal = None
+    stage.may_close.set()
+    await settle()
+    assert other.association is not None
+    await other.end()
+
+
+async def test_refused_alone_at_last_it_fails(stage: Stage) -> None:
+    pool = stage.pool()
+    first = await using(pool)
+    stage.refusal = AssociationRejected(1, 1, 7)
+    second = await using(pool, contexts=[(MR, [EXPLICIT])])
+    assert second.waits
+    await first.end()
     with pytest.raises(AssociationRejected):
         await second.task
-    stage.refusal = None
-    third = await using(pool)
-    assert third.association is not None
+    assert stage.measures.failed == 1
+
+
+async def test_who_is_not_answered_takes_what_is_given_back_meanwhile(stage: Stage) -> None:
+    pool = stage.pool()
+    first = await using(pool)
+    stage.may_open.clear()
+    second = await using(pool)
+    assert second.waits
     await first.end()
-    await third.end()
+    assert second.association is first.association
+    assert len(stage.attempts) == 2
+    await second.end()
+
+
+async def test_what_is_idle_and_of_no_use_is_released_for_who_is_not_answered(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scp_server.net.destinations._ANSWER_SECONDS", 0.01)
+    pool = stage.pool()
+    first = await using(pool)
+    stage.may_open.clear()
+    second = await using(pool, contexts=[(MR, [EXPLICIT])])
+    await first.end()
+    assert first.association is not None
+    async with asyncio.timeout(5):
+        while first.association.ended != "released":
+            await asyncio.sleep(0.005)
+    stage.may_open.set()
+    await settle()
+    assert second.association is not None
+    await second.end()
+
+
+async def test_an_answer_that_comes_as_it_is_given_up_leaves_nothing_open(stage: Stage) -> None:
+    pool = stage.pool()
+    stage.may_open.clear()
+    use = await using(pool)
+    stage.may_open.set()
+    await asyncio.sleep(0)  # The answer is there, and nobody has looked yet.
+    use.task.cancel()
+    with suppress(asyncio.CancelledError):
+        await use.task
+    await settle()
+    assert stage.opened == []
+    assert pool._open == 0
 
 
 # -- what may be dialled ------------------------------------------------------------------------------------

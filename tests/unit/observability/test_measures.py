@@ -15,7 +15,7 @@ from scp_server.observability.measures import (
     StageClock,
     StoppedTime,
 )
-from scp_server.protocol.message import CEchoRQ, CFindRQ, CStoreRQ
+from scp_server.protocol.message import CEchoRQ, CFindRQ, CGetRQ, CMoveRQ, CStoreRQ, Message, NDeleteRQ
 from scp_server.protocol.status import Status
 from scp_server.testing.clock import ManualClock
 
@@ -77,10 +77,24 @@ def test_an_operation_is_counted_by_its_service_and_the_class_of_its_status(
     assert found == {(Service.ECHO, result): (1, 0.2)}
 
 
-def test_a_request_without_a_service_of_its_own_is_another() -> None:
+@pytest.mark.parametrize(
+    ("request_", "service"),
+    [
+        (CFindRQ(message_id=1, affected_sop_class_uid="1.2"), Service.FIND),
+        (CMoveRQ(message_id=1, affected_sop_class_uid="1.2", move_destination="DEST"), Service.MOVE),
+        (CGetRQ(message_id=1, affected_sop_class_uid="1.2"), Service.GET),
+        (
+            NDeleteRQ(message_id=1, requested_sop_class_uid="1.2", requested_sop_instance_uid="1.2.3"),
+            Service.OTHER,
+        ),
+    ],
+)
+def test_every_service_is_told_apart_and_what_is_none_of_them_is_another(
+    request_: Message, service: Service
+) -> None:
     measures = OperationMeasures()
-    measures.ended(PEER, CFindRQ(message_id=1, affected_sop_class_uid="1.2"), 0x0122, 0.1, 0)
-    assert _count(measures.durations[Service.OTHER]["failure"]) == 1
+    measures.ended(PEER, request_, 0x0122, 0.1, 0)
+    assert _count(measures.durations[service]["failure"]) == 1
     assert sum(measures.refused.values()) == 0
 
 
