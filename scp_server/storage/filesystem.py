@@ -78,7 +78,9 @@ log = get_logger(__name__)
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
-_READ_BYTES = 262_144
+READ_PIECE_BYTES = 655_360
+"""What a read takes at once. A visit to a thread costs as much as copying half a megabyte, so that of a CT
+slice is one, with 128 KiB for its header. While a piece is used the next is read, and none beyond it."""
 _LIST_BATCH = 512
 
 
@@ -181,8 +183,12 @@ class FilesystemStorage:
         return self._workshop
 
     async def _hop(self, action: str, function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
+        return await self._settled(action, self._opened().hop(function, *args))
+
+    async def _settled(self, action: str, hop: asyncio.Future[_T]) -> _T:
+        """What a visit to a thread brings. Raises ObjectNotFound, StorageError."""
         try:
-            return await self._opened().hop(function, *args)
+            return await hop
         except FileNotFoundError as error:
             raise ObjectNotFound(f"cannot {action}: no such object") from error
         except OSError as error:
@@ -224,11 +230,19 @@ class FilesystemStorage:
         if not is_location(location):
             raise ObjectNotFound("cannot read: no location of this storage")
         reader = FileReader(f"{self._root}/{location}", offset_bytes, length_bytes)
+        ahead: asyncio.Future[bytes] | None = None
         try:
-            while data := await self._hop("read", reader.read, _READ_BYTES):
+            data = await self._hop("read", reader.read, READ_PIECE_BYTES)
+            while data:
+                # A piece is used while the next is read.
+                ahead = None if reader.is_closed else self._opened().hop(reader.read, READ_PIECE_BYTES)
                 yield data
+                data = b"" if ahead is None else await self._settled("read", ahead)
         finally:
-            self._close_later(reader.close)
+            if ahead is not None:
+                ahead.cancel()  # Of one that failed asyncio would else say that nobody looked.
+            if not reader.is_closed:
+                self._close_later(reader.close)
 
     async def list(self) -> AsyncIterator[StoredObject]:
         """See `Storage.list`. Objects that come or go meanwhile may or may not be among them."""

@@ -14,7 +14,10 @@ from scp_server.storage.layout import is_directory, is_location
 
 
 class FileReader:
-    """A file read from an offset on. `read` and `close` block; `close` waits for a `read` in hand."""
+    """A file read from an offset on. `read` and `close` block; `close` waits for a `read` in hand.
+
+    The read that comes to the end closes the file: where the length is known, one visit to a thread may do.
+    """
 
     def __init__(self, path: str, offset_bytes: int, length_bytes: int | None) -> None:
         self._path = path
@@ -23,6 +26,11 @@ class FileReader:
         self._descriptor = -1
         self._closed = False
         self._lock = Lock()
+
+    @property
+    def is_closed(self) -> bool:
+        """Nothing more will be read, and no file is open."""
+        return self._closed
 
     def read(self, most_bytes: int) -> bytes:
         """The next bytes; empty at the end. Opens the file the first time. Raises OSError."""
@@ -36,16 +44,21 @@ class FileReader:
             self._offset += len(data)
             if self._left is not None:
                 self._left -= len(data)
+            if self._left == 0 or not data:
+                self._close()
             return data
 
     def close(self) -> None:
         """Give the file back; further reads are empty. Never raises."""
         with self._lock:
-            self._closed = True
-            descriptor, self._descriptor = self._descriptor, -1
-            if descriptor >= 0:
-                with suppress(OSError):
-                    os.close(descriptor)
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
 
 
 class Batches:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from scp_server import Requestor
+from scp_server.interfaces import AcceptedContext
+from scp_server.net.receiving import ObjectSinkWriter
+from scp_server.protocol.message import CStoreRQ
+from scp_server.runtime.build import SENDING_BYTES
 from scp_server.testing.daemon import DaemonProcess
 from scp_server.testing.dicos_objects import large_dicos_ct
 from scp_server.testing.encoded_object import EncodedObject, LargeObject
 from scp_server.testing.objects import ct_image, large_ct
 from scp_server.testing.scripted_peer import Framing, ScriptedPeer, storage_contexts
 
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 MIB = 1 << 20
 LARGE_BYTES = 256 * MIB
 GROWTH_BYTES = 32 * MIB
 """What a daemon that has served once may grow by."""
 SENDERS = 16
+REQUESTORS = 4
 READ_BYTES = 256 * 1024
 """What a connection may have read when it is told to stop."""
 ASSOCIATION_BYTES = 2 * MIB + READ_BYTES
@@ -114,3 +121,54 @@ async def test_sixteen_senders_at_once_hold_as_much_as_the_limits_say(
             senders.create_task(_send(daemon.ready.dicom_port, stored))
     _expect_flat(daemon, idle_bytes, growth_bytes + BESIDE_BYTES)
     assert sum(size > 2 * MIB for size in _kept_bytes(daemon.data_dir)) >= SENDERS
+
+
+class _Counting:
+    """A sink that counts bytes and keeps none."""
+
+    def __init__(self) -> None:
+        self.received_bytes = 0
+
+    async def begin(self, request: CStoreRQ, context: AcceptedContext) -> ObjectSinkWriter:
+        del request, context
+        return self
+
+    async def write(self, chunks: Sequence[memoryview]) -> None:
+        self.received_bytes += sum(map(len, chunks))
+
+    async def commit(self) -> None: ...
+
+    async def abort(self) -> None: ...
+
+
+async def _fetch(port: int, stored: LargeObject) -> None:
+    sink = _Counting()
+    async with Requestor(
+        "127.0.0.1",
+        port,
+        contexts=[(STUDY_ROOT_GET, [stored.transfer_syntax_uid])],
+        receives=[(stored.sop_class_uid, (stored.transfer_syntax_uid,))],
+    ) as association:
+        uids = {
+            "StudyInstanceUID": stored.study_instance_uid,
+            "SeriesInstanceUID": stored.series_instance_uid,
+            "SOPInstanceUID": stored.sop_instance_uid,
+        }
+        getting = association.get(uids, receive=sink)
+        async for _ in getting:
+            pass
+    assert getting.result is not None
+    assert getting.result.status == 0x0000
+    assert sink.received_bytes == stored.size_bytes
+
+
+@pytest.mark.slow
+async def test_an_object_that_several_fetch_at_once_costs_each_a_few_pieces(daemon: DaemonProcess) -> None:
+    stored = large_ct(LARGE_BYTES)
+    await _send(daemon.ready.dicom_port, stored)
+    _reset_peak(daemon.process.pid)
+    idle_bytes = _status_bytes(daemon.process.pid, "VmRSS")
+    async with asyncio.TaskGroup() as requestors:
+        for _ in range(REQUESTORS):
+            requestors.create_task(_fetch(daemon.ready.dicom_port, stored))
+    _expect_flat(daemon, idle_bytes, REQUESTORS * SENDING_BYTES + BESIDE_BYTES)

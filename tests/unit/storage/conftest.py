@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -43,6 +44,21 @@ def opened() -> Callable[..., AbstractAsyncContextManager[FilesystemStorage]]:
             await storage.close()
 
     return opened
+
+
+@pytest.fixture
+async def visits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was done in threads, in order."""
+    loop = asyncio.get_running_loop()
+    visits: list[Any] = []
+    real = loop.run_in_executor
+
+    def counted(*args: Any) -> Any:
+        visits.append(args[1])
+        return real(*args)
+
+    monkeypatch.setattr(loop, "run_in_executor", counted)
+    return visits
 
 
 @pytest.fixture

@@ -179,17 +179,8 @@ async def test_full_syncs_each_directory_once_for_all_that_are_deleted_together(
 
 
 async def test_a_small_object_costs_one_visit_to_a_thread(
-    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, root: Path, visits: list[Any]
 ) -> None:
-    loop = asyncio.get_running_loop()
-    visits: list[Any] = []
-    real = loop.run_in_executor
-
-    def counted(*args: Any) -> Any:
-        visits.append(args[1])
-        return real(*args)
-
-    monkeypatch.setattr(loop, "run_in_executor", counted)
     async with opened(root) as storage:
         await store(storage, b"the first reading of the free space")
         visits.clear()

@@ -66,6 +66,18 @@ def test_a_short_read_is_continued(file: Path, monkeypatch: pytest.MonkeyPatch) 
     assert data == bytes(range(10, 60))
 
 
+@pytest.mark.parametrize(("length", "reads"), [(50, 3), (None, 6)], ids=["known length", "to the end"])
+def test_the_read_that_comes_to_the_end_closes_the_file(file: Path, length: int | None, reads: int) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    reader = FileReader(str(file), 0, length)
+    for _ in range(reads - 1):
+        assert reader.read(20)
+        assert not reader.is_closed
+    reader.read(20)
+    assert reader.is_closed
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_batches_end_the_iterator_when_closed() -> None:
     taken: list[int] = []
 
