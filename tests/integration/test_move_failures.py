@@ -179,6 +179,7 @@ WHAT_THEY_DO: dict[str, tuple[Script, Final]] = {
 
 
 async def test_what_a_destination_does_is_what_the_counts_say(run: Run) -> None:
+    """PS3.4 C.4.2.3.1; the classes of statuses are PS3.7 C's."""
     told: dict[str, Final] = {}
     async with AsyncExitStack() as destinations:
         ports = {
