@@ -23,6 +23,7 @@ from scp_server.testing.daemon import DaemonProcess
 
 START_SECONDS = 60.0
 AE_TITLE = "ARCHIVE"
+NOWHERE: Mapping[str, int] = {}
 
 
 def free_port() -> int:
@@ -48,6 +49,10 @@ class Peer:
 
     name: str
     address: Address
+    pid: int
+    """Of its first process; it may have children."""
+    folder: Path
+    """Where all of its files are."""
     stop: Callable[[], object]
 
     def __enter__(self) -> Self:
@@ -62,15 +67,23 @@ class Peer:
         self.stop()
 
 
-def start_ours(folder: Path, settings: Mapping[str, str] | None = None) -> Peer:
+Destinations = Mapping[str, int]
+"""Move destinations on loopback: their ports by AE title."""
+
+
+def start_ours(
+    folder: Path, settings: Mapping[str, str] | None = None, destinations: Destinations = NOWHERE
+) -> Peer:
     """This server, with its defaults but for `durability = process`; `settings` are variables."""
     environment = {"SCP_SERVER_STORAGE__DURABILITY": "process", **(settings or {})}
-    daemon = DaemonProcess(folder / "data", environment=environment)
+    remotes = [f"--remote={title}=127.0.0.1:{port}" for title, port in destinations.items()]
+    daemon = DaemonProcess(folder / "data", *remotes, environment=environment)
     ready = daemon.start()
-    return Peer("scp_server", Address(ready.dicom_port, "SCP_SERVER"), daemon.terminate)
+    address = Address(ready.dicom_port, "SCP_SERVER")
+    return Peer("scp_server", address, ready.pid, daemon.data_dir, daemon.terminate)
 
 
-def start_orthanc(folder: Path, *, sync: bool = False) -> Peer | None:
+def start_orthanc(folder: Path, *, sync: bool = False, destinations: Destinations = NOWHERE) -> Peer | None:
     """Orthanc with its own index."""
     command = shutil.which("Orthanc")
     if command is None:
@@ -91,6 +104,9 @@ def start_orthanc(folder: Path, *, sync: bool = False) -> Peer | None:
                 "DicomAlwaysAllowFind": True,
                 "DicomAlwaysAllowGet": True,
                 "DicomAlwaysAllowMove": True,
+                "DicomModalities": {
+                    title: [title, "127.0.0.1", number] for title, number in destinations.items()
+                },
                 "HttpPort": http_port,
                 "RemoteAccessAllowed": False,
                 "AuthenticationEnabled": False,
@@ -105,7 +121,7 @@ def start_orthanc(folder: Path, *, sync: bool = False) -> Peer | None:
     return _started("Orthanc" + (" (sync)" if sync else ""), [command, str(configuration)], port, folder)
 
 
-def start_dcmqrscp(folder: Path) -> Peer | None:
+def start_dcmqrscp(folder: Path, *, destinations: Destinations = NOWHERE) -> Peer | None:
     """DCMTK's dcmqrscp, a process for each association."""
     command = shutil.which("dcmqrscp")
     if command is None:
@@ -113,23 +129,30 @@ def start_dcmqrscp(folder: Path) -> Peer | None:
     port, storage = free_port(), folder / "storage"
     storage.mkdir()
     configuration = folder / "dcmqrscp.cfg"
+    hosts = "".join(
+        f"{title.lower()} = ({title}, 127.0.0.1, {number})\n" for title, number in destinations.items()
+    )
     configuration.write_text(
         f"NetworkTCPPort = {port}\nMaxPDUSize = 131072\nMaxAssociations = 64\n"
-        "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        f"HostTable BEGIN\n{hosts}HostTable END\nVendorTable BEGIN\nVendorTable END\n"
         f"AETable BEGIN\n{AE_TITLE} {storage} RW (100000, 100000mb) ANY\nAETable END\n",
         encoding="ascii",
     )
     return _started("dcmqrscp", [command, "-c", str(configuration)], port, folder)
 
 
-def start_qrscp(folder: Path) -> Peer | None:
+def start_qrscp(folder: Path, *, destinations: Destinations = NOWHERE) -> Peer | None:
     """pynetdicom's qrscp."""
     port = free_port()
     configuration = folder / "qrscp.ini"
+    sections = "".join(
+        f"[{title}]\naddress: 127.0.0.1\nport: {number}\n" for title, number in destinations.items()
+    )
     configuration.write_text(
         f"[DEFAULT]\nae_title: {AE_TITLE}\nport: {port}\nmax_pdu: 131072\nacse_timeout: 30\n"
-        "dimse_timeout: 600\nnetwork_timeout: 600\nbind_address: 127.0.0.1\n"
-        f"instance_location: {folder / 'instances'}\ndatabase_location: {folder / 'instances.sqlite'}\n",
+        "dimse_timeout: 60\nnetwork_timeout: 600\nbind_address: 127.0.0.1\n"
+        f"instance_location: {folder / 'instances'}\ndatabase_location: {folder / 'instances.sqlite'}\n"
+        f"{sections}",
         encoding="ascii",
     )
     command = [sys.executable, "-m", "pynetdicom", "qrscp", "-c", str(configuration), "--quiet"]
@@ -163,7 +186,7 @@ def _started(name: str, command: list[str], port: int, folder: Path) -> Peer:
         except OSError:
             time.sleep(0.05)
         else:
-            return Peer(name, Address(port), stop)
+            return Peer(name, Address(port), process.pid, folder, stop)
     stop()
     raise RuntimeError(
         f"{name} did not start: {(folder / 'output.txt').read_text('utf-8', 'replace')[-500:]}"

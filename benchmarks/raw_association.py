@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from benchmarks.peers import Address
+from benchmarks.receiver import MAXIMUM_LENGTH, TIMEOUT_SECONDS, Digested, Receiver
 from scp_server.testing.wire import (
     PDV,
     Control,
@@ -21,13 +22,14 @@ from scp_server.testing.wire import (
     Tag,
     associate_rq,
     command_set,
+    p_data_header,
     p_data_tf,
+    read_answer,
     release_rq,
 )
 
-TIMEOUT_SECONDS = 120.0
-MAXIMUM_LENGTH = 131_072
 FIRST_PDV_BYTES = 6
+MOVE_DESTINATION = 0x0600
 _ELEMENT = struct.Struct("<II").unpack_from
 _STATUS = 0x09000000
 """(0000,0900) as group and element lie, in one number."""
@@ -43,10 +45,25 @@ class Exchange(NamedTuple):
     dataset_bytes: int
 
 
-class RawAssociation:
-    """Associated from the start; released at the end. Raises OSError, ConnectionError."""
+class Fetched(NamedTuple):
+    """What a C-GET brought."""
 
-    def __init__(self, address: Address, contexts: Sequence[ProposedContext]) -> None:
+    status: int
+    """The final one."""
+    instances: int
+    dataset_bytes: int
+
+
+class Rejected(ConnectionError):
+    """The peer took no association."""
+
+
+class RawAssociation:
+    """Associated from the start; released at the end. Raises OSError, ConnectionError, Rejected."""
+
+    def __init__(
+        self, address: Address, contexts: Sequence[ProposedContext], user_items: bytes = b""
+    ) -> None:
         self._socket = socket.create_connection(("127.0.0.1", address.port), TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._waiting = bytearray()
@@ -56,11 +73,15 @@ class RawAssociation:
                 called_ae_title=address.called_ae_title,
                 calling_ae_title=address.calling_ae_title,
                 maximum_length=MAXIMUM_LENGTH,
+                user_items=user_items,
             )
         )
-        pdu_type, _ = self._pdu()
+        pdu_type, body = self._pdu()
         if pdu_type != 2:
-            raise ConnectionError(f"the association was not accepted: PDU {pdu_type}")
+            self._socket.close()
+            raise Rejected(f"the association was not accepted: PDU {pdu_type}")
+        self.maximum_length = read_answer(body).maximum_length or MAXIMUM_LENGTH
+        """What the peer takes in a P-DATA-TF."""
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +125,34 @@ class RawAssociation:
                         return Exchange(responses, status, dataset_bytes)
                     responses += 1
 
+    def store(self, context_id: int, command: bytes, dataset: Iterable[bytes]) -> int:
+        """Send a data set of any length, in pieces that may be as long as `maximum_length`; the status."""
+        self._socket.sendall(p_data_tf(PDV(context_id, Control.COMMAND | Control.LAST, command)))
+        for fragment, is_last in _with_last(dataset, self.maximum_length - FIRST_PDV_BYTES):
+            control = Control.LAST if is_last else Control.DATASET
+            self._socket.sendall(p_data_header(context_id, control, len(fragment)))
+            self._socket.sendall(fragment)
+        return self.perform(b"").status
+
+    def fetch(self, message: bytes, digested: Digested | None = None) -> Fetched:
+        """Send a C-GET request, and take what comes up to its final response."""
+        final: list[int] = []
+
+        def responded(command: dict[int, bytes]) -> None:
+            status = int.from_bytes(command[Tag.STATUS], "little")
+            if status >> 8 != 0xFF:
+                final.append(status)
+
+        def other(pdu_type: int, _: bytes) -> None:
+            raise ConnectionError(f"PDU {pdu_type} instead of an answer")
+
+        receiver = Receiver(self._socket, on_pdu=other, on_command=responded, digested=digested)
+        self._socket.sendall(message)
+        while not final:
+            if not receiver.read():
+                raise ConnectionError("the server closed the connection")
+        return Fetched(final[0], receiver.instances, receiver.dataset_bytes)
+
     def _pdu(self) -> tuple[int, bytes]:
         header = self._take(6)
         return header[0], self._take(int.from_bytes(header[2:6], "big"))
@@ -132,20 +181,40 @@ def status_of(command: bytes) -> int:
     raise ConnectionError("an answer without a status")
 
 
-def request(context_id: int, command_field: int, sop_class_uid: str, identifier: bytes, **more: int) -> bytes:
+def request(
+    context_id: int,
+    command_field: int,
+    sop_class_uid: str,
+    identifier: bytes,
+    *,
+    message_id: int = 1,
+    move_destination: str = "",
+) -> bytes:
     """A C-FIND-RQ or the like with its identifier, in two PDUs as most peers send them."""
-    command = command_set(
-        {
-            Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
-            Tag.COMMAND_FIELD: command_field,
-            Tag.MESSAGE_ID: more.get("message_id", 1),
-            Tag.PRIORITY: 0,
-            Tag.DATASET_TYPE: 1,
-        }
-    )
-    return p_data_tf(PDV(context_id, Control.COMMAND | Control.LAST, command)) + p_data_tf(
+    elements: dict[int, int | str | bytes] = {
+        Tag.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        Tag.COMMAND_FIELD: command_field,
+        Tag.MESSAGE_ID: message_id,
+        Tag.PRIORITY: 0,
+        Tag.DATASET_TYPE: 1,
+    }
+    if move_destination:
+        elements[MOVE_DESTINATION] = move_destination
+    return p_data_tf(PDV(context_id, Control.COMMAND | Control.LAST, command_set(elements))) + p_data_tf(
         PDV(context_id, Control.LAST, identifier)
     )
+
+
+def _with_last(pieces: Iterable[bytes], most_bytes: int) -> Iterator[tuple[memoryview, bool]]:
+    """Pieces cut to `most_bytes`, each with whether it is the last of all."""
+    waiting: memoryview | None = None
+    for piece in pieces:
+        for start in range(0, len(piece), most_bytes):
+            if waiting is not None:
+                yield waiting, False
+            waiting = memoryview(piece)[start : start + most_bytes]
+    if waiting is not None:
+        yield waiting, True
 
 
 def store_request(
