@@ -46,10 +46,14 @@ def resident_bytes(pid: int) -> int:
 
 
 class PeakMemory:
-    """Looks at the resident memory of a server a hundred times a second; a context manager."""
+    """Looks at the resident memory of a server, a hundred times a second unless told otherwise.
 
-    def __init__(self, pid: int) -> None:
+    A context manager. Looking costs some 20 microseconds for each process.
+    """
+
+    def __init__(self, pid: int, every_seconds: float = _SAMPLE_SECONDS) -> None:
         self._pid = pid
+        self._every_seconds = every_seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak memory", daemon=True)
         self.before_bytes = resident_bytes(pid)
@@ -69,5 +73,5 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_SAMPLE_SECONDS):
+        while not self._ended.wait(self._every_seconds):
             self.peak_bytes = max(self.peak_bytes, resident_bytes(self._pid))
