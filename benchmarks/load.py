@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +24,15 @@ from benchmarks.processes import PeakMemory, cpu_seconds
 from benchmarks.raw_association import RawAssociation
 from benchmarks.sent_objects import CONTEXT_ID, OBJECTS, StoreMessage
 from scp_server.testing.objects import large_ct
-from scp_server.testing.wire import PDV, VERIFICATION, Control, ProposedContext, c_echo_rq, c_store_rq, p_data_tf
+from scp_server.testing.wire import (
+    PDV,
+    VERIFICATION,
+    Control,
+    ProposedContext,
+    c_echo_rq,
+    c_store_rq,
+    p_data_tf,
+)
 
 ASSOCIATE_SECONDS = 10.0
 """How long senders are waited for before it is begun without those that have no association."""
@@ -127,7 +136,10 @@ class AssociateWork:
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """When a sender ends: after so many seconds or operations, whichever comes first."""
+    """When a sender ends: after so many seconds or operations, whichever comes first.
+
+    Unless it is for a single one, an operation of number 0 comes before and is not counted.
+    """
 
     seconds: float = float("inf")
     operations: int = 1 << 62
@@ -176,7 +188,9 @@ class Load:
     def per_second(self) -> float:
         """Successes a second, each sender's over its own time."""
         return sum(
-            each.statuses.get(0, 0) / (each.ended - each.began) for each in self.told if each.ended > each.began
+            each.statuses.get(0, 0) / (each.ended - each.began)
+            for each in self.told
+            if each.ended > each.began
         )
 
 
@@ -210,7 +224,9 @@ def apply_load(peer: Peer, work: Work, senders: int, until: Until) -> Load:
             used = cpu_seconds(peer.pid) - cpu_before
         problems += [each.problem for each in told if each.problem]
         if silent := senders - len(answered):
-            problems.append(f"{silent} of {senders} senders had no association after {ASSOCIATE_SECONDS:.0f} s")
+            problems.append(
+                f"{silent} of {senders} senders had no association after {ASSOCIATE_SECONDS:.0f} s"
+            )
         if unheard := len(associated_ones) - len(told):
             problems.append(f"{unheard} senders never came to an end")
     finally:
@@ -252,11 +268,15 @@ def _send(
     release: Event,
     answer: Connection[Told | None, None],
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Whoever started the senders ends them.
     try:
         with work.performer(address, number) as perform:
+            first = int(until.operations > 1)
+            if first:
+                perform(0)  # So that nothing is measured for the first time.
             answer.send(None)
             begin.wait()
-            answer.send(_repeat(perform, until))
+            answer.send(_repeat(perform, until, first))
             # Whoever measures reads the server's clock before it has releases to deal with.
             release.wait()
     except OSError as error:
@@ -264,14 +284,14 @@ def _send(
             answer.send(Told(0, 0, {}, [], 0, str(error)))
 
 
-def _repeat(perform: Perform, until: Until) -> Told:
+def _repeat(perform: Perform, until: Until, first: int) -> Told:
     statuses: Counter[int] = Counter()
     latencies: list[float] = []
     problem = ""
     cpu_before = _own_cpu_seconds()
     began = now = time.perf_counter()
-    number = 0
-    while now - began < until.seconds and number < until.operations:
+    number = first
+    while now - began < until.seconds and number - first < until.operations:
         try:
             status = perform(number)
         except OSError as error:

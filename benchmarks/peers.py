@@ -174,10 +174,10 @@ def start_qrscp(folder: Path, *, destinations: Destinations = NOWHERE) -> Peer |
     return _started("qrscp", command, port, folder)
 
 
-def start_storescp(folder: Path, *, bit_preserving: bool) -> Peer | None:
-    """DCMTK's storescp, a process for each association; without an index, whatever comes."""
-    more = ["+B"] if bit_preserving else []
-    return _start_dcmtk("storescp", folder, ["--fork", *more, "--accept-all", "--promiscuous"])
+def start_storescp(folder: Path, *, bit_preserving: bool = False, fork: bool = True) -> Peer | None:
+    """DCMTK's storescp, without an index; with `fork` a process for each association, else one at a time."""
+    more = ["--fork"] * fork + ["+B"] * bit_preserving
+    return _start_dcmtk("storescp", folder, ["--accept-all", *more])
 
 
 def start_dcmrecv(folder: Path) -> Peer | None:
@@ -194,9 +194,7 @@ def _start_dcmtk(program: str, folder: Path, options: list[str]) -> Peer | None:
     port, storage = free_port(), folder / "storage"
     storage.mkdir()
     settings = ["--quiet", "--aetitle", AE_TITLE, "--max-pdu", str(MAXIMUM_PDU_BYTES)]
-    return _started(
-        program, [command, *settings, *options, "-od", str(storage), str(port)], port, folder
-    )
+    return _started(program, [command, *settings, *options, "-od", str(storage), str(port)], port, folder)
 
 
 def start_pynetdicom(folder: Path) -> Peer:

@@ -125,7 +125,11 @@ class RawAssociation:
                 while self._pdu()[0] != 6:
                     pass
         finally:
-            self._socket.close()
+            self.close()
+
+    def close(self) -> None:
+        """End it without a release."""
+        self._socket.close()
 
     def perform(self, message: bytes | bytearray) -> Exchange:
         """Send a request, whole, and read up to its final response."""
