@@ -24,6 +24,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.circumstances import about
 from benchmarks.figures import Figures, Sample, rotated
 from benchmarks.ingest_report import publish, write
 from benchmarks.ingest_suite import (
@@ -34,7 +35,6 @@ from benchmarks.ingest_suite import (
     Plan,
     Server,
     Session,
-    about,
     sessions,
 )
 
@@ -44,7 +44,7 @@ MEMORY_FOLDER = Path("/dev/shm")
 class Run:
     """Sessions, one after the other, and their figures."""
 
-    def __init__(self, figures: Figures, plan: Plan, memory: Path | None, disk: Path | None) -> None:
+    def __init__(self, figures: Figures, plan: Plan, memory: Path, disk: Path) -> None:
         self._figures = figures
         self._plan = plan
         self._folders = {"memory": memory, "disk": disk}
@@ -65,7 +65,14 @@ class Run:
     def session(self, session: Session, server: Server) -> None:
         """Start a server, measure, and end it; what fails becomes a note."""
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self._folders[session.where])))
+            on_disk = session.where == "disk"
+            # Whole archives deleted would slow whoever creates files after that on the same disk.
+            archives = self._kept if on_disk else stack
+            folder = Path(
+                archives.enter_context(tempfile.TemporaryDirectory(dir=self._folders[session.where]))
+            )
+            if on_disk:
+                os.sync()
             try:
                 peer = server.start(folder)
             except RuntimeError as error:
@@ -105,11 +112,10 @@ def measure(figures: Figures, plan: Plan, options: argparse.Namespace) -> None:
         for server in rotated([each for each in servers if session.concerns(each)], turn)
         if turn == 0 or session.repeated
     ]
-    memory = options.memory or (MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None)
     columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # It draws only when it is told to: a thread of its own would take part in what is measured.
     bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
-    with Run(figures, plan, memory, options.disk) as run, bar:
+    with Run(figures, plan, options.memory, options.disk) as run, bar:
         task = bar.add_task("", total=len(planned))
         for turn, session, server in planned:
             what = f"round {turn + 1} of {plan.rounds}, {session.name}: {server.name}"
@@ -131,9 +137,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--instances", type=int, help="of the workload growth")
-    parser.add_argument("--memory", type=Path, help="where archives lie that no disk shall slow (/dev/shm)")
     parser.add_argument(
-        "--disk", type=Path, help="where those lie that are to be durable: a fresh filesystem"
+        "--memory", type=Path, default=MEMORY_FOLDER, help="where archives lie that no disk shall slow"
+    )
+    parser.add_argument(
+        "--disk",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where those lie that are to be durable, best a fresh filesystem",
     )
     parser.add_argument("--output", type=Path, help="folder for ingest.json, ingest.md and ingest.png")
     parser.add_argument("--from", dest="source", type=Path, help="an ingest.json, instead of measuring")
@@ -143,7 +154,7 @@ def main() -> None:
     if options.source:
         figures = Figures.from_json(options.source.read_text("utf-8"))
     else:
-        figures = Figures(about(plan, options.memory or MEMORY_FOLDER, options.disk))
+        figures = Figures(about(plan, options.memory, options.disk))
         try:
             measure(figures, plan, options)
         except KeyboardInterrupt:
