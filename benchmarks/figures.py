@@ -187,7 +187,10 @@ def _cell(found: Spread | None, column: Column) -> str:
 def goals_table(
     figures: Figures, goals: Sequence[Goal], bounds: Sequence[Bound], titles: Mapping[str, str]
 ) -> str:
-    """Every goal with what was reached of it; those that this run has no figures for are left out."""
+    """Every goal with what was reached of it; those that this run has no figures for are left out.
+
+    Empty where there are none.
+    """
     rows = []
     for goal in goals:
         ratio = figures.ratio(goal)
@@ -224,7 +227,7 @@ def goals_table(
                 "reached" if met else "missed",
             ]
         )
-    return table(["workload", "at once", "against", "goal", "in this run", ""], rows)
+    return table(["workload", "at once", "against", "goal", "in this run", ""], rows) if rows else ""
 
 
 def ratios_table(
@@ -232,7 +235,7 @@ def ratios_table(
 ) -> str:
     """How many times as fast as others ours is, a row for each workload and number of senders.
 
-    Others that no row has anything of are left out.
+    Others that no row has anything of are left out. Empty without rows.
     """
     others = [other for other in others if any(other in figures.servers(workload) for workload in workloads)]
     rows = []
@@ -250,7 +253,9 @@ def ratios_table(
                     *("" if each is None else times(each) for each in ratios),
                 ]
             )
-    return table(["", "at once", f"{ours}, a second", *(f"÷ {other}" for other in others)], rows)
+    return (
+        table(["", "at once", f"{ours}, a second", *(f"÷ {other}" for other in others)], rows) if rows else ""
+    )
 
 
 def replaced(page: str, name: str, content: str) -> str:

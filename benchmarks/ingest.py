@@ -68,9 +68,8 @@ class Run:
             on_disk = session.where == "disk"
             # Whole archives deleted would slow whoever creates files after that on the same disk.
             archives = self._kept if on_disk else stack
-            folder = Path(
-                archives.enter_context(tempfile.TemporaryDirectory(dir=self._folders[session.where]))
-            )
+            made = tempfile.TemporaryDirectory(prefix="scp-ingest-", dir=self._folders[session.where])
+            folder = Path(archives.enter_context(made))
             if on_disk:
                 os.sync()
             try:

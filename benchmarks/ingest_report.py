@@ -27,8 +27,10 @@ MARK = "ingest"
 def page(figures: Figures) -> str:
     """Everything, as Markdown."""
     parts = ["\n".join(f"- {name}: {text}" for name, text in figures.about.items())]
-    parts += ["### Goals", goals_table(figures, GOALS, BOUNDS, TITLES)]
-    parts += ["### How many times as fast as others", headline(figures)]
+    if goals := goals_table(figures, GOALS, BOUNDS, TITLES):
+        parts += ["### Goals", goals]
+    if ratios := headline(figures):
+        parts += ["### How many times as fast as others", ratios]
     for workload in WORKLOADS:
         if workload.name not in {each.workload for each in figures.samples}:
             continue
@@ -45,7 +47,7 @@ def headline(figures: Figures) -> str:
     """The ratios, with `durability = full` where everybody is durable."""
     fast = ratios_table(figures, FAST, TITLES, OURS, PEERS)
     durable = ratios_table(figures, ["durable"], TITLES, OURS_DURABLE, ["Orthanc, sync"])
-    return f"{fast}\n\n{durable}"
+    return "\n\n".join(filter(None, (fast, durable)))
 
 
 def picture(figures: Figures) -> bytes:

@@ -36,8 +36,8 @@ from scp_server.testing.wire import (
 
 ASSOCIATE_SECONDS = 10.0
 """How long senders are waited for before it is begun without those that have no association."""
-END_SECONDS = 150.0
-"""How long after the end the last answer may come: longer than a `RawAssociation` waits."""
+END_SECONDS = 600.0
+"""How long after the end the last answer may come: longer than a `RawAssociation` waits, and 10 GiB take."""
 MEMORY_EVERY_SECONDS = 0.05
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 ECHO = p_data_tf(PDV(CONTEXT_ID, Control.COMMAND | Control.LAST, c_echo_rq(1)))

@@ -256,6 +256,8 @@ def _started(
         )
 
     def stop() -> None:
+        if process.poll() is not None:
+            return
         os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(STOP_SECONDS)
