@@ -35,6 +35,12 @@ from scp_server.index.spare import SpareFile
 from scp_server.index.sqlite import NamedFile, check_file, keep_copy, make_folder, writer_engine
 from scp_server.index.writer import AddRequest, EntryWriter
 
+_ENTRYS_FAULTS = (
+    *(IntegrityError, DataError, ProgrammingError, InterfaceError),
+    *(sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError),
+)
+"""What the database refuses rather than fails at; SQLite's own where its driver is asked itself (`bulk`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
@@ -180,7 +186,7 @@ class IndexWriter:
         try:
             try:
                 return self._commit([request])[0]
-            except IntegrityError:
+            except (IntegrityError, sqlite3.IntegrityError):
                 # Another process may have written the same at that moment: now it is there to be found.
                 return self._commit([request])[0]
         except IndexUnavailable as error:
@@ -240,7 +246,7 @@ class IndexWriter:
 
 def _is_entrys_fault(error: SQLAlchemyError | sqlite3.Error) -> bool:
     """Whether the database refused what an entry says, rather than failed."""
-    if isinstance(error, (IntegrityError, DataError, ProgrammingError, InterfaceError)):
+    if isinstance(error, _ENTRYS_FAULTS):
         return True
     return isinstance(error, StatementError) and not isinstance(error, DBAPIError)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, func, select
 
 from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, IndexEntry
-from scp_server.index.bulk import BulkInsert
+from scp_server.index.bulk import BulkInsert, ListSelect
 from scp_server.index.hierarchy import Hierarchy, Patient, padded
 from scp_server.index.keys import KeyAllocator
 from scp_server.index.replacing import remove_instances
@@ -64,7 +64,7 @@ _FIRST_STAYS = frozenset({DuplicatePolicy.KEEP_FIRST, DuplicatePolicy.REJECT})
 
 _first_part = parts.alias("first_part")
 _part_numbers = select(func.min(parts.c.part_number)).where(parts.c.instance_key == instances.c.instance_key)
-_known_instances = (
+_known_instances = ListSelect(
     select(
         instances.c.sop_instance_uid,
         instances.c.instance_key,
@@ -85,7 +85,8 @@ _known_instances = (
         (_first_part.c.instance_key == instances.c.instance_key)
         & (_first_part.c.part_number == _part_numbers.scalar_subquery()),
     )
-    .where(instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+    .where(instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True))),
+    "uids",
 )
 _known_parts = select(
     parts.c.instance_key,
@@ -254,8 +255,8 @@ def _find_instances(connection: Connection, requests: Sequence[AddRequest]) -> d
     uids = {request.entry.summary.sop_instance_uid for request in requests}
     known: dict[str, _Instance] = {}
     by_key: dict[int, _Instance] = {}
-    for uid, key, patient_id, issuer, location, number, last in connection.execute(
-        _known_instances, {"uids": padded(uids)}
+    for uid, key, patient_id, issuer, location, number, last in _known_instances.rows(
+        connection, padded(uids)
     ):
         first = None if location is None else _Kept(location, number)
         by_key[key] = known[uid] = _Instance(key, Patient(patient_id, issuer), first, last or 0)
