@@ -235,7 +235,7 @@ def ratios_table(
 ) -> str:
     """How many times as fast as others ours is, a row for each workload and number of senders.
 
-    Others that no row has anything of are left out. Empty without rows.
+    Others that no row has anything of are left out. Empty where nothing is left.
     """
     others = [other for other in others if any(other in figures.servers(workload) for workload in workloads)]
     rows = []
@@ -253,9 +253,8 @@ def ratios_table(
                     *("" if each is None else times(each) for each in ratios),
                 ]
             )
-    return (
-        table(["", "at once", f"{ours}, a second", *(f"÷ {other}" for other in others)], rows) if rows else ""
-    )
+    headings = ["", "at once", f"{ours}, a second", *(f"\N{DIVISION SIGN} {other}" for other in others)]
+    return table(headings, rows) if rows and others else ""
 
 
 def replaced(page: str, name: str, content: str) -> str:

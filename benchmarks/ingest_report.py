@@ -6,7 +6,6 @@ from pathlib import Path
 
 from benchmarks.figures import (
     OURS,
-    RATE,
     Figures,
     goals_table,
     ratios_table,
@@ -51,21 +50,25 @@ def headline(figures: Figures) -> str:
 
 
 def picture(figures: Figures) -> bytes:
-    """Operations a second as bars, a PNG; the sink is left out, it would dwarf the servers."""
+    """The first figure of each workload as bars, a PNG; the sink is left out, it would dwarf the servers."""
     panels = []
     for workload in WORKLOADS:
+        shown = workload.columns[0]
         found = {
             server: {
                 at: spread.median
                 for at in figures.sizes(workload.name)
-                if at in SHOWN and (spread := figures.of(workload.name, at, server, RATE))
+                if at in SHOWN and (spread := figures.of(workload.name, at, server, shown.key))
             }
             for server in figures.servers(workload.name)
             if server != SINK
         }
         if workload.by_senders and any(found.values()):
             panels.append(
-                Panel(f"{workload.title}: a second", {key: value for key, value in found.items() if value})
+                Panel(
+                    f"{workload.title}: {shown.heading}",
+                    {key: value for key, value in found.items() if value},
+                )
             )
     return bars(panels, OURS)
 
@@ -87,7 +90,7 @@ def publish(figures: Figures, top: Path) -> None:
         docs: f"\n{page(figures)}",
         readme: f"\n{headline(figures)}\n\nMeasured side by side in one run ({figures.about['date']}, "
         f"{figures.about['processor']}): [docs/figures.md](docs/figures.md) has all figures, and says how "
-        "they are made.\n\n![operations a second](docs/ingest.png)\n",
+        "they are made.\n\n![the first figure of each workload](docs/ingest.png)\n",
     }
     changed = {path: replaced(path.read_text("utf-8"), MARK, content) for path, content in pages.items()}
     for path, text in changed.items():

@@ -101,6 +101,11 @@ def test_ratios_have_a_column_for_each_other_that_was_there() -> None:
     )
 
 
+@pytest.mark.parametrize(("workload", "other"), [("sr", "slow"), ("ct", "absent")])
+def test_without_anybody_to_compare_with_there_is_no_table_of_ratios(workload: str, other: str) -> None:
+    assert ratios_table(figures(scp_server=[20], slow=[5]), [workload], {}, OURS, [other]) == ""
+
+
 def test_a_table_shows_the_spread_of_several_turns_only() -> None:
     found = figures(scp_server=[1, 2, 3], other=[7])
     rows = workload_table(found, "ct", [Column(RATE, "a second", spread=True)]).splitlines()[2:]

@@ -111,7 +111,6 @@ def test_every_operation_is_counted(work: Work, tmp_path: Path) -> None:
         load = apply_load(peer, work, senders=2, until=Until(operations=3))
     assert (load.senders, load.successes, load.refused, load.problems) == (2, 6, {}, [])
     assert load.per_second > 0
-    assert load.cpu_seconds > 0
     assert [len(each.latencies_seconds) for each in load.told] == [3, 3]
 
 
