@@ -50,7 +50,7 @@ def hold(peer: Peer, wanted: int) -> Idle:
     try:
         while len(held) < wanted and time.monotonic() - began < TAKE_SECONDS:
             try:
-                held.append(RawAssociation(peer.address, contexts, timeout_seconds=TIMEOUT_SECONDS))
+                held.append(RawAssociation(peer.address, contexts, silence_seconds=TIMEOUT_SECONDS))
             except OSError as error:
                 problem = f"took {len(held)} associations, then: {error}"
                 break

@@ -83,10 +83,11 @@ class RawAssociation:
         address: Address,
         contexts: Sequence[ProposedContext],
         user_items: bytes = b"",
-        timeout_seconds: float = TIMEOUT_SECONDS,
+        silence_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
+        """`silence_seconds` is how long the peer may send nothing where something is awaited."""
         self._socket = socket.socket()
-        self._socket.settimeout(timeout_seconds)
+        self._socket.settimeout(silence_seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._waiting = bytearray()
         try:
