@@ -5,6 +5,8 @@ FROM ${BASE} AS build
 # A certificate bundle for pip, where the network needs one.
 ARG PIP_CERT
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+# Such as imagecodecs, with which retrieves decode JPEG, JPEG-LS and JPEG 2000.
+ARG EXTRA_PACKAGES
 WORKDIR /build
 RUN python3 -m venv /opt/scp-server
 COPY requirements.lock ./
@@ -12,6 +14,7 @@ RUN /opt/scp-server/bin/pip install --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY scp_server ./scp_server
 RUN /opt/scp-server/bin/pip install --no-deps --no-build-isolation . \
+    && if [ -n "${EXTRA_PACKAGES:-}" ]; then /opt/scp-server/bin/pip install ${EXTRA_PACKAGES}; fi \
     && /opt/scp-server/bin/python -m compileall -q /opt/scp-server/lib \
     && /opt/scp-server/bin/pip uninstall --yes setuptools pip
 

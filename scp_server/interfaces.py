@@ -231,7 +231,8 @@ class Transcoding(Protocol):
         When this returns, what is before pixel data has been judged and the first frame is decoded, so that
         what can be told early is told before anything is sent: raises CannotTranscode. The pieces raise it,
         too, for damage further on; what was sent until then is no whole data set. Neither the object nor any
-        multi-frame pixel data is ever held. Close the generator (`aclose`) where it is not read to its end.
+        multi-frame pixel data is ever held. Close the generator (`aclose`) where it is not read to its end; a
+        `dataset` that is one, too, is closed with it.
         """
         ...
 

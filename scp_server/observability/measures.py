@@ -309,12 +309,14 @@ class SubOperationResult(StrEnum):
 class RetrieveMeasures:
     """The sub-operations of C-MOVE and C-GET, and the bytes of data sets that they sent.
 
-    `accepted` are those of the retrieves that are performed now.
+    `accepted` are those of the retrieves that are performed now, `decoders_lost` processes that crashed while
+    they decoded a frame, or took too long.
     """
 
     accepted: int = 0
     results: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SubOperationResult, 0))
     sent_bytes: int = 0
+    decoders_lost: int = 0
 
 
 class QuarantineEvent(StrEnum):

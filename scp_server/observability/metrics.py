@@ -341,6 +341,12 @@ METRICS: tuple[Declaration, ...] = (
         "Bytes of data sets that they sent.",
         lambda v: v.measures.retrieve.sent_bytes,
     ),
+    _single(
+        "scp_decoders_lost_total",
+        "counter",
+        "Decoding processes that crashed or took too long.",
+        lambda v: v.measures.retrieve.decoders_lost,
+    ),
     # -- quarantine
     _single(
         "scp_quarantine_objects", "gauge", "Objects in quarantine.", lambda v: v.levels.quarantine_objects

@@ -23,16 +23,19 @@ from scp_server.net.outbound import Remote
 from scp_server.net.requestor_connection import RequestorConfig
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
+from scp_server.objects.reencoding import REENCODING_BYTES
 from scp_server.observability.measures import Measures
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
 from scp_server.services.query_retrieve.find import FindConfig, FindService
+from scp_server.services.query_retrieve.frame_decoders import DecodingConfig
 from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered, offered_to_retrieve
 from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
 from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
+from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
@@ -189,6 +192,21 @@ def build_retrieve_service(
     )
 
 
+def build_transcoder(settings: Settings, measures: Measures | None = None) -> Transcoder:
+    """What gives objects another transfer syntax."""
+    codecs = settings.codecs
+    return Transcoder(
+        DecodingConfig(
+            processes=codecs.processes,
+            frame_seconds=codecs.frame_seconds,
+            memory_bytes=codecs.process_memory_bytes,
+            max_objects=codecs.max_objects,
+            max_frame_bytes=codecs.max_frame_bytes,
+        ),
+        (measures or Measures()).retrieve,
+    )
+
+
 def build_limits(settings: Settings) -> Limits:
     """The bounds of one association."""
     limits, timeouts = settings.limits, settings.timeouts
@@ -304,7 +322,7 @@ def build_manager(
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
     where something else uses it too; without one there is no quarantine. `destinations` are
-    those of C-MOVE."""
+    those of C-MOVE, `transcoding` gives what is retrieved another transfer syntax."""
     limits = settings.limits
     measures = measures or Measures()
     policy = build_policy(settings)
@@ -362,7 +380,8 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     Of a whole request that was accepted its texts may stay; of the commands, those that wait and the one that
     makes reading stop, one in pieces, and what was read behind it. The operation that is performed keeps
     either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
-    and a page of answers with the one that is being made.
+    and a page of answers with the one that is being made. Of an object that is decoded there are a frame, the
+    fragment behind it, the decoded frame, and what waits in pipes; of one that is re-encoded, a few pieces.
     """
     limits, query = settings.limits, settings.query
     outbound = (
@@ -371,6 +390,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + READ_BYTES
         + limits.send_buffer_bytes
         + ASSOCIATION_OBJECTS_BYTES
+        + REENCODING_BYTES
     )
     commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
     storing = 2 * limits.max_header_bytes + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
@@ -385,7 +405,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         limits.max_associate_pdu_bytes
         + commands * limits.max_command_bytes
         + READ_BYTES
-        + max(storing, querying)
+        + max(storing, querying, REENCODING_BYTES)
         + limits.send_buffer_bytes
         + ASSOCIATION_OBJECTS_BYTES
     )
@@ -395,4 +415,5 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + settings.retrieve.max_waiting_suboperations * SUB_OPERATION_BYTES
         + limits.max_associations * per_association
         + settings.most_outbound_associations * outbound
+        + settings.codecs.max_objects * 4 * settings.codecs.max_frame_bytes
     )

@@ -13,8 +13,12 @@ from scp_server import __version__
 from scp_server.index.search import EntityLevel
 from scp_server.net.access import SERVICE_SOP_CLASSES
 from scp_server.objects.dicos import dictionary as dicos
+from scp_server.objects.frame_codecs import MISSING_EXTRA, is_available
 from scp_server.objects.matching import MULTIPLE_VALUE_VRS, RANGE_VRS, WILD_CARD_VRS
+from scp_server.objects.pixel_format import CODECS, Codec
+from scp_server.objects.reencoding import UNCOMPRESSED
 from scp_server.objects.text import DEFINED_TERMS
+from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN_64
 from scp_server.objects.vr import tag_text
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import ANY_OTHER_TRANSFER_SYNTAX, NegotiationPolicy
@@ -60,15 +64,20 @@ MATCHING: Mapping[str, Sequence[str]] = {
 }
 """Matching types and the VRs that they are offered for (PS3.4 C.2.2.2)."""
 
+_OTHER_NAMES: Mapping[str, str] = {
+    EXPLICIT_VR_LITTLE_ENDIAN_64: "DICOS Explicit VR Little Endian with 64-bit lengths"
+}
+"""What pydicom has no name for."""
+
 NOT_SUPPORTED = (
     "TLS, and the checking of user identities (they are accepted)",
-    "Re-encoding: a retrieve sends objects in the transfer syntax that they are stored in",
+    "Compressing: a retrieve decodes and re-encodes where it must, and compresses nothing (docs/retrieve.md)",
     "Modality Performed Procedure Step and Storage Commitment as SCP",
     "Asynchronous operations: the window is answered with 1/1",
     "SOP Class Common Extended Negotiation: never answered",
 )
 """What no table of the code says."""
-_BOUNDS = ("limits", "timeouts", "query", "retrieve", "quarantine", "index")
+_BOUNDS = ("limits", "timeouts", "query", "retrieve", "codecs", "quarantine", "index")
 """Sections of settings whose numbers are limits and timers."""
 
 
@@ -184,6 +193,11 @@ def _retrieve(settings: Settings) -> Statement:
         "associations_of_a_move": settings.retrieve.associations,
         "max_suboperations": settings.retrieve.max_suboperations,
         "pending_seconds": settings.retrieve.pending_seconds,
+        "sent_in": _syntaxes(UNCOMPRESSED),
+        "given_another": [
+            *({**syntax, "how": "re-encoded"} for syntax in _syntaxes(UNCOMPRESSED)),
+            *({**_named(uid), "how": _decoding(codec)} for uid, codec in CODECS.items()),
+        ],
         "statuses": _statuses(
             (Status.PENDING, "sub-operations go on, with all four counts"),
             (Status.SUCCESS, "every object was taken"),
@@ -196,6 +210,11 @@ def _retrieve(settings: Settings) -> Statement:
             (Status.CANNOT_UNDERSTAND, "the identifier cannot be read"),
         ),
     }
+
+
+def _decoding(codec: Codec) -> str:
+    """How compressed objects are given another transfer syntax with what is installed here."""
+    return f"decoded as {codec}" if is_available(codec) else f"not decoded: {MISSING_EXTRA}"
 
 
 def _limits(settings: Settings) -> dict[str, int | float]:
@@ -265,7 +284,7 @@ def _named(uid: str) -> dict[str, str]:
     from pydicom.uid import UID
 
     name = UID(uid).name
-    return {"uid": uid, "name": "" if name == uid else name}
+    return {"uid": uid, "name": _OTHER_NAMES.get(uid, "") if name == uid else name}
 
 
 def _keyword(tag: int) -> str:

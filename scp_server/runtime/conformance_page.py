@@ -81,9 +81,21 @@ def markdown(claims: Statement) -> str:
             [
                 (key.replace("_", " "), _text(value) or "none")
                 for key, value in claims["retrieve"].items()
-                if key != "statuses"
+                if key not in ("statuses", "sent_in", "given_another")
             ],
         ),
+        "",
+        "An object is sent in the transfer syntax that it is stored in, where that was accepted, otherwise "
+        "in the first of these that was:",
+        "",
+        *(f"{number}. {each['name']}" for number, each in enumerate(claims["retrieve"]["sent_in"], 1)),
+        "",
+        *_table(
+            ("stored in", "", "given another transfer syntax"),
+            [(each["uid"], each["name"], each["how"]) for each in claims["retrieve"]["given_another"]],
+        ),
+        "",
+        "Objects in any other transfer syntax are sent as they are stored only.",
         "",
         *_table(("status", "means"), list(claims["retrieve"]["statuses"].items())),
         "",

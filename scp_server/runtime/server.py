@@ -26,6 +26,7 @@ from scp_server.runtime.build import (
     build_storage,
     build_storage_service,
     build_storage_service_config,
+    build_transcoder,
     memory_ceiling_bytes,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
@@ -89,6 +90,7 @@ class Server:
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
         self._destinations = build_destinations(settings, self._measures)
+        self._transcoder = build_transcoder(settings, self._measures)
         self._manager = self._build_manager(settings, service)
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
@@ -172,6 +174,7 @@ class Server:
         running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
+        running.push_async_callback(self._transcoder.close)
         running.push_async_callback(self._destinations.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
@@ -208,6 +211,8 @@ class Server:
             memory_ceiling_bytes=memory_ceiling_bytes(settings),
             next_step=f"scp-server store --port {self._address[1]} --input FILE_OR_FOLDER",
         )
+        if self._transcoder.missing:
+            log.info("codecs.missing", hint=self._transcoder.missing)
         if not _is_loopback(self._address[0]) and not settings.access.known_peers_only:
             log.warning(
                 "server.open_to_network",
@@ -239,7 +244,13 @@ class Server:
 
     def _build_manager(self, settings: Settings, service: StorageService) -> AssociationManager:
         return build_manager(
-            settings, self._storage, self._index, self._measures, service, self._destinations
+            settings,
+            self._storage,
+            self._index,
+            self._measures,
+            service,
+            self._destinations,
+            self._transcoder,
         )
 
     def _build_storage_service(self, settings: Settings) -> StorageService:

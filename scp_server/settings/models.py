@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from scp_server.errors import ConfigurationError
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
+from scp_server.settings.codecs import CodecsSettings
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
 from scp_server.settings.names import (
@@ -245,6 +246,7 @@ class SettingsTree(BaseModel):
     index: IndexSettings = Field(default_factory=IndexSettings)
     query: QuerySettings = Field(default_factory=QuerySettings)
     retrieve: RetrieveSettings = Field(default_factory=RetrieveSettings)
+    codecs: CodecsSettings = Field(default_factory=CodecsSettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(

@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
+from scp_server.objects import frame_codecs
 from scp_server.objects.dicos import dictionary as dicos
 from scp_server.objects.dictionary import vr_of
 from scp_server.runtime.conformance import statement
@@ -291,6 +292,16 @@ def test_queries_may_be_in_every_claimed_character_set(server: Ready, term: str)
     character_set: object = ["", term] if term.startswith("ISO 2022") else term
     with associated(server) as peer:
         assert peer.count((0x00080005, character_set), (NAME, "Doe^J*")) == 1
+
+
+def test_a_missing_extra_is_named_for_each_transfer_syntax_that_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frame_codecs, "find_spec", lambda name: None)
+    given = {each["uid"]: each["how"] for each in statement(Settings())["retrieve"]["given_another"]}
+    assert given["1.2.840.10008.1.2.4.50"] == f"not decoded: {frame_codecs.MISSING_EXTRA}"
+    assert given["1.2.840.10008.1.2.5"] == "decoded as RLE"
+    assert given[EXPLICIT.value] == "re-encoded"
 
 
 def test_the_page_in_the_documentation_is_that_of_the_defaults() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,28 @@ async def test_every_object_comes_back_byte_for_byte(server: Server) -> None:
     assert sink.received == [
         (each.sop_instance_uid, each.transfer_syntax_uid, each.dataset) for each in objects
     ]
+
+
+async def test_whoever_takes_one_transfer_syntax_only_gets_all_that_can_be_given_it(server: Server) -> None:
+    uncompressed = [each for each in TransferSyntax if not each.is_encapsulated]
+    syntaxes = [*uncompressed, TransferSyntax.RLE_LOSSLESS, TransferSyntax.JPEG_LOSSLESS]
+    objects = [
+        ct_image(seed=n, study_instance_uid=STUDY, transfer_syntax=each) for n, each in enumerate(syntaxes)
+    ]
+    await store(server, objects)
+    for wanted in uncompressed:
+        sink = Memory()
+        takes = [(objects[0].sop_class_uid, (wanted.value,))]
+        async with Requestor(*server.address, contexts=RETRIEVES, receives=takes) as association:
+            result = await get(association, sink, {"StudyInstanceUID": STUDY})
+        # The last one's pixels only look like JPEG, which its decoder finds out before anything is sent.
+        assert told(result) == (0xB000, len(objects) - 1, 1, 0)
+        assert {syntax for _, syntax, _ in sink.received} == {wanted.value}
+        for n, (_, _, dataset) in enumerate(sink.received):
+            both = [dataset, ct_image(seed=n, study_instance_uid=STUDY, transfer_syntax=wanted).dataset]
+            if wanted is TransferSyntax.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+                both = [zlib.decompress(each, -zlib.MAX_WBITS) for each in both]
+            assert both[0] == both[1]
 
 
 async def test_dicos_objects_and_both_sections_of_a_ct_come_back(server: Server) -> None:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 
 class DICOSAttribute(NamedTuple):
-    """One line of the dictionary. `vr` is the first of the VRs it may have."""
+    """One line of the dictionary. `vr` is the first of the VRs it may have, which are `vrs`."""
 
     tag: int
     vr: str
     keyword: str
     name: str
+    vrs: tuple[str, ...]
 
 
 @cache
@@ -27,7 +28,8 @@ def attributes() -> dict[int, DICOSAttribute]:
     found = {}
     for line in text.splitlines()[1:]:
         tag, vr, keyword, name = line.split("\t")
-        found[int(tag, 16)] = DICOSAttribute(int(tag, 16), vr.partition("/")[0], keyword, name)
+        vrs = tuple(vr.split("/")) if vr else ()
+        found[int(tag, 16)] = DICOSAttribute(int(tag, 16), vr.partition("/")[0], keyword, name, vrs)
     return found
 
 
@@ -40,6 +42,12 @@ def vr_of(tag: int) -> str | None:
     """The attribute's VR in DICOS; None when DICOS V03 does not have it or leaves the VR open."""
     attribute = attributes().get(tag)
     return (attribute.vr or None) if attribute else None
+
+
+def vrs_of(tag: int) -> tuple[str, ...]:
+    """All VRs the attribute may have in DICOS; none when DICOS V03 does not have it."""
+    attribute = attributes().get(tag)
+    return attribute.vrs if attribute else ()
 
 
 def keyword_of(tag: int) -> str | None:

@@ -33,6 +33,7 @@ log = get_logger(__name__)
 
 NO_CONTEXT: Final = "no presentation context that it can be sent on"
 CANNOT_READ: Final = "the object cannot be read"
+CANNOT_TRANSCODE: Final = "the object cannot be given a transfer syntax that was accepted"
 NOT_ANSWERED: Final = "no answer from the destination"
 
 _PRIORITIES: Final = frozenset(Priority)
@@ -200,7 +201,8 @@ class SubOperations:
         except AssociationError:
             raise
         except (StorageError, CannotTranscode, OperationRefused) as failure:
-            self.tally.failed(part, CANNOT_READ, str(failure))
+            problem = CANNOT_TRANSCODE if isinstance(failure, CannotTranscode) else CANNOT_READ
+            self.tally.failed(part, problem, str(failure))
             return not sent_bytes
         except Exception as failure:
             # One object must not cost the others: a codec's mistake is this sub-operation's.

@@ -103,6 +103,7 @@ def test_what_was_measured_is_what_is_told() -> None:
     measures.retrieve.results[SubOperationResult.FAILED] = 7
     measures.retrieve.sent_bytes = 11
     measures.retrieve.accepted = 13
+    measures.retrieve.decoders_lost = 17
     found = _samples(Metrics(measures, Levels, "9.9"))
 
     def value(name: str, **labels: str) -> float:
@@ -123,6 +124,7 @@ def test_what_was_measured_is_what_is_told() -> None:
     assert value("scp_suboperations_total", result="completed") == 0
     assert value("scp_suboperations_sent_bytes_total") == 11
     assert value("scp_suboperations_accepted") == 13
+    assert value("scp_decoders_lost_total") == 17
     duration = "scp_operation_duration_seconds"
     failed = {"service": "store", "status_class": "failure"}
     assert value(f"{duration}_bucket", le="0.025", **failed) == 0

@@ -17,9 +17,11 @@ from scp_server.runtime.build import (
     build_manager,
     build_policy,
     build_storage_service_config,
+    build_transcoder,
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
+from scp_server.services.query_retrieve.frame_decoders import DecodingConfig
 from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
 from scp_server.settings import Settings
 
@@ -93,6 +95,15 @@ def test_a_required_called_ae_title_is_ours_and_no_other(make_settings: MakeSett
     assert build_policy(make_settings(listen=listen)).required_called_ae_titles == frozenset()
     policy = build_policy(make_settings(listen=listen, access={"require_called_ae_title": True}))
     assert policy.required_called_ae_titles == {"ARCHIVE"}
+
+
+def test_decoding_is_bounded_as_the_settings_say(make_settings: MakeSettings) -> None:
+    said = {"processes": 3, "frame_seconds": 1.5, "max_objects": 2, "max_frame_bytes": 5 << 20}
+    settings = make_settings(codecs={**said, "process_memory_bytes": 600 << 20})
+    config = build_transcoder(settings).config
+    assert config == DecodingConfig(3, 1.5, 600 << 20, 2, 5 << 20)
+    more = make_settings(codecs={**said, "max_objects": 3})
+    assert memory_ceiling_bytes(more) - memory_ceiling_bytes(settings) == 4 * (5 << 20)
 
 
 def test_retrieves_are_served_and_offered_as_relational(make_settings: MakeSettings) -> None:

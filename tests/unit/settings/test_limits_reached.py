@@ -11,7 +11,7 @@ from scp_server.settings import Settings
 from scp_server.settings.schema import all_keys_of
 
 TESTS = Path(__file__).parents[2]
-SECTIONS = ("limits", "timeouts", "quarantine", "control", "index")
+SECTIONS = ("limits", "timeouts", "quarantine", "control", "index", "codecs")
 """All settings of these are bounds."""
 OTHERS = frozenset(
     {
@@ -48,6 +48,7 @@ QUERY = "unit/services/query_retrieve/test_limits.py::"
 SUB_OPERATIONS = "unit/services/query_retrieve/test_suboperations.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
+TRANSCODING = "unit/services/test_transcoding.py::"
 DESTINATIONS = "unit/net/test_destinations.py::"
 
 REACHED_BY: dict[str, str] = {
@@ -138,6 +139,12 @@ REACHED_BY: dict[str, str] = {
     "test_a_retrieve_for_which_all_together_have_no_room_is_a701",
     "retrieve.pending_seconds": SUB_OPERATIONS
     + "test_there_is_a_pending_response_while_a_sub_operation_takes_long",
+    "codecs.processes": TRANSCODING + "test_no_more_frames_are_decoded_at_once_than_processes",
+    "codecs.frame_seconds": TRANSCODING + "test_a_decoder_that_crashes_or_hangs_costs_its_frame_alone",
+    "codecs.process_memory_bytes": TRANSCODING + "test_memory_of_decoders_is_limited",
+    "codecs.max_objects": TRANSCODING + "test_more_objects_than_allowed_wait_until_another_is_sent",
+    "codecs.max_frame_bytes": TRANSCODING
+    + "test_what_contradicts_its_data_set_is_refused_before_anything_is_sent",
     "close_timeout_seconds": "integration/test_slow_disk.py::"
     "test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending",
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",
