@@ -210,7 +210,7 @@ async def run(path: Path, instances: int, readers: int) -> None:
 def print_plans(path: Path) -> None:
     """How SQLite finds the keys for each kind."""
     database = sqlite3.connect(path)
-    dialect = sqlite.dialect()  # type: ignore[no-untyped-call]
+    dialect = sqlite.dialect()
     for name, kind in KINDS.items():
         shape, parameters = take_apart(kind(17))
         find = statements(shape, dialect).find

@@ -14,15 +14,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from scp_server.testing.daemon import DaemonProcess
+from scp_server.testing.daemon import PROGRAM
 
+TOP = Path(__file__).resolve().parents[1]
 START_SECONDS = 60.0
+STOP_SECONDS = 40.0
 AE_TITLE = "ARCHIVE"
+MOST_SENDERS = 64
+"""How many associations a server that has a thread or a place for each is let serve at once."""
+MAXIMUM_PDU_BYTES = 131_072
+"""What each is let announce; DCMTK takes no more."""
 NOWHERE: Mapping[str, int] = {}
 
 
@@ -74,13 +80,19 @@ Destinations = Mapping[str, int]
 def start_ours(
     folder: Path, settings: Mapping[str, str] | None = None, destinations: Destinations = NOWHERE
 ) -> Peer:
-    """This server, with its defaults but for `durability = process`; `settings` are variables."""
+    """This server, with its defaults but for `durability = process`; `settings` are variables.
+
+    Its log goes into a file, as the output of the others does: nobody reads it while it is measured.
+    """
     environment = {"SCP_SERVER_STORAGE__DURABILITY": "process", **(settings or {})}
     remotes = [f"--remote={title}=127.0.0.1:{port}" for title, port in destinations.items()]
-    daemon = DaemonProcess(folder / "data", *remotes, environment=environment)
-    ready = daemon.start()
-    address = Address(ready.dicom_port, "SCP_SERVER")
-    return Peer("scp_server", address, ready.pid, daemon.data_dir, daemon.terminate)
+    port, data = free_port(), folder / "data"
+    command = [
+        *(*PROGRAM, "serve", "--port", str(port), "--http-port", "0", "--data-dir", str(data)),
+        *("--log-format", "json", *remotes),
+    ]
+    peer = _started("scp_server", command, port, folder, environment)
+    return replace(peer, address=Address(port, "SCP_SERVER"), folder=data)
 
 
 def start_orthanc(folder: Path, *, sync: bool = False, destinations: Destinations = NOWHERE) -> Peer | None:
@@ -113,6 +125,9 @@ def start_orthanc(folder: Path, *, sync: bool = False, destinations: Destination
                 "SyncStorageArea": sync,
                 "LimitFindResults": 0,
                 "LimitFindInstances": 0,
+                # The defaults of both, 4 and 16384, would have most senders wait and every PDU be small.
+                "DicomThreadsCount": MOST_SENDERS,
+                "MaximumPduLength": MAXIMUM_PDU_BYTES,
                 "Plugins": [],
             }
         ),
@@ -159,7 +174,71 @@ def start_qrscp(folder: Path, *, destinations: Destinations = NOWHERE) -> Peer |
     return _started("qrscp", command, port, folder)
 
 
-def _started(name: str, command: list[str], port: int, folder: Path) -> Peer:
+def start_storescp(folder: Path, *, bit_preserving: bool = False, fork: bool = True) -> Peer | None:
+    """DCMTK's storescp, without an index; with `fork` a process for each association, else one at a time."""
+    more = ["--fork"] * fork + ["+B"] * bit_preserving
+    return _start_dcmtk("storescp", folder, ["--accept-all", *more])
+
+
+def start_dcmrecv(folder: Path) -> Peer | None:
+    """DCMTK's dcmrecv with +B: one association after the other, without an index."""
+    configuration = folder / "dcmrecv.cfg"
+    configuration.write_text(_DCMRECV, encoding="ascii")
+    return _start_dcmtk("dcmrecv", folder, ["+B", "-xf", str(configuration), "Bench"])
+
+
+def _start_dcmtk(program: str, folder: Path, options: list[str]) -> Peer | None:
+    command = shutil.which(program)
+    if command is None:
+        return None
+    port, storage = free_port(), folder / "storage"
+    storage.mkdir()
+    settings = ["--quiet", "--aetitle", AE_TITLE, "--max-pdu", str(MAXIMUM_PDU_BYTES)]
+    return _started(program, [command, *settings, *options, "-od", str(storage), str(port)], port, folder)
+
+
+def start_pynetdicom(folder: Path) -> Peer:
+    """pynetdicom's storescp, a thread for each of ten associations; without an index."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "pynetdicom", "storescp", str(port), "--quiet", "-ba", "127.0.0.1"),
+        *("-aet", AE_TITLE, "-pdu", str(MAXIMUM_PDU_BYTES), "-od", str(folder / "storage")),
+    ]
+    return _started("pynetdicom", command, port, folder)
+
+
+def start_sink(folder: Path) -> Peer:
+    """What takes everything and keeps nothing (`benchmarks/sink.py`): how fast the load generator can be."""
+    port = free_port()
+    return _started("null sink", [sys.executable, "-m", "benchmarks.sink", str(port)], port, folder)
+
+
+_DCMRECV = r"""
+[[TransferSyntaxes]]
+[Sent]
+TransferSyntax1 = LocalEndianExplicit
+TransferSyntax2 = LittleEndianImplicit
+TransferSyntax3 = JPEG2000LosslessOnly
+[[PresentationContexts]]
+[Sent]
+PresentationContext1 = VerificationSOPClass\Sent
+PresentationContext2 = CTImageStorage\Sent
+PresentationContext3 = EnhancedCTImageStorage\Sent
+PresentationContext4 = BasicTextSRStorage\Sent
+[[Profiles]]
+[Bench]
+PresentationContexts = Sent
+"""
+"""By itself dcmrecv takes no compressed object, and the largest are those."""
+
+
+def _started(
+    name: str,
+    command: list[str],
+    port: int,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Peer:
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -167,17 +246,24 @@ def _started(name: str, command: list[str], port: int, folder: Path) -> Peer:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TCP_NODELAY": "1"},
+            env={
+                **os.environ,
+                "TCP_NODELAY": "1",
+                "PYTHONPATH": os.pathsep.join([str(TOP), os.environ.get("PYTHONPATH", "")]),
+                **(environment or {}),
+            },
             start_new_session=True,
         )
 
     def stop() -> None:
+        if process.poll() is not None:
+            return
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(STOP_SECONDS)
 
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:

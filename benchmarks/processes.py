@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,9 +36,25 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process, of its children that run and of those that have ended. Steps of 10 ms each."""
-    fields = [_stat(each) for each in tree(pid)]
-    return sum(sum(map(int, each[11:15])) for each in fields if each) / _TICKS_PER_SECOND
+    """CPU time of a process, of its children that run and of those that have ended.
+
+    Exact for threads that live; of those that have ended, and of children that have, in steps of 10 ms.
+    """
+    seconds = 0.0
+    for each in tree(pid):
+        if fields := _stat(each):
+            own, ended = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
+            seconds += max(own / _TICKS_PER_SECOND, _threads_seconds(each)) + ended / _TICKS_PER_SECOND
+    return seconds
+
+
+def _threads_seconds(pid: int) -> float:
+    """CPU time of the threads that live; 0 where the kernel does not count that."""
+    nanoseconds = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            nanoseconds += int(path.read_text("ascii").split()[0])
+    return nanoseconds / 1e9
 
 
 def resident_bytes(pid: int) -> int:
@@ -46,10 +63,14 @@ def resident_bytes(pid: int) -> int:
 
 
 class PeakMemory:
-    """Looks at the resident memory of a server a hundred times a second; a context manager."""
+    """Looks at the resident memory of a server, a hundred times a second unless told otherwise.
 
-    def __init__(self, pid: int) -> None:
+    A context manager. Looking costs some 20 microseconds for each process.
+    """
+
+    def __init__(self, pid: int, every_seconds: float = _SAMPLE_SECONDS) -> None:
         self._pid = pid
+        self._every_seconds = every_seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak memory", daemon=True)
         self.before_bytes = resident_bytes(pid)
@@ -69,5 +90,5 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_SAMPLE_SECONDS):
+        while not self._ended.wait(self._every_seconds):
             self.peak_bytes = max(self.peak_bytes, resident_bytes(self._pid))

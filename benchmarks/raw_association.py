@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -29,6 +30,7 @@ from scp_server.testing.wire import (
 )
 
 FIRST_PDV_BYTES = 6
+READ_BYTES = 65_536
 MOVE_DESTINATION = 0x0600
 _ELEMENT = struct.Struct("<II").unpack_from
 _STATUS = 0x09000000
@@ -58,6 +60,21 @@ class Rejected(ConnectionError):
     """The peer took no association."""
 
 
+def _hashable(context: ProposedContext) -> ProposedContext:
+    return context._replace(transfer_syntaxes=tuple(context.transfer_syntaxes))
+
+
+@lru_cache(maxsize=16)
+def _associate_rq(address: Address, contexts: tuple[ProposedContext, ...], user_items: bytes) -> bytes:
+    return associate_rq(
+        contexts,
+        called_ae_title=address.called_ae_title,
+        calling_ae_title=address.calling_ae_title,
+        maximum_length=MAXIMUM_LENGTH,
+        user_items=user_items,
+    )
+
+
 class RawAssociation:
     """Associated from the start; released at the end. Raises OSError, ConnectionError, Rejected."""
 
@@ -69,24 +86,30 @@ class RawAssociation:
         silence_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         """`silence_seconds` is how long the peer may send nothing where something is awaited."""
-        self._socket = socket.create_connection(("127.0.0.1", address.port), silence_seconds)
+        self._socket = socket.socket()
+        self._socket.settimeout(silence_seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._waiting = bytearray()
-        self._socket.sendall(
-            associate_rq(
-                contexts,
-                called_ae_title=address.called_ae_title,
-                calling_ae_title=address.calling_ae_title,
-                maximum_length=MAXIMUM_LENGTH,
-                user_items=user_items,
-            )
-        )
-        pdu_type, body = self._pdu()
+        try:
+            self._socket.connect(("127.0.0.1", address.port))
+            self._socket.sendall(_associate_rq(address, tuple(map(_hashable, contexts)), user_items))
+            pdu_type, self._answer = self._pdu()
+        except BaseException:
+            self._socket.close()
+            raise
         if pdu_type != 2:
             self._socket.close()
             raise Rejected(f"the association was not accepted: PDU {pdu_type}")
-        self.maximum_length = read_answer(body).maximum_length or MAXIMUM_LENGTH
+
+    @cached_property
+    def maximum_length(self) -> int:
         """What the peer takes in a P-DATA-TF."""
+        return read_answer(self._answer).maximum_length or MAXIMUM_LENGTH
+
+    @cached_property
+    def accepted(self) -> frozenset[int]:
+        """Ids of the contexts that it accepted."""
+        return frozenset(read_answer(self._answer).accepted())
 
     def __enter__(self) -> Self:
         return self
@@ -103,9 +126,13 @@ class RawAssociation:
                 while self._pdu()[0] != 6:
                     pass
         finally:
-            self._socket.close()
+            self.close()
 
-    def perform(self, message: bytes) -> Exchange:
+    def close(self) -> None:
+        """End it without a release."""
+        self._socket.close()
+
+    def perform(self, message: bytes | bytearray) -> Exchange:
         """Send a request, whole, and read up to its final response."""
         self._socket.sendall(message)
         responses = dataset_bytes = 0
@@ -135,8 +162,13 @@ class RawAssociation:
         self._socket.sendall(p_data_tf(PDV(context_id, Control.COMMAND | Control.LAST, command)))
         for fragment, is_last in _with_last(dataset, self.maximum_length - FIRST_PDV_BYTES):
             control = Control.LAST if is_last else Control.DATASET
-            self._socket.sendall(p_data_header(context_id, control, len(fragment)))
-            self._socket.sendall(fragment)
+            header = p_data_header(context_id, control, len(fragment))
+            # Both at once: a header by itself would be a segment, and a wakeup of the server, of its own.
+            sent = self._socket.sendmsg([header, fragment])
+            if sent < len(header):
+                self._socket.sendall(header[sent:])
+                sent = len(header)
+            self._socket.sendall(fragment[sent - len(header) :])
         return self.perform(b"").status
 
     def fetch(self, message: bytes, digested: Digested | None = None) -> Fetched:
@@ -166,7 +198,7 @@ class RawAssociation:
         waiting = self._waiting
         while len(waiting) < size:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            data = self._socket.recv(262_144)
+            data = self._socket.recv(READ_BYTES)
             if not data:
                 raise ConnectionError("the server closed the connection")
             waiting += data
