@@ -123,6 +123,8 @@ class StoreOutcome:
 
     status: int
     error_comment: str = ""
+    counts_as_warning: bool = False
+    """The settings say so, whatever the status is."""
 
 
 class Sender(Protocol):

@@ -14,6 +14,7 @@ from scp_server.net.sub_operations import LARGEST_MESSAGE_ID, store
 from scp_server.protocol.items import MAX_PRESENTATION_CONTEXTS
 from scp_server.protocol.message import Priority
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
+from scp_server.protocol.status import Status
 
 Pair = tuple[str, str]
 """A SOP class and a transfer syntax: what one presentation context is proposed for."""
@@ -29,6 +30,8 @@ class Remote:
     application_context_name: str = DICOM_APPLICATION_CONTEXT
     max_associations: int = 4
     connect_seconds: float = 10.0
+    duplicates_are_warnings: bool = False
+    """0x0111 says that it has the instance already: then it is no failure."""
 
 
 def pairs_of(contexts: Sequence[tuple[str, Sequence[str]]]) -> frozenset[Pair]:
@@ -103,7 +106,7 @@ class OutboundAssociation:
         """See `Sender.store`."""
         async with self._turn:
             self._message_id = self._message_id % LARGEST_MESSAGE_ID + 1
-            return await store(
+            outcome = await store(
                 self.connection,
                 self._message_id,
                 context,
@@ -114,3 +117,5 @@ class OutboundAssociation:
                 move_originator=move_originator,
                 response_seconds=self._config.response_seconds,
             )
+        is_duplicate = outcome.status == Status.DUPLICATE_SOP_INSTANCE
+        return replace(outcome, counts_as_warning=is_duplicate and self.remote.duplicates_are_warnings)

@@ -294,6 +294,7 @@ def build_destinations_config(settings: Settings) -> DestinationsConfig:
                 application_context_name=remote.application_context_name,
                 max_associations=remote.max_associations,
                 connect_seconds=remote.connect_seconds,
+                duplicates_are_warnings=remote.duplicates == "warning",
             )
             for remote in settings.remotes
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -33,6 +33,10 @@ class RemoteSettings(Section):
     )
     connect_seconds: Seconds = Field(
         default=10.0, description="How long it may take to accept a TCP connection."
+    )
+    duplicates: Literal["failure", "warning"] = Field(
+        default="failure",
+        description="What its answer 0x0111, that it has the instance already, counts as in a C-MOVE.",
     )
 
     @field_validator("application_context")

@@ -37,6 +37,13 @@ class Recording:
 
     def stores(self) -> list[SentObject]:
         """The whole C-STOREs of this connection, in their order."""
+        return self._stores(self.sent)
+
+    def sub_operations(self) -> list[SentObject]:
+        """The C-STOREs that the server sent: those of C-GET."""
+        return self._stores(self.answered)
+
+    def _stores(self, stream: bytearray) -> list[SentObject]:
         accepted: dict[int, str] = {}
         for pdu_type, body in _pdus(self.answered):
             if pdu_type == PDUType.ASSOCIATE_AC:
@@ -50,14 +57,16 @@ class Recording:
                 dataset,
                 glued,
             )
-            for context_id, command, dataset, glued in _messages(self.sent)
+            for context_id, command, dataset, glued in _messages(stream)
             if int.from_bytes(command[Tag.COMMAND_FIELD], "little") == C_STORE_RQ
         ]
 
     def statuses(self) -> list[int]:
         """The statuses of the responses, in their order."""
         return [
-            int.from_bytes(command[Tag.STATUS], "little") for _, command, _, _ in _messages(self.answered)
+            int.from_bytes(command[Tag.STATUS], "little")
+            for _, command, _, _ in _messages(self.answered)
+            if Tag.STATUS in command
         ]
 
 
@@ -99,6 +108,10 @@ class RecordingProxy:
     def stores(self) -> list[SentObject]:
         """The C-STOREs of every connection."""
         return [store for recording in self.recordings for store in recording.stores()]
+
+    def sub_operations(self) -> list[SentObject]:
+        """The C-STOREs that the server sent on any connection."""
+        return [store for recording in self.recordings for store in recording.sub_operations()]
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

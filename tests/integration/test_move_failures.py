@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -179,6 +180,7 @@ WHAT_THEY_DO: dict[str, tuple[Script, Final]] = {
 
 
 async def test_what_a_destination_does_is_what_the_counts_say(run: Run) -> None:
+    """PS3.4 C.4.2.3.1; the classes of statuses are PS3.7 C's."""
     told: dict[str, Final] = {}
     async with AsyncExitStack() as destinations:
         ports = {
@@ -217,6 +219,14 @@ async def test_a_name_that_is_not_configured_is_0xa801_without_counts_and_nothin
         for title in ("NOBODY", "dest", f"127.0.0.1:{port}"[:16]):
             assert await move(daemon, title=title) == Final(0xA801, (None, None, None, None))
     assert dialled == []
+
+
+async def test_what_a_destination_has_already_is_a_warning_where_the_settings_say_so(run: Run) -> None:
+    script = _answers(0x0111, 0, 0x0111, 0xA700, 0)
+    async with destination(script) as port:
+        remote = {"ae_title": "DEST", "host": "127.0.0.1", "port": port, "duplicates": "warning"}
+        daemon = await run({}, REMOTES=json.dumps([remote]))
+        assert await move(daemon) == Final(0xB000, (None, 2, 1, 2), (UIDS[3],))
 
 
 async def test_nothing_that_matches_is_success_with_counts_of_none(run: Run) -> None:

@@ -94,6 +94,7 @@ def told(result: RetrieveResult) -> tuple[int | None, int | None, int | None, in
 
 
 async def test_every_object_comes_back_byte_for_byte(server: Server) -> None:
+    """PS3.4 C.4.3.3.1."""
     objects = [
         *(
             ct_image(seed=n, study_instance_uid=STUDY, transfer_syntax=syntax, sequences=True, private=True)
@@ -190,6 +191,7 @@ async def test_a_cancelled_get_ends_after_the_object_in_hand(start_server: Start
 async def test_everything_arrives_at_another_server_byte_for_byte(
     start_server: StartServer, tmp_path: Path
 ) -> None:
+    """PS3.4 C.4.2.3.1."""
     first, second = two_section_ct()
     slices = [
         ct_image(seed=n, study_instance_uid=first.study_instance_uid, transfer_syntax=syntax)

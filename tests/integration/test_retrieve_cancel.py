@@ -94,6 +94,7 @@ async def test_a_move_that_is_cancelled_before_the_destination_answers_does_not_
 
 
 async def test_a_move_that_is_cancelled_during_an_object_ends_after_it(tmp_path: Path) -> None:
+    """PS3.4 C.4.2.3.1."""
     slow = Slow()
     async with destination(slow) as port, retrieving(tmp_path, port) as peer:
         for done in range(4):
@@ -133,6 +134,7 @@ async def test_a_cancel_during_the_last_object_of_a_move_changes_nothing(tmp_pat
 
 
 async def test_a_cancel_of_another_message_changes_nothing(tmp_path: Path) -> None:
+    """PS3.7 9.3.4.3."""
     slow = Slow()
     async with destination(slow) as port, retrieving(tmp_path, port) as peer:
         message_id = await peer.send_move(STUDY, "DEST")
@@ -166,6 +168,7 @@ async def test_a_get_that_is_cancelled_with_its_request_sends_nothing(tmp_path: 
 
 
 async def test_a_get_that_is_cancelled_during_an_object_ends_after_it(tmp_path: Path) -> None:
+    """PS3.4 C.4.3.3.1."""
     async with retrieving(tmp_path) as peer:
         for done in range(4):
             message_id = await peer.send_get(STUDY)
@@ -179,6 +182,7 @@ async def test_a_get_that_is_cancelled_during_an_object_ends_after_it(tmp_path: 
 
 
 async def test_a_get_that_failed_in_part_and_is_cancelled_lists_what_failed(tmp_path: Path) -> None:
+    """PS3.4 C.4.3.1.3.2."""
     async with retrieving(tmp_path) as peer:
         message_id = await peer.send_get(STUDY)
         for status in (0xA700, 0x0000):

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -99,6 +100,21 @@ class Archive:
     name: str
     ae_title: str
     port: int
+    http_port: int = 0
+    """Of Orthanc's REST interface."""
+
+    async def rest(self, path: str, body: object = None) -> bytes:
+        """What Orthanc answers to a GET, or to a POST of `body` as JSON."""
+        data = None if body is None else json.dumps(body).encode()
+
+        def ask() -> bytes:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.http_port}{path}", data, timeout=60
+            ) as response:
+                answer: bytes = response.read()
+                return answer
+
+        return await asyncio.to_thread(ask)
 
 
 @dataclass(frozen=True)
@@ -151,14 +167,16 @@ async def dcmqrscp(require: RequirePeer, folder: Path, viewer_port: int = 104) -
 
 
 @asynccontextmanager
-async def orthanc(require: RequirePeer, folder: Path, viewer_port: int = 104) -> AsyncIterator[Archive]:
-    """VIEWER is its only move destination."""
+async def orthanc(
+    require: RequirePeer, folder: Path, viewer_port: int = 104, **more: object
+) -> AsyncIterator[Archive]:
+    """VIEWER is its only move destination; `more` are settings of its own."""
     program = shutil.which("Orthanc", path=os.environ.get("PATH", "") + ":/usr/sbin")
     require("Orthanc", program)
     assert program is not None
     port = free_port()
     configuration = folder / "orthanc.json"
-    settings = {
+    settings: dict[str, Any] = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
         "HttpPort": free_port(),
@@ -171,7 +189,8 @@ async def orthanc(require: RequirePeer, folder: Path, viewer_port: int = 104) ->
         "DicomAlwaysAllowMove": True,
         "DicomModalities": {"viewer": ["VIEWER", "127.0.0.1", viewer_port]},
         "Plugins": [],
+        **more,
     }
     configuration.write_text(json.dumps(settings))
-    async with running(program, configuration, port=port):
-        yield Archive("Orthanc", "ORTHANC", port)
+    async with running(program, configuration, port=settings["DicomPort"]):
+        yield Archive("Orthanc", "ORTHANC", settings["DicomPort"], settings["HttpPort"])

@@ -45,6 +45,8 @@ class Tally:
         """The destination has answered. A status that says neither success nor warning is a failure, also one
         that a C-STORE cannot have."""
         result = _RESULTS.get(status_class(outcome.status))
+        if result is None and outcome.counts_as_warning:
+            result = SubOperationResult.WARNING
         if result is None:
             self.failed(part, f"status 0x{outcome.status:04X}", outcome.error_comment)
         else:

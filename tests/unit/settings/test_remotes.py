@@ -70,6 +70,7 @@ def test_the_effective_remotes_are_shown(config: Path) -> None:
             "application_context": "dicom",
             "max_associations": 4,
             "connect_seconds": 10.0,
+            "duplicates": "failure",
         }
     ]
 

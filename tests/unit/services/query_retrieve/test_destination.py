@@ -51,6 +51,7 @@ def test_what_a_part_can_be_given_is_proposed_where_everybody_takes_it() -> None
 
 @pytest.mark.parametrize(("kinds", "sizes"), [(128, [128]), (129, [128, 1]), (300, [128, 128, 44])])
 def test_more_than_128_contexts_are_divided(kinds: int, sizes: list[int]) -> None:
+    """PS3.8 9.3.2.2."""
     parts = [part(number, f"1.2.{number % kinds}") for number in range(2 * kinds)]
     found = batches(parts, none)
     assert [len(batch.pairs) for batch in found] == sizes

@@ -120,6 +120,7 @@ async def refused(bench: RetrieveBench, operation: FakeOperation) -> tuple[int, 
 async def test_unique_keys_say_what_is_sent(
     bench: RetrieveBench, syntax: TransferSyntax, root: str, elements: list[Element], expected: list[int]
 ) -> None:
+    """PS3.4 C.4.2.2.1, PS3.4 C.4.3.2.1."""
     assert await sent(bench, elements, root=root, syntax=syntax) == expected
 
 
@@ -157,11 +158,13 @@ async def test_unique_keys_say_what_is_sent(
 async def test_what_the_model_does_not_allow_is_a900_with_the_offending_element(
     bench: RetrieveBench, get: bool, root: str, elements: list[Element], offending: int
 ) -> None:
+    """PS3.4 C.4.2.2.1."""
     operation = retrieve_operation(elements, root=root, get=get)
     assert await refused(bench, operation) == (MISMATCH, (offending,))
 
 
 async def test_other_keys_are_passed_over_whatever_they_say(bench: RetrieveBench) -> None:
+    """PS3.4 C.4.2.1.4.1."""
     others = [
         Element(0x00080020, "DA", "no date"),
         Element(0x00080060, "CS", "MR"),
@@ -189,6 +192,7 @@ async def test_other_keys_are_passed_over_whatever_they_say(bench: RetrieveBench
 async def test_unique_keys_of_higher_levels_may_be_left_out_of_a_relational_retrieve(
     bench: RetrieveBench, server: RelationalQueries, peer: bool | None, agreed: bytes, allowed: bool
 ) -> None:
+    """PS3.4 C.4.2.2.2."""
     bench.config = replace(bench.config, relational=server)
     operation = retrieve_operation(identifier("IMAGE", instance="i1|i3|i4"))
     operation.association.extended_negotiations = {f"{STUDY_ROOT}.2": agreed}
@@ -209,6 +213,7 @@ async def test_a_relational_retrieve_holds_to_the_higher_keys_that_it_has(bench:
 
 
 def test_relational_retrieval_is_offered_and_the_enhanced_multi_frame_view_is_not() -> None:
+    """PS3.4 C.5.2.1."""
     assert offered_to_retrieve(RelationalQueries.NEGOTIATED) == b"\1\0"
     assert offered_to_retrieve(RelationalQueries.ALWAYS) == b"\1\0"
     assert offered_to_retrieve(RelationalQueries.NEVER) == b"\0\0"
@@ -224,12 +229,14 @@ async def test_ten_thousand_instances_can_be_named(bench: RetrieveBench) -> None
 
 
 async def test_an_unknown_destination_is_a801_before_anything_else(bench: RetrieveBench) -> None:
+    """PS3.4 C.4.2.1.5."""
     operation = retrieve_operation(identifier("", study="*"), destination="192.0.2.1:104")
     assert await refused(bench, operation) == (Status.MOVE_DESTINATION_UNKNOWN, ())
 
 
 @pytest.mark.parametrize("get", [False, True], ids=["move", "get"])
 async def test_more_matches_than_allowed_are_a701(bench: RetrieveBench, get: bool) -> None:
+    """PS3.4 C.4.2.1.5."""
     bench.config = replace(bench.config, max_suboperations=2)
     operation = retrieve_operation(identifier("STUDY", study="s1"), get=get)
     assert await refused(bench, operation) == (Status.UNABLE_TO_CALCULATE_NUMBER_OF_MATCHES, ())
@@ -271,6 +278,7 @@ async def test_an_index_that_fails_is_a701(bench: RetrieveBench, monkeypatch: py
 
 
 async def test_a_larger_identifier_than_allowed_is_c000(bench: RetrieveBench) -> None:
+    """PS3.4 C.4.2.1.5."""
     bench.config = replace(bench.config, max_identifier_bytes=100)
     operation = retrieve_operation(identifier("STUDY", study="s1|s2|s3"))
     assert await refused(bench, operation) == (Status.CANNOT_UNDERSTAND, ())
@@ -301,6 +309,7 @@ async def test_a_request_without_identifier_is_a900(bench: RetrieveBench) -> Non
 async def test_a_move_on_another_context_than_its_own_is_0122(
     bench: RetrieveBench, context: str, affected: str
 ) -> None:
+    """PS3.4 C.4.2.1.5."""
     operation = retrieve_operation(study(make_uid("s1")))
     assert isinstance(operation.request, CMoveRQ)
     operation.request = replace(operation.request, affected_sop_class_uid=affected)

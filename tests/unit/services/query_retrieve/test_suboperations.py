@@ -85,6 +85,7 @@ async def test_the_final_status_follows_from_what_became_of_the_sub_operations(
     failed: int,
     warning: int,
 ) -> None:
+    """PS3.4 C.4.2.3.1 and PS3.4 C.4.3.3.1."""
     answer_with(bench, *answers)
     retrieved = await bench.perform(asked(bench, get))
     assert retrieved.outcome == (status, (None, completed, failed, warning))
@@ -102,6 +103,7 @@ def _is_failure(status: int) -> bool:
 
 @pytest.mark.parametrize("get", [False, True], ids=["move", "get"])
 async def test_every_pending_response_has_four_true_counts(bench: RetrieveBench, get: bool) -> None:
+    """PS3.7 9.1.4.1 and PS3.7 9.1.3.1."""
     answer_with(bench, 0x0000, 0xA700, 0xB000, 0x0000, 0xC000)
     retrieved = await bench.perform(asked(bench, get))
     assert [counts(message) for message in retrieved.pending] == [
@@ -116,6 +118,7 @@ async def test_every_pending_response_has_four_true_counts(bench: RetrieveBench,
 
 @pytest.mark.parametrize("get", [False, True], ids=["move", "get"])
 async def test_what_matches_nothing_is_a_success_with_counts_of_zero(bench: RetrieveBench, get: bool) -> None:
+    """PS3.4 C.4.2.3.1."""
     retrieved = await bench.perform(retrieve_operation(study(make_uid("another")), get=get))
     assert retrieved.outcome == (SUCCESS, (None, 0, 0, 0))
     assert retrieved.failed_uids is None
@@ -124,6 +127,7 @@ async def test_what_matches_nothing_is_a_success_with_counts_of_zero(bench: Retr
 
 
 async def test_more_failed_uids_than_a_short_value_holds_are_all_listed(tmp_path: Path) -> None:
+    """PS3.4 C.4.2.1.4.2."""
     objects = [
         ct_image(rows=1, columns=1, seed=n, study_instance_uid=STUDY, sop_instance_uid=f"1.2.{'9' * 50}.{n}")
         for n in range(1_250)
@@ -165,6 +169,7 @@ async def test_every_part_is_sent_byte_for_byte_as_it_was_stored(tmp_path: Path,
 async def test_a_move_passes_on_its_priority_and_says_whose_it_is(
     bench: RetrieveBench, asked_for: int, passed_on: int
 ) -> None:
+    """PS3.4 C.4.2.1.2, PS3.7 9.1.1.1."""
     await bench.perform(retrieve_operation(study(STUDY), priority=asked_for))
     assert {(store.priority, store.move_originator) for store in bench.remote.sent} == {
         (passed_on, ("WORKSTATION", MESSAGE_ID))
@@ -172,6 +177,7 @@ async def test_a_move_passes_on_its_priority_and_says_whose_it_is(
 
 
 async def test_a_get_passes_on_its_priority_and_has_no_move_originator(bench: RetrieveBench) -> None:
+    """PS3.4 C.4.3.1.2."""
     sender = FakeSender(contexts_for(bench.objects))
     await bench.perform(retrieve_operation(study(STUDY), get=True, priority=1, sender=sender))
     assert {(store.priority, store.move_originator) for store in sender.sent} == {(1, None)}
@@ -183,6 +189,7 @@ async def test_an_ae_title_that_cannot_be_sent_on_is_left_out(bench: RetrieveBen
 
 
 async def test_a_get_without_granted_roles_is_all_failed_sub_operations(bench: RetrieveBench) -> None:
+    """PS3.4 C.5.3."""
     sender = FakeSender()
     retrieved = await bench.perform(retrieve_operation(study(STUDY), get=True, sender=sender))
     assert retrieved.outcome == (NONE, (None, 0, 5, 0))
@@ -191,6 +198,7 @@ async def test_a_get_without_granted_roles_is_all_failed_sub_operations(bench: R
 
 
 async def test_a_refused_context_costs_only_the_objects_that_need_it(tmp_path: Path) -> None:
+    """PS3.4 C.4.2.3.1."""
     plain = ct_image(seed=1, study_instance_uid=STUDY)
     implicit = ct_image(seed=2, study_instance_uid=STUDY, transfer_syntax=IMPLICIT)
     async with await RetrieveBench.of(tmp_path, [plain, implicit]) as bench:
@@ -343,7 +351,10 @@ async def test_what_nobody_expected_of_an_object_is_that_sub_operations_failure(
 async def test_a_cancel_lets_the_sub_operation_in_hand_end_and_begins_no_other(
     bench: RetrieveBench, get: bool, sent: int
 ) -> None:
-    """After 0 nothing was begun; then it comes while the first, second, ... is being answered."""
+    """After 0 nothing was begun; then it comes while the first, second, ... is being answered.
+
+    PS3.4 C.4.2.3.1; PS3.7 9.3.3.3 and PS3.7 9.3.4.3.
+    """
     seen = 0
 
     async def cancel() -> None:
@@ -420,6 +431,7 @@ async def test_with_several_associations_a_cancel_lets_those_in_hand_end(bench: 
 async def test_a_requestor_that_vanishes_stops_a_move_after_the_sub_operation_in_hand(
     bench: RetrieveBench,
 ) -> None:
+    """PS3.4 C.4.2.3.1, which leaves it open."""
     operation = retrieve_operation(study(STUDY))
 
     def vanish() -> None:
@@ -446,6 +458,7 @@ async def test_a_requestor_that_vanishes_ends_a_get(bench: RetrieveBench) -> Non
 async def test_a_destination_that_cannot_be_reached_is_a702_with_everything_failed(
     bench: RetrieveBench, associations: int
 ) -> None:
+    """PS3.4 C.4.2.3.1."""
     bench.sub_operations = replace(bench.sub_operations, associations=associations)
     bench.remote.refusal = ConnectFailed("connection refused")
     retrieved = await bench.perform(retrieve_operation(study(STUDY)))
@@ -539,6 +552,7 @@ async def test_a_destination_that_takes_one_association_at_a_time_keeps_nobody_w
 
 
 async def test_there_is_a_pending_response_while_a_sub_operation_takes_long(bench: RetrieveBench) -> None:
+    """PS3.4 C.4.2.3.1."""
     bench.sub_operations = SubOperationsConfig(
         associations=1, pending_seconds=0.01, least_pending_seconds=0.0
     )
