@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,6 +125,11 @@ class DaemonProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def output_has_ended(self) -> bool:
+        """Nobody writes to `output` any more: neither the process nor any child of it is left."""
+        return self._reader is not None and not self._reader.is_alive()
+
+    @property
     def ready(self) -> Ready:
         """Where it listens."""
         if self._ready is None:
@@ -150,6 +156,8 @@ class DaemonProcess:
             encoding="utf-8",
             errors="replace",
             env=self._environment,
+            # A group of its own: `kill` takes all of it.
+            process_group=0,
         )
         # A test that fails before it stops the daemon must not wait for its output for ever.
         self._reader = threading.Thread(
@@ -175,8 +183,10 @@ class DaemonProcess:
             raise DaemonFailed(f"exit code {code}:\n{self._tail()}")
 
     def kill(self) -> None:
-        """SIGKILL: no word of goodbye."""
-        self.process.kill()
+        """SIGKILL for it and all its children: no word of goodbye."""
+        if self.is_running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(STOP_SECONDS)
         self._join()
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import struct
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +17,7 @@ from scp_server.testing.association_driver import CT_IMAGE_STORAGE, EXPLICIT_LIT
 from scp_server.testing.daemon import DaemonProcess
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.objects import ct_image
+from scp_server.testing.process_usage import ProcessUsage
 from scp_server.testing.scripted_peer import ScriptedPeer, UnexpectedAnswer
 from scp_server.testing.wire import PDV, Control, PDUType, ProposedContext, Tag
 
@@ -49,21 +48,9 @@ class Target:
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
         self.address = (daemon.ready.dicom_host, daemon.ready.dicom_port)
-        self._process = Path(f"/proc/{daemon.ready.pid}")
+        self.usage = ProcessUsage(daemon.ready.pid)
         self.peaceful_bytes = 0
         """What it held before the first attack, with everything loaded that a transfer needs."""
-
-    def memory_bytes(self, what: str) -> int:
-        """`VmRSS` is what it holds, `VmHWM` the most it held since `forget_peak`."""
-        found = re.search(rf"^{what}:\s+(\d+) kB", (self._process / "status").read_text(), re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
-
-    def forget_peak(self) -> None:
-        (self._process / "clear_refs").write_text("5")
-
-    def descriptors(self) -> int:
-        return len(list((self._process / "fd").iterdir()))
 
     async def connect(self) -> ScriptedPeer:
         return await ScriptedPeer.connect(*self.address, timeout_seconds=20)
@@ -113,9 +100,9 @@ async def _attacked(
     await target.echo_seconds(5)
     if not target.peaceful_bytes:
         assert await _refused(target, ct_image().dataset) == 0xA900
-        target.peaceful_bytes = target.memory_bytes("VmRSS")
-    descriptors = target.descriptors()
-    target.forget_peak()
+        target.peaceful_bytes = target.usage.resident_bytes
+    descriptors = target.usage.descriptors
+    target.usage.forget_peak()
     peers: list[ScriptedPeer] = []
     try:
         yield peers
@@ -125,11 +112,11 @@ async def _attacked(
         for peer in peers:
             with contextlib.suppress(OSError):
                 await peer.reset()
-    growth = target.memory_bytes("VmHWM") - target.peaceful_bytes
+    growth = target.usage.peak_bytes - target.peaceful_bytes
     await target.answers_quickly()
     assert growth <= most_growth_bytes, f"{growth / MIB:.1f} MiB"
     async with asyncio.timeout(10):
-        while target.descriptors() > descriptors + 1:
+        while target.usage.descriptors > descriptors + 1:
             await asyncio.sleep(0.01)
 
 

@@ -84,6 +84,20 @@ def test_it_can_be_killed_and_started_again(tmp_path: Path) -> None:
     daemon.kill()
 
 
+def test_killed_it_takes_its_children_along(tmp_path: Path) -> None:
+    program = f"""
+import signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; print('child', flush=True); signal.pause()"])
+print({READY!r}, flush=True)
+signal.pause()
+"""
+    daemon = StandIn(tmp_path, program)
+    daemon.start()
+    daemon.kill()
+    # Its output ends once nobody holds it open any more.
+    assert daemon.output_has_ended
+
+
 @pytest.mark.parametrize("encoded", [ct_image(), dicos_ct()], ids=["ct", "dicos-ct"])
 def test_stored_file_gives_back_meta_and_data_set(encoded: EncodedObject, tmp_path: Path) -> None:
     folder = tmp_path / "objects" / "a" / "b"
