@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
@@ -12,12 +13,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from scp_server.testing import wire
 from scp_server.testing.daemon import DaemonProcess
 from scp_server.testing.dicos_objects import large_dicos_ct
 from scp_server.testing.encoded_object import FRAME_BYTES, EncodedObject, LargeObject
 from scp_server.testing.objects import LARGEST_NATIVE_BYTES, ct_image, large_ct
 from scp_server.testing.process_usage import ProcessUsage
 from scp_server.testing.scripted_peer import Framing, ScriptedPeer, storage_contexts
+from scp_server.testing.wire import PDV, Control, Tag
+from tests.integration.faults import hanging_program
 
 MIB = 1 << 20
 LARGE_BYTES = int(os.environ.get("SCP_LARGE_BYTES", str(256 * MIB)))
@@ -26,7 +30,7 @@ GROWTH_BYTES = 32 * MIB
 """What a daemon that has served once may grow by."""
 SENDERS = 16
 STREAMS = 32
-BUDGET_BYTES = 8 * MIB
+BUDGET_BYTES = 16 * MIB
 READ_BYTES = 256 * 1024
 """What a connection may have read when it is told to stop."""
 ASSOCIATION_BYTES = 2 * MIB + READ_BYTES
@@ -124,9 +128,7 @@ async def test_sixteen_senders_at_once_hold_as_much_as_the_limits_say(
     "environment",
     [
         {
-            "SCP_SERVER_LIMITS__PROCESS_BUFFER_BYTES": str(
-                GROWTH_BYTES - STREAMS * READ_BYTES - BESIDE_BYTES
-            ),
+            "SCP_SERVER_LIMITS__PROCESS_BUFFER_BYTES": str(BUDGET_BYTES),
             # What the server holds is to be seen, not what glibc keeps of it once it is freed.
             "MALLOC_MMAP_THRESHOLD_": "65536",
         }
@@ -156,3 +158,71 @@ def _read_all(data_dir: Path, sent: LargeObject) -> None:
             file.seek(-sent.frames * FRAME_BYTES, os.SEEK_END)
             for frame in itertools.islice(sent.chunks(), 1, None):
                 assert file.read(FRAME_BYTES) == frame, path
+
+
+CEILING = {
+    "STORAGE__DURABILITY": "full",
+    "TIMEOUTS__WRITE_SECONDS": "60",
+    "LIMITS__MAX_ASSOCIATIONS": "16",
+    "LIMITS__MAX_CONNECTIONS": "20",
+    "LIMITS__PROCESS_BUFFER_BYTES": str(MIB),
+    "LIMITS__ASSOCIATION_BUFFER_BYTES": str(MIB),
+    "LIMITS__MAX_ASSOCIATE_PDU_BYTES": "65536",
+    "LIMITS__HALF_OPEN_BUFFER_BYTES": "65536",
+    "LIMITS__MAX_HEADER_BYTES": "65536",
+    "LIMITS__MAX_INDEXED_ELEMENTS": "256",
+    "QUERY__MAX_IDENTIFIER_BYTES": "4096",
+    "QUERY__MAX_VALUES": "1",
+    "QUERY__MAX_WILDCARD_BYTES": "256",
+    "RETRIEVE__MAX_WAITING_SUBOPERATIONS": "1",
+}
+"""What costs most then is commands that wait."""
+NEAR = 0.6
+
+
+def _unfolding_command(message_id: int) -> bytes:
+    """N-GET-RQ (PS3.7 10.3.2.1) with as many tags as fit, of four bytes; numbers take forty."""
+    elements: dict[int, int | str | bytes] = {
+        0x0003: wire.VERIFICATION,
+        Tag.COMMAND_FIELD: 0x0110,
+        Tag.MESSAGE_ID: message_id,
+        Tag.DATASET_TYPE: wire.NO_DATASET,
+        0x1001: "1.2.3",
+        0x1005: b"\xff" * 65_000,
+    }
+    return wire.p_data_tf(PDV(1, Control.COMMAND | Control.LAST, wire.command_set(elements)))
+
+
+async def _send_until_nothing_is_taken(daemon: DaemonProcess, stored: EncodedObject) -> ScriptedPeer:
+    """An object, then commands until the peer's own socket is full."""
+    peer = await ScriptedPeer.connect("127.0.0.1", daemon.ready.dicom_port, timeout_seconds=3)
+    await peer.associate(storage_contexts(stored))
+    await peer.send_store(stored)
+    with contextlib.suppress(TimeoutError):
+        for message_id in range(2, 1_000):
+            await peer.send(_unfolding_command(message_id))
+        pytest.fail("everything was taken")
+    return peer
+
+
+@pytest.mark.slow
+async def test_the_ceiling_that_the_start_tells_is_come_near_and_not_passed(tmp_path: Path) -> None:
+    """Every association that there may be has an object that hangs, and behind it what costs most."""
+    environment = {f"SCP_SERVER_{name}": value for name, value in CEILING.items()}
+    daemon = DaemonProcess(tmp_path, environment=environment, program=hanging_program("fdatasync", ".part"))
+    await asyncio.to_thread(daemon.start)
+    (ready,) = daemon.log_records("server.ready")
+    usage, most_bytes = _usage(daemon), int(ready["memory_ceiling_bytes"])
+    idle_bytes = usage.resident_bytes
+    sending = (
+        _send_until_nothing_is_taken(daemon, ct_image(seed=seed))
+        for seed in range(int(CEILING["LIMITS__MAX_ASSOCIATIONS"]))
+    )
+    try:
+        peers = await asyncio.gather(*sending)
+        grown_bytes = usage.peak_bytes - idle_bytes
+    finally:
+        await asyncio.to_thread(daemon.kill)
+    for peer in peers:
+        await peer.close()
+    assert NEAR * most_bytes < grown_bytes < most_bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from scp_server.testing.objects import ct_image
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 from scp_server.testing.system_calls import SystemCalls
 from tests.integration.conftest import StartServer
+from tests.integration.faults import hanging_program
 
 KIB = 1 << 10
 READ_BYTES = 256 * KIB
@@ -189,37 +189,6 @@ async def test_what_its_sender_gave_up_is_undone_once_the_disk_answers(
     assert not list((tmp_path / "data" / "incoming").iterdir())
 
 
-HANGING_DAEMON = """
-import os, sys, threading
-from scp_server.cli.main import main
-from scp_server.web.health import HealthState
-
-real, hangs = getattr(os, sys.argv[1]), False
-
-
-def call(target, *more, **named):
-    name = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
-    if hangs and name.endswith(sys.argv[2]):
-        threading.Event().wait()
-    return real(target, *more, **named)
-
-
-setattr(os, sys.argv[1], call)
-ready = HealthState.ready
-
-
-def ready_then_hang(state):
-    global hangs
-    ready(state)
-    hangs = True
-
-
-HealthState.ready = ready_then_hang
-main(sys.argv[3:])
-"""
-"""A daemon whose disk hangs for ever, once it is ready, in one kind of call on one kind of file."""
-
-
 @pytest.mark.parametrize(
     ("name", "suffix"), [("fdatasync", ".part"), ("stat", "-wal")], ids=["the objects'", "the index's"]
 )
@@ -230,7 +199,7 @@ async def test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending(
     daemon = DaemonProcess(
         tmp_path,
         environment={"SCP_SERVER_DRAIN_TIMEOUT_SECONDS": "0.3", "SCP_SERVER_CLOSE_TIMEOUT_SECONDS": "1"},
-        program=(sys.executable, "-c", HANGING_DAEMON, name, suffix),
+        program=hanging_program(name, suffix),
     )
     await asyncio.to_thread(daemon.start)
     async with (
