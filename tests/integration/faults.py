@@ -104,6 +104,13 @@ async def expect_well(server: Server, *bystanders: ScriptedPeer) -> None:
         assert await newcomer.echo() == 0x0000
 
 
+async def no_deletion_is_left(data_dir: Path) -> None:
+    """Returns once all that were decided are carried out. Raises TimeoutError."""
+    async with asyncio.timeout(60):
+        while list((data_dir / "deletions").glob("*")):
+            await asyncio.sleep(0.01)
+
+
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Inside the block nothing can be made, removed or opened for writing below `folder`, a mount point.

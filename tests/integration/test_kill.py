@@ -28,6 +28,7 @@ from scp_server.testing.objects import ct_image
 from scp_server.testing.process_usage import ProcessUsage
 from scp_server.testing.scripted_peer import ScriptedPeer, UnexpectedAnswer, storage_contexts
 from scp_server.testing.witness import Witness
+from tests.integration.faults import no_deletion_is_left
 
 SENDERS = 8
 ROUNDS = int(os.environ.get("SCP_KILL_ROUNDS", "4"))
@@ -225,15 +226,9 @@ async def test_a_deletion_is_whole_or_not_begun_whenever_the_daemon_is_killed(
             await asyncio.sleep(moment.uniform(0.0, 0.2))
             await asyncio.to_thread(daemon.kill)
         await asyncio.to_thread(daemon.start)
-        await _no_deletion_is_left(tmp_path)
+        await no_deletion_is_left(tmp_path)
         await asyncio.to_thread(daemon.terminate)
         witness.testify()
-
-
-async def _no_deletion_is_left(data_dir: Path) -> None:
-    async with asyncio.timeout(60):
-        while list((data_dir / "deletions").glob("*")):
-            await asyncio.sleep(0.01)
 
 
 def _delete_until_killed(data_dir: Path, study: str) -> None:
@@ -259,7 +254,7 @@ async def test_a_start_is_ready_before_the_files_of_a_big_deletion_are_gone_and_
     assert 0 < left < 20_000, "it was not killed in the middle"
     assert _indexed(tmp_path) == set()
     await asyncio.to_thread(daemon.start)
-    await _no_deletion_is_left(tmp_path)
+    await no_deletion_is_left(tmp_path)
     await asyncio.to_thread(daemon.terminate)
     assert not list((tmp_path / "objects").iterdir())
     told = [record["event"] for record in daemon.log_records()]
