@@ -59,6 +59,8 @@ NUMBER_OF_STUDY_RELATED_INSTANCES = 0x00201208
 PEERS_END = (OSError, EOFError, UnexpectedAnswer, TimeoutError, SCPServerError)
 """What peers see of a daemon that ends."""
 
+NEVER_WHOLE = ct_image(rows=1024, columns=1024, pixels=bytes(2 * MIB))
+
 COUNTING_DAEMON = """
 import asyncio, json, signal, sys
 from scp_server.cli.main import main
@@ -308,24 +310,29 @@ class Soak:
 
     async def _come_and_go(self) -> None:
         """Peers that leave in every way there is, also in the middle of an object."""
-        stored = ct_image(seed=next(self._numbers))
         async with await self._connected() as peer:
             match self._chance.randrange(4):
                 case 0:
                     await peer.send(b"\x01\0\0")
                 case 1:
-                    await peer.associate(storage_contexts(stored))
+                    await peer.associate(storage_contexts(NEVER_WHOLE))
                     await peer.abort()
                     await peer.wait_eof()
                 case 2:
-                    await peer.associate(storage_contexts(stored))
+                    await peer.associate(storage_contexts(NEVER_WHOLE))
                     await peer.reset()
                 case _:
-                    await peer.associate(storage_contexts(stored))
-                    command = wire.c_store_rq(1, stored.sop_class_uid, stored.sop_instance_uid)
-                    await peer.send(wire.p_data_tf(PDV(3, Control.COMMAND | Control.LAST, command)))
-                    await peer.send(wire.p_data_tf(PDV(3, Control.DATASET, stored.dataset[:1_000])))
+                    await peer.associate(storage_contexts(NEVER_WHOLE), maximum_length=131_072)
+                    await self._send_half(peer, NEVER_WHOLE)
         self.done["came and went"] += 1
+
+    async def _send_half(self, peer: ScriptedPeer, stored: EncodedObject) -> None:
+        """More than the server gathers in memory: it has begun a file."""
+        command = wire.c_store_rq(1, stored.sop_class_uid, stored.sop_instance_uid)
+        await peer.send(wire.p_data_tf(PDV(3, Control.COMMAND | Control.LAST, command)))
+        for start in range(0, stored.size_bytes // 4 * 3, 100_000):
+            fragment = stored.dataset[start : start + 100_000]
+            await peer.send(wire.p_data_tf(PDV(3, Control.DATASET, fragment)))
 
     @property
     def _address(self) -> tuple[str, int]:
