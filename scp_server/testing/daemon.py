@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +160,8 @@ class DaemonProcess:
             # A group of its own: `kill` takes all of it.
             process_group=0,
         )
-        # A test that fails before it stops the daemon must not wait for its output for ever.
+        # A test that fails before it stops the daemon must not leave it behind, nor wait for its output.
+        weakref.finalize(self, _kill_group, self._process)
         self._reader = threading.Thread(
             target=self._read, args=(self._process,), name="daemon output", daemon=True
         )
@@ -184,10 +186,7 @@ class DaemonProcess:
 
     def kill(self) -> None:
         """SIGKILL for it and all its children: no word of goodbye."""
-        if self.is_running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(STOP_SECONDS)
+        _kill_group(self.process)
         self._join()
 
     def log_records(self, event: str = "") -> list[dict[str, Any]]:
@@ -223,6 +222,14 @@ class DaemonProcess:
 
     def _tail(self) -> str:
         return "\n".join(self.output[-40:])
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill a process that leads a group, with all of that; nothing where it has ended."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait(STOP_SECONDS)
 
 
 def stored_files(data_dir: Path) -> list[StoredFile]:

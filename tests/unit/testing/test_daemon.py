@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,6 +97,21 @@ signal.pause()
     daemon.kill()
     # Its output ends once nobody holds it open any more.
     assert daemon.output_has_ended
+
+
+def test_what_a_test_leaves_running_ends_with_the_tests(tmp_path: Path) -> None:
+    stand_in = f"import signal; print({READY!r}, flush=True); signal.pause()"
+    program = f"""
+import sys
+from pathlib import Path
+from scp_server.testing.daemon import DaemonProcess
+daemon = DaemonProcess(Path({str(tmp_path)!r}))
+daemon._command = [sys.executable, "-c", {stand_in!r}]
+daemon.start()
+print(daemon.process.pid)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not Path(f"/proc/{int(ended.stdout)}").exists()
 
 
 @pytest.mark.parametrize("encoded", [ct_image(), dicos_ct()], ids=["ct", "dicos-ct"])
