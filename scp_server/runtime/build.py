@@ -373,6 +373,8 @@ SUB_OPERATION_BYTES = 512
 SENDING_BYTES = 4 * READ_PIECE_BYTES
 """Of an object that is sent: a piece of which the last is being written, one that waits until it is known not
 to be the last, the one behind it, and one that is read ahead."""
+READS_ALIVE = 3
+"""Of an association: one that is delivered, one that waits, and one of which a remainder is kept."""
 ASSOCIATION_OBJECTS_BYTES = 131_072
 """The objects of an association without what a peer fills them with, and the window of its deflated data."""
 
@@ -397,7 +399,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     outbound = (
         limits.max_associate_pdu_bytes
         + (DECODED_COMMAND_FACTOR + 1) * limits.max_command_bytes
-        + READ_BYTES
+        + READS_ALIVE * READ_BYTES
         + limits.send_buffer_bytes
         + SENDING_BYTES
         + ASSOCIATION_OBJECTS_BYTES
@@ -415,7 +417,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     per_association = (
         limits.max_associate_pdu_bytes
         + commands * limits.max_command_bytes
-        + READ_BYTES
+        + READS_ALIVE * READ_BYTES
         + max(storing, querying, SENDING_BYTES + REENCODING_BYTES)
         + limits.send_buffer_bytes
         + ASSOCIATION_OBJECTS_BYTES

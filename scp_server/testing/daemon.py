@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +126,11 @@ class DaemonProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def output_has_ended(self) -> bool:
+        """Nobody writes to `output` any more: neither the process nor any child of it is left."""
+        return self._reader is not None and not self._reader.is_alive()
+
+    @property
     def ready(self) -> Ready:
         """Where it listens."""
         if self._ready is None:
@@ -150,8 +157,11 @@ class DaemonProcess:
             encoding="utf-8",
             errors="replace",
             env=self._environment,
+            # A group of its own: `kill` takes all of it.
+            process_group=0,
         )
-        # A test that fails before it stops the daemon must not wait for its output for ever.
+        # A test that fails before it stops the daemon must not leave it behind, nor wait for its output.
+        weakref.finalize(self, _kill_group, self._process)
         self._reader = threading.Thread(
             target=self._read, args=(self._process,), name="daemon output", daemon=True
         )
@@ -175,9 +185,8 @@ class DaemonProcess:
             raise DaemonFailed(f"exit code {code}:\n{self._tail()}")
 
     def kill(self) -> None:
-        """SIGKILL: no word of goodbye."""
-        self.process.kill()
-        self.process.wait(STOP_SECONDS)
+        """SIGKILL for it and all its children: no word of goodbye."""
+        _kill_group(self.process)
         self._join()
 
     def log_records(self, event: str = "") -> list[dict[str, Any]]:
@@ -213,6 +222,14 @@ class DaemonProcess:
 
     def _tail(self) -> str:
         return "\n".join(self.output[-40:])
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill a process that leads a group, with all of that; nothing where it has ended."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait(STOP_SECONDS)
 
 
 def stored_files(data_dir: Path) -> list[StoredFile]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,34 @@ from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 
 OUT_OF_RESOURCES = 0xA700
 DISK_BYTES = 8 << 20
+HANGING_DAEMON = """
+import os, sys, threading
+from scp_server.cli.main import main
+from scp_server.web.health import HealthState
+
+real, hangs = getattr(os, sys.argv[1]), False
+
+
+def call(target, *more, **named):
+    name = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
+    if hangs and name.endswith(sys.argv[2]):
+        threading.Event().wait()
+    return real(target, *more, **named)
+
+
+setattr(os, sys.argv[1], call)
+ready = HealthState.ready
+
+
+def ready_then_hang(state):
+    global hangs
+    ready(state)
+    hangs = True
+
+
+HealthState.ready = ready_then_hang
+main(sys.argv[3:])
+"""
 
 
 def settings_of(
@@ -75,6 +104,13 @@ async def expect_well(server: Server, *bystanders: ScriptedPeer) -> None:
         assert await newcomer.echo() == 0x0000
 
 
+async def no_deletion_is_left(data_dir: Path) -> None:
+    """Returns once all that were decided are carried out. Raises TimeoutError."""
+    async with asyncio.timeout(60):
+        while list((data_dir / "deletions").glob("*")):
+            await asyncio.sleep(0.01)
+
+
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Inside the block nothing can be made, removed or opened for writing below `folder`, a mount point.
@@ -92,3 +128,8 @@ def read_only(folder: Path) -> Iterator[None]:
 
 def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
+
+
+def hanging_program(name: str, suffix: str) -> tuple[str, ...]:
+    """A daemon whose disk hangs for ever, once it is ready, in one kind of call on one kind of file."""
+    return (sys.executable, "-c", HANGING_DAEMON, name, suffix)

@@ -4,94 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import struct
-import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from scp_server.testing import wire
-from scp_server.testing.association_driver import CT_IMAGE_STORAGE, EXPLICIT_LITTLE_ENDIAN
+from scp_server.testing.association_driver import CT_IMAGE_STORAGE
 from scp_server.testing.daemon import DaemonProcess
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.objects import ct_image
 from scp_server.testing.scripted_peer import ScriptedPeer, UnexpectedAnswer
 from scp_server.testing.wire import PDV, Control, PDUType, ProposedContext, Tag
+from tests.integration.target import CONTEXTS, STORE, VERIFICATION, Target, hold_many
 
 MIB = 1 << 20
 MOST_GROWTH_BYTES = 64 * MIB
-ECHO_SECONDS = 0.1
-VERIFICATION = [ProposedContext(1, wire.VERIFICATION, ("1.2.840.10008.1.2",))]
-DEFLATED = TransferSyntax.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.value
-CONTEXTS = [
-    *VERIFICATION,
-    ProposedContext(3, CT_IMAGE_STORAGE, (EXPLICIT_LITTLE_ENDIAN,)),
-    ProposedContext(5, CT_IMAGE_STORAGE, (DEFLATED,)),
-]
 SETTINGS = {
     "STORAGE__DURABILITY": "process",
     "TIMEOUTS__ARTIM_SECONDS": "3",
     "TIMEOUTS__WRITE_SECONDS": "3",
     "LIMITS__PROCESS_BUFFER_BYTES": str(16 * MIB),
 }
-STORE = wire.p_data_tf(
-    PDV(3, Control.COMMAND | Control.LAST, wire.c_store_rq(1, CT_IMAGE_STORAGE, "1.2.3.4"))
-)
-
-
-class Target:
-    """The daemon under attack."""
-
-    def __init__(self, daemon: DaemonProcess) -> None:
-        self.daemon = daemon
-        self.address = (daemon.ready.dicom_host, daemon.ready.dicom_port)
-        self._process = Path(f"/proc/{daemon.ready.pid}")
-        self.peaceful_bytes = 0
-        """What it held before the first attack, with everything loaded that a transfer needs."""
-
-    def memory_bytes(self, what: str) -> int:
-        """`VmRSS` is what it holds, `VmHWM` the most it held since `forget_peak`."""
-        found = re.search(rf"^{what}:\s+(\d+) kB", (self._process / "status").read_text(), re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
-
-    def forget_peak(self) -> None:
-        (self._process / "clear_refs").write_text("5")
-
-    def descriptors(self) -> int:
-        return len(list((self._process / "fd").iterdir()))
-
-    async def connect(self) -> ScriptedPeer:
-        return await ScriptedPeer.connect(*self.address, timeout_seconds=20)
-
-    async def associate(self) -> ScriptedPeer:
-        peer = await self.connect()
-        await peer.associate(CONTEXTS)
-        return peer
-
-    async def echo_seconds(self, count: int = 50) -> list[float]:
-        """How long each of so many echoes took, sorted, on a new association."""
-        async with await self.connect() as peer:
-            await peer.associate(VERIFICATION)
-            seconds = []
-            for _ in range(count):
-                began = time.perf_counter()
-                assert await peer.echo() == 0x0000
-                seconds.append(time.perf_counter() - began)
-            await peer.release()
-        return sorted(seconds)
-
-    async def answers_quickly(self) -> None:
-        """99 of 100 echoes within the bound; a noisy machine gets more than one chance."""
-        for _ in range(5):
-            seconds = await self.echo_seconds()
-            if seconds[int(len(seconds) * 0.99) - 1] <= ECHO_SECONDS:
-                return
-        pytest.fail(f"slow echoes: {seconds[-5:]}")
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +49,9 @@ async def _attacked(
     await target.echo_seconds(5)
     if not target.peaceful_bytes:
         assert await _refused(target, ct_image().dataset) == 0xA900
-        target.peaceful_bytes = target.memory_bytes("VmRSS")
-    descriptors = target.descriptors()
-    target.forget_peak()
+        target.peaceful_bytes = target.usage.resident_bytes
+    descriptors = target.usage.descriptors
+    target.usage.forget_peak()
     peers: list[ScriptedPeer] = []
     try:
         yield peers
@@ -125,11 +61,11 @@ async def _attacked(
         for peer in peers:
             with contextlib.suppress(OSError):
                 await peer.reset()
-    growth = target.memory_bytes("VmHWM") - target.peaceful_bytes
+    growth = target.usage.peak_bytes - target.peaceful_bytes
     await target.answers_quickly()
     assert growth <= most_growth_bytes, f"{growth / MIB:.1f} MiB"
     async with asyncio.timeout(10):
-        while target.descriptors() > descriptors + 1:
+        while target.usage.descriptors > descriptors + 1:
             await asyncio.sleep(0.01)
 
 
@@ -218,15 +154,7 @@ async def test_a_megabyte_of_transfer_syntaxes_costs_bounded_memory_and_time(tar
 
 async def test_an_echo_is_quick_while_hundreds_are_half_open_idle_and_stalled(target: Target) -> None:
     async with _attacked(target) as peers:
-        for _ in range(200):
-            half_open, idle = await target.connect(), await target.connect()
-            peers += [half_open, idle]
-            await half_open.send(b"\x01\0\0")
-            await idle.associate(VERIFICATION)
-        for _ in range(50):
-            stalled = await target.associate()
-            peers.append(stalled)
-            await stalled.send(STORE + wire.p_data_tf(PDV(3, Control.DATASET, bytes(1000))))
+        await hold_many(target, peers)
         await target.answers_quickly()
 
 

@@ -19,6 +19,7 @@ from scp_server.testing.daemon import DaemonProcess, read_stored_file
 from scp_server.testing.dicos_objects import dicos_tdr
 from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import ct_image, large_ct, structured_report
+from scp_server.testing.process_usage import ProcessUsage
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 from scp_server.testing.wire import PDV, Control
 
@@ -365,26 +366,20 @@ async def test_killed_while_a_refused_object_comes_in_a_restart_finds_no_stray(t
 async def test_a_large_refused_object_costs_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
     daemon = DaemonProcess(tmp_path / "data", environment={"SCP_SERVER_STORAGE__DURABILITY": "process"})
     port = (await asyncio.to_thread(daemon.start)).dicom_port
+    usage = ProcessUsage(daemon.process.pid)
     try:
         for size_bytes in (MIB, 128 * MIB):
             large = large_ct(size_bytes)
             refused = dataclasses.replace(large, sop_instance_uid="1.2.3")
             if size_bytes > MIB:
-                Path(f"/proc/{daemon.process.pid}/clear_refs").write_text("5")
-                before = _status_bytes(daemon.process.pid, "VmRSS")
+                usage.forget_peak()
+                before = usage.resident_bytes
             async with await ScriptedPeer.connect("127.0.0.1", port, timeout_seconds=30) as peer:
                 await peer.associate(storage_contexts(refused), maximum_length=131_072)
                 assert await peer.store(refused) == 0xA900
-        grown = _status_bytes(daemon.process.pid, "VmHWM") - before
+        grown = usage.peak_bytes - before
     finally:
         await asyncio.to_thread(daemon.terminate)
     sizes = sorted(path.stat().st_size for path in (tmp_path / "data" / "quarantine").glob("*.quarantine"))
     assert sizes[-1] > 128 * MIB
     assert grown <= 32 * MIB, f"grew by {grown / MIB:.1f} MiB"
-
-
-def _status_bytes(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(name)

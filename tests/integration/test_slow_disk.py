@@ -1,14 +1,14 @@
-"""A disk that is slow, or hangs: who needs it waits, all others are served, and nothing is said early."""
+"""A disk or an index that is slow, or hangs: who needs it waits, others are served, nothing is said early."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-import sys
+import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import httpx
@@ -16,13 +16,16 @@ import pytest
 
 from scp_server import Server
 from scp_server.testing.daemon import DaemonProcess, expect_stored, stored_files
+from scp_server.testing.dataset_encoder import Element
 from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import ct_image
+from scp_server.testing.querying_peer import QueryingPeer, identifier
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 from scp_server.testing.system_calls import SystemCalls
 from tests.integration.conftest import StartServer
+from tests.integration.faults import hanging_program
 
-KIB = 1 << 10
+KIB, MIB = 1 << 10, 1 << 20
 READ_BYTES = 256 * KIB
 """What a connection may have read when it is told to stop."""
 DIMSE_SECONDS = 0.2
@@ -167,6 +170,95 @@ async def test_what_the_disk_does_not_take_is_left_to_the_network(
     expect_stored(tmp_path / "data", [*objects, small])
 
 
+@contextlib.contextmanager
+def _locked_index(data_dir: Path) -> Iterator[None]:
+    """Inside the block the index can be read and not written: somebody else writes, and takes his time."""
+    with contextlib.closing(sqlite3.connect(data_dir / "index" / "index.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            other.rollback()
+
+
+SLOW_INDEX = {"busy_timeout_seconds": 60}
+
+
+async def test_an_object_is_answered_after_its_index_and_nobody_else_waits(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    known, slow = ct_image(seed=1), ct_image(seed=2)
+    server = await start_server(index=SLOW_INDEX)
+    async with (
+        _associated(server, known) as waiting,
+        await QueryingPeer.connect(*server.address) as querying,
+        _associated(server) as bystander,
+    ):
+        await querying.associate_to_find()
+        assert await waiting.store(known) == 0x0000
+        with _locked_index(tmp_path / "data"):
+            answer = asyncio.create_task(waiting.store(slow))
+            async with asyncio.timeout(10):
+                while len(stored_files(tmp_path / "data")) < 2:
+                    await asyncio.sleep(0.001)
+            latencies = await _echo_latencies(bystander, 200)
+            assert latencies[197] < 0.1, "one echo in a hundred took longer than a tenth of a second"
+            found = await querying.find(
+                identifier("STUDY", Element(0x0020000D, "UI", known.study_instance_uid))
+            )
+            assert (found.status, len(found.datasets)) == (0x0000, 1)
+            assert (await _get(server, "/healthz")).status_code == 200
+            assert not answer.done(), "it was answered before its index had answered"
+        async with asyncio.timeout(10):
+            assert await answer == 0x0000
+            assert await bystander.echo() == 0x0000
+    expect_stored(tmp_path / "data", [known, slow])
+
+
+async def _send_ahead(
+    peer: ScriptedPeer, objects: Iterable[EncodedObject], sent: list[EncodedObject]
+) -> None:
+    """Send one after another, without waiting for answers; `sent` are those that went out whole."""
+    for stored in objects:
+        await peer.send_store(stored)
+        sent.append(stored)
+
+
+@pytest.mark.parametrize("slow", ["disk", "index"])
+async def test_back_pressure_reaches_the_senders_socket_and_not_memory(
+    start_server: StartServer, disk: HangingDisk, tmp_path: Path, slow: str
+) -> None:
+    """A sender that does not wait for answers is kept from sending; all it has sent is stored in the end."""
+    objects = [ct_image(rows=1024, columns=512, seed=seed, pixels=bytes(MIB)) for seed in range(64)]
+    limit_bytes = 2 * MIB
+    server = await start_server(
+        index=SLOW_INDEX, limits={"association_buffer_bytes": MIB, "process_buffer_bytes": limit_bytes}
+    )
+    hanging = disk.hanging("writev", ".part") if slow == "disk" else _locked_index(tmp_path / "data")
+    sent: list[EncodedObject] = []
+    async with (
+        await ScriptedPeer.connect(*server.address, timeout_seconds=60) as peer,
+        _associated(server) as bystander,
+    ):
+        await peer.associate(storage_contexts(objects[0]), maximum_length=131_072)
+        with hanging:
+            sending = asyncio.create_task(_send_ahead(peer, objects, sent))
+            async with asyncio.timeout(10):
+                while not _stopped(server):
+                    await asyncio.sleep(0.01)
+            # Long enough to send all of it several times, were it taken.
+            until, latencies = time.monotonic() + 0.5, await _echo_latencies(bystander, 200)
+            while time.monotonic() < until:
+                assert await bystander.echo() == 0x0000
+            assert latencies[197] < 0.1, "one echo in a hundred took longer than a tenth of a second"
+            assert not sending.done()
+            assert len(sent) < len(objects) // 2, "the rest is still the sender's"
+            assert server._manager.budget.held_bytes < limit_bytes + READ_BYTES
+        assert [(await peer.read_response()).status for _ in objects] == [0x0000] * len(objects)
+        await sending
+    expect_stored(tmp_path / "data", objects)
+
+
 @pytest.mark.parametrize(("name", "path"), [("writev", ".part"), ("fsync", "objects/")])
 async def test_what_its_sender_gave_up_is_undone_once_the_disk_answers(
     start_server: StartServer, disk: HangingDisk, tmp_path: Path, name: str, path: str
@@ -189,37 +281,6 @@ async def test_what_its_sender_gave_up_is_undone_once_the_disk_answers(
     assert not list((tmp_path / "data" / "incoming").iterdir())
 
 
-HANGING_DAEMON = """
-import os, sys, threading
-from scp_server.cli.main import main
-from scp_server.web.health import HealthState
-
-real, hangs = getattr(os, sys.argv[1]), False
-
-
-def call(target, *more, **named):
-    name = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
-    if hangs and name.endswith(sys.argv[2]):
-        threading.Event().wait()
-    return real(target, *more, **named)
-
-
-setattr(os, sys.argv[1], call)
-ready = HealthState.ready
-
-
-def ready_then_hang(state):
-    global hangs
-    ready(state)
-    hangs = True
-
-
-HealthState.ready = ready_then_hang
-main(sys.argv[3:])
-"""
-"""A daemon whose disk hangs for ever, once it is ready, in one kind of call on one kind of file."""
-
-
 @pytest.mark.parametrize(
     ("name", "suffix"), [("fdatasync", ".part"), ("stat", "-wal")], ids=["the objects'", "the index's"]
 )
@@ -230,7 +291,7 @@ async def test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending(
     daemon = DaemonProcess(
         tmp_path,
         environment={"SCP_SERVER_DRAIN_TIMEOUT_SECONDS": "0.3", "SCP_SERVER_CLOSE_TIMEOUT_SECONDS": "1"},
-        program=(sys.executable, "-c", HANGING_DAEMON, name, suffix),
+        program=hanging_program(name, suffix),
     )
     await asyncio.to_thread(daemon.start)
     async with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +83,35 @@ def test_it_can_be_killed_and_started_again(tmp_path: Path) -> None:
     daemon.start()
     assert daemon.ready.dicom_port == 4242
     daemon.kill()
+
+
+def test_killed_it_takes_its_children_along(tmp_path: Path) -> None:
+    program = f"""
+import signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; print('child', flush=True); signal.pause()"])
+print({READY!r}, flush=True)
+signal.pause()
+"""
+    daemon = StandIn(tmp_path, program)
+    daemon.start()
+    daemon.kill()
+    # Its output ends once nobody holds it open any more.
+    assert daemon.output_has_ended
+
+
+def test_what_a_test_leaves_running_ends_with_the_tests(tmp_path: Path) -> None:
+    stand_in = f"import signal; print({READY!r}, flush=True); signal.pause()"
+    program = f"""
+import sys
+from pathlib import Path
+from scp_server.testing.daemon import DaemonProcess
+daemon = DaemonProcess(Path({str(tmp_path)!r}))
+daemon._command = [sys.executable, "-c", {stand_in!r}]
+daemon.start()
+print(daemon.process.pid)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not Path(f"/proc/{int(ended.stdout)}").exists()
 
 
 @pytest.mark.parametrize("encoded", [ct_image(), dicos_ct()], ids=["ct", "dicos-ct"])
