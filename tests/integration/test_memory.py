@@ -223,7 +223,8 @@ def _read_all(data_dir: Path, sent: LargeObject) -> None:
 CEILING = {
     "STORAGE__DURABILITY": "full",
     "TIMEOUTS__WRITE_SECONDS": "60",
-    "LIMITS__MAX_ASSOCIATIONS": "16",
+    "LIMITS__MAX_ASSOCIATIONS": "8",
+    "LIMITS__MAX_PENDING_OPERATIONS": "40",
     "LIMITS__MAX_CONNECTIONS": "20",
     "LIMITS__PROCESS_BUFFER_BYTES": str(MIB),
     "LIMITS__ASSOCIATION_BUFFER_BYTES": str(MIB),
@@ -235,6 +236,8 @@ CEILING = {
     "QUERY__MAX_VALUES": "1",
     "QUERY__MAX_WILDCARD_BYTES": "256",
     "RETRIEVE__MAX_WAITING_SUBOPERATIONS": "1",
+    "CODECS__MAX_OBJECTS": "1",
+    "CODECS__MAX_FRAME_BYTES": str(MIB),
 }
 """What costs most then is commands that wait."""
 NEAR = 0.6

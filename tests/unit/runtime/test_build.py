@@ -181,7 +181,7 @@ def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSet
             1,
             (1 << 20)
             + 31 * (64 << 10)
-            + (256 << 10)
+            + 3 * (256 << 10)
             + 2 * (4 << 20)
             + 10_000 * 208
             + (64 << 10)
