@@ -15,18 +15,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, insert
 
+from scp_server.index.sqlite import driver_of
+
 MAX_ROWS = 32
 """Rows of one statement: few enough that all lengths stay prepared and no parameter limit is met."""
 
 Row = tuple[Any, ...]
 
 
-def sqlite_driver(connection: Connection) -> sqlite3.Connection | None:
-    """What SQLAlchemy's connection has behind it; None where that is not asked as SQLite is."""
-    if connection.dialect.paramstyle != "qmark":
-        return None
-    driver = connection.connection.driver_connection
-    return driver if isinstance(driver, sqlite3.Connection) else None
+def _driver(connection: Connection) -> sqlite3.Connection | None:
+    """Whom the texts are for; None where that is no SQLite, or is asked in other words."""
+    dialect = connection.dialect
+    return driver_of(connection) if (dialect.name, dialect.paramstyle) == ("sqlite", "qmark") else None
 
 
 class BulkInsert:
@@ -42,7 +42,7 @@ class BulkInsert:
 
         Raises SQLAlchemy's errors or sqlite3's.
         """
-        driver = sqlite_driver(connection)
+        driver = _driver(connection)
         if driver is None:
             if rows:
                 connection.execute(
@@ -73,7 +73,7 @@ class ListSelect:
 
     def rows(self, connection: Connection, values: Sequence[object]) -> Iterable[Row]:
         """The rows. Few lengths should occur: see `padded`. Raises SQLAlchemy's errors or sqlite3's."""
-        driver = sqlite_driver(connection)
+        driver = _driver(connection)
         if driver is None:
             return [tuple(row) for row in connection.execute(self._statement, {self._name: values})]
         text = self._texts.get(len(values))

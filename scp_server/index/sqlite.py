@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -71,6 +71,11 @@ def reader_engine(path: Path, *, connections: int, busy_timeout_seconds: float) 
     return engine
 
 
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """What a connection to SQLite has behind it."""
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
+
+
 @contextmanager
 def stoppable(connection: Connection, stopped: Callable[[], bool]) -> Iterator[None]:
     """Within, a statement that runs fails (SQLITE_INTERRUPT) soon after `stopped` answers True.
@@ -78,7 +83,7 @@ def stoppable(connection: Connection, stopped: Callable[[], bool]) -> Iterator[N
     SQLite asks, rather than being told by `sqlite3.Connection.interrupt`: that has no effect on a statement
     which is just about to start, and one that comes late hits whoever uses the connection next.
     """
-    driver: Any = connection.connection.dbapi_connection
+    driver = driver_of(connection)
     driver.set_progress_handler(stopped, STEPS_BETWEEN_QUESTIONS)
     try:
         yield
@@ -182,5 +187,4 @@ def _on_connect(engine: Engine, pragmas: tuple[str, ...]) -> None:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    driver: Any = connection.connection.driver_connection
-    driver.execute("BEGIN IMMEDIATE")
+    driver_of(connection).execute("BEGIN IMMEDIATE")
