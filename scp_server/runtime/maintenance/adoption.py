@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from scp_server.errors import IndexFailure, IndexUnavailable, OperationRefused, StorageError
 from scp_server.index.base import AddResult, DuplicatePolicy, Index, IndexEntry
 from scp_server.objects.header_tap import TapLimits
-from scp_server.runtime.maintenance.progress import Progress
+from scp_server.runtime.maintenance.progress import NoProgress, Progress
 from scp_server.runtime.recovery import read_entry
 from scp_server.services.storage import Deletions
 from scp_server.storage.base import Storage, StoredObject
@@ -87,7 +87,9 @@ class Adopter:
         One that was taken back meanwhile is passed over. Raises StorageError or IndexFailure.
         """
         orphans = await self.orphans_among(stored)
-        async for adoption in adopt(self._storage, self._index, orphans, self.limits, progress):
+        async for adoption in adopt(
+            self._storage, self._index, orphans, self.limits, progress or NoProgress()
+        ):
             if adoption.result is None:
                 (size_bytes,) = await self._storage.sizes([adoption.stored.location])
                 if size_bytes is None:
@@ -104,7 +106,7 @@ async def adopt(
     index: Index,
     stored: Sequence[StoredObject],
     limits: TapLimits,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> AsyncIterator[Adoption]:
     """Read files and add them to the index, in the order given; tell of each when it is committed.
 
@@ -113,8 +115,7 @@ async def adopt(
     """
     batch: list[tuple[StoredObject, IndexEntry]] = []
     async for each, entry in _entries(storage, stored, limits):
-        if progress is not None:
-            progress.advance(0)
+        progress.advance(0)
         if isinstance(entry, str):
             yield Adoption(each, error=entry)
             continue

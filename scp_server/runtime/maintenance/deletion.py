@@ -133,12 +133,12 @@ class Deletions:
 
         Raises IndexFailure or StorageError.
         """
-        progress = progress or NoProgress()
-        async with self._in_turn(progress):
-            return await self._finish(progress)
+        async with self._in_turn(progress or NoProgress()) as shown:
+            return await self._finish(shown)
 
     @asynccontextmanager
-    async def _in_turn(self, progress: Progress) -> AsyncIterator[None]:
+    async def _in_turn(self, progress: Progress) -> AsyncIterator[Progress]:
+        """Wait for it; gives the progress that whoever waits then sees move."""
         if self._turn.locked():
             progress.begin("waiting for another deletion", None)
         self._waiting.append(progress)
@@ -147,7 +147,7 @@ class Deletions:
         finally:
             self._waiting.remove(progress)
         try:
-            yield
+            yield _Shown(progress, self._waiting)
         finally:
             self._turn.release()
 
@@ -197,14 +197,13 @@ class Deletions:
             await asyncio.wait(ending)
 
     async def _delete(self, order: _Order) -> Removed:
-        progress = _Shown(order.progress, self._waiting)
-        async with self._in_turn(order.progress):
-            await self._finish(order.progress)
+        async with self._in_turn(order.progress) as shown:
+            await self._finish(shown)
             extent = await self._decide(order)
             if not order.decided:
                 return Removed()
             try:
-                removed = await carry_out(order.draft.path, self._storage, self._index, progress)
+                removed = await carry_out(order.draft.path, self._storage, self._index, shown)
             except (SCPServerError, OSError, ValueError) as error:
                 # Perhaps nobody waits for it any more.
                 log.error("deletion.failed", record=order.draft.path.name, error=str(error))
@@ -239,8 +238,7 @@ class Deletions:
 
     async def _finish(self, progress: Progress) -> int:
         await self._look_again()
-        shown = _Shown(progress, self._waiting)
-        finished = await finish_deletions(self._data_dir, self._storage, self._index, shown)
+        finished = await finish_deletions(self._data_dir, self._storage, self._index, progress)
         await self._look_again()
         return finished
 
