@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import re
 import socket
 import sys
 import time
@@ -23,6 +22,7 @@ from scp_server.testing.daemon import DaemonProcess
 from scp_server.testing.dataset_encoder import Element
 from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import Patient, ct_image
+from scp_server.testing.process_usage import ProcessUsage
 from scp_server.testing.querying_peer import (
     PENDING,
     STUDY_ROOT_FIND,
@@ -85,16 +85,7 @@ class Target:
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
         self.address = (daemon.ready.dicom_host, daemon.ready.dicom_port)
-        self._process = Path(f"/proc/{daemon.ready.pid}")
-
-    def memory_bytes(self, what: str) -> int:
-        """`VmRSS` is what it holds, `VmHWM` the most since `forget_peak`."""
-        found = re.search(rf"^{what}:\s+(\d+) kB", (self._process / "status").read_text(), re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
-
-    def forget_peak(self) -> None:
-        (self._process / "clear_refs").write_text("5")
+        self.usage = ProcessUsage(daemon.ready.pid)
 
     @contextlib.asynccontextmanager
     async def peer(
@@ -185,8 +176,8 @@ async def test_a_cancel_sent_with_the_request_is_answered_once(target: Target) -
 
 async def test_a_client_that_does_not_read_holds_little_stops_nobody_and_is_reset(target: Target) -> None:
     await target.find(*LONG)
-    before = target.memory_bytes("VmRSS")
-    target.forget_peak()
+    before = target.usage.resident_bytes
+    target.usage.forget_peak()
     async with contextlib.AsyncExitStack() as stack:
         unread = [await stack.enter_async_context(target.peer(receive_buffer=4_096)) for _ in range(6)]
         for peer in unread:
@@ -204,7 +195,7 @@ async def test_a_client_that_does_not_read_holds_little_stops_nobody_and_is_rese
             async with asyncio.timeout(WRITE_SECONDS * 10):
                 while len(target.daemon.log_records("connection.deaf")) < len(unread):
                     assert await other.echo() == 0x0000
-        growth = target.memory_bytes("VmHWM") - before
+        growth = target.usage.peak_bytes - before
         for peer in unread:
             with pytest.raises((ConnectionError, EOFError)):
                 await peer.rest()
@@ -413,8 +404,8 @@ async def test_giant_identifiers_cost_bounded_memory_and_hold_up_nobody(target: 
     cases = [(wild, 0xC000), (names, 0xC000), (allowed, 0x0000), (bytes(2 * MIB), 0xC000)]
     await target.find(UID, level="STUDY")
     for value, status in cases:
-        before = target.memory_bytes("VmRSS")
-        target.forget_peak()
+        before = target.usage.resident_bytes
+        target.usage.forget_peak()
         queries = [
             asyncio.create_task(target.find(charset, Element(PATIENT_NAME, "UN", value), level="STUDY"))
             for _ in range(8)
@@ -422,7 +413,7 @@ async def test_giant_identifiers_cost_bounded_memory_and_hold_up_nobody(target: 
         everybody = asyncio.gather(*queries)
         echoes = await target.echo_seconds(everybody)
         assert {found.status for found in await everybody} == {status}
-        growth = target.memory_bytes("VmHWM") - before
+        growth = target.usage.peak_bytes - before
         assert growth < 8 * 16 * MIB, f"{growth / MIB:.1f} MiB"
         assert echoes[len(echoes) // 2] <= QUICK_SECONDS
 
