@@ -85,6 +85,8 @@ class ReadingStop(StrEnum):
     """`limits.process_buffer_bytes` are held."""
     OPERATIONS = "operations"
     """`limits.max_pending_operations` wait."""
+    ADMISSION = "admission"
+    """Another process is asked whether there is a place for the association."""
 
 
 class Outcome(StrEnum):
@@ -350,6 +352,14 @@ class QuarantineMeasures:
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(QuarantineEvent, 0))
 
 
+@dataclass(slots=True)
+class WorkerMeasures:
+    """The other processes that accept associations beside this one."""
+
+    lost: int = 0
+    """Times that one ended by itself, or had to be ended because it was silent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measures:
     """Everything one server counts. Each component gets its own part."""
@@ -362,6 +372,7 @@ class Measures:
     outbound: OutboundMeasures = field(default_factory=OutboundMeasures)
     retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
+    workers: WorkerMeasures = field(default_factory=WorkerMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
 
 
@@ -370,6 +381,8 @@ class Levels:
     """What is not counted but asked for at the moment of a reading. The space is None when it is unknown."""
 
     ready: bool = False
+    workers: int = 0
+    workers_limit: int = 0
     connections: int = 0
     connections_limit: int = 0
     associations: int = 0
