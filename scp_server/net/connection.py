@@ -199,8 +199,6 @@ class Connection(AssociationTransport):
         if isinstance(admission, RejectReason) or place is None:
             self._decided(request, admission)
             return
-        # What came right behind the request waits for the answer, as if that were there at once.
-        self.stop_reading(ReadingStop.ADMISSION)
         place.add_done_callback(partial(self._place_answered, request, admission))
 
     def _place_answered(
@@ -215,7 +213,6 @@ class Connection(AssociationTransport):
         self._decided(request, admission if granted else self._manager.no_place())
         self.flush()
         self._count_request()
-        self.go_on_reading(ReadingStop.ADMISSION)
 
     def _decided(self, request: AssociateRQ, admission: Admission | RejectReason) -> None:
         now = self._loop.time()

@@ -85,8 +85,6 @@ class ReadingStop(StrEnum):
     """`limits.process_buffer_bytes` are held."""
     OPERATIONS = "operations"
     """`limits.max_pending_operations` wait."""
-    ADMISSION = "admission"
-    """Another process is asked whether there is a place for the association."""
 
 
 class Outcome(StrEnum):

@@ -388,9 +388,7 @@ METRICS: tuple[Declaration, ...] = (
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 """What another process has counted, by name and label values; what is not there is 0."""
-_NOT_ADDED = frozenset(
-    {"scp_build_info", "scp_ready", "scp_process_start_time_seconds", "scp_process_max_fds"}
-)
+_NOT_ADDED = frozenset({"scp_build_info", "scp_ready", "scp_process_start_time_seconds"})
 _GROWING = ("_total", "_bucket", "_count", "_sum")
 """How the names of what only grows end."""
 

@@ -39,7 +39,7 @@ from scp_server.runtime.systemd import InheritedSockets
 from scp_server.runtime.workers.desk import Desk
 from scp_server.runtime.workers.group import Workers
 from scp_server.runtime.workers.shares import ceiling_of_all_bytes, share_of
-from scp_server.runtime.workers.worker_process import Inheritance
+from scp_server.runtime.workers.worker_process import Inheritance, WorkerProcess
 from scp_server.services.release import QuarantineRelease
 from scp_server.services.storage import ArrivalClock
 from scp_server.settings import Settings
@@ -87,7 +87,7 @@ class Server:
         self._deletions = Deletions(settings.data_dir, self._storage, self._index)
         limits = build_storage_service_config(settings).tap_limits
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions, self._not_yet_indexed)
-        self._workers = Workers(settings, self._index, self._desk, self._recover_from, self._measures.workers)
+        self._workers = Workers(settings, self._start_worker, self._recover_from, self._measures.workers)
         self._acceptor = Acceptor(
             share_of(settings, 0),
             self._storage,
@@ -188,7 +188,7 @@ class Server:
             self._prunes.open()
             running.callback(self._prunes.close)
             running.push_async_callback(self._workers.stop)
-            await self._workers.start(self._inheritance(self._prunes))
+            await self._workers.start()
         await self._storage.open()
         running.push_async_callback(self._storage.close)
         await self._quarantine.open()
@@ -290,12 +290,13 @@ class Server:
 
     # -- what workers need
 
-    def _inheritance(self, prunes: PruneCounts) -> Inheritance:
+    async def _start_worker(self, number: int, writer: str) -> WorkerProcess:
+        if self._prunes is None:
+            raise RuntimeError("a lone worker starts no others")
         listening = -1 if self._inherited is None else self._inherited.fileno()
-        return Inheritance(prunes.descriptor, self._lock.descriptor, listening)
-
-    def _desk(self) -> Desk:
-        return Desk(self._manager, self._deletions, self._quarantine.book)
+        inheritance = Inheritance(self._prunes.descriptor, self._lock.descriptor, listening)
+        desk = Desk(self._manager, self._deletions, self._quarantine.book)
+        return await WorkerProcess.start(number, writer, desk, self._index, inheritance)
 
     async def _not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
         return await self._storage.not_yet_indexed(locations) | await self._workers.not_yet_indexed(locations)

@@ -48,9 +48,7 @@ class TestIndexWrittenByAnotherProcess(IndexContract):
 
     @pytest.fixture
     def make_index(self, tmp_path: Path) -> MakeIndex:
-        config = IndexConfig(
-            tmp_path / "index.sqlite", synchronous_full=False, busy_timeout_seconds=0.05
-        )
+        config = IndexConfig(tmp_path / "index.sqlite", synchronous_full=False, busy_timeout_seconds=0.05)
         return lambda: SatellitesIndex(config)
 
     @pytest.fixture

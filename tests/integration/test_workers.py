@@ -1,4 +1,4 @@
-"""Several processes on one port: what one acknowledged all know, caps hold for all, and any of them may die."""
+"""Several processes on one port: what one acknowledged all know, caps hold for all, and any may die."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def _image(study: str, number: int) -> EncodedObject:
 
 
 def _contexts(stored: EncodedObject) -> list[ProposedContext]:
-    more = [ProposedContext(91, STUDY_ROOT_FIND, (EXPLICIT,)), ProposedContext(93, STUDY_ROOT_GET, (EXPLICIT,))]
+    more = [
+        ProposedContext(91, STUDY_ROOT_FIND, (EXPLICIT,)),
+        ProposedContext(93, STUDY_ROOT_GET, (EXPLICIT,)),
+    ]
     return [*storage_contexts(stored), *more]
 
 
@@ -197,6 +200,12 @@ def _objects(seed: int) -> Iterator[EncodedObject]:
         yield ct_image(rows=side, columns=side, seed=seed * 100_000 + number)
 
 
+async def _some_more(workers: Workers, witness: Witness) -> None:
+    """Wait until some more objects were acknowledged."""
+    before = len(witness.acknowledged)
+    await workers.until(lambda: len(witness.acknowledged) > before + 50 or None)
+
+
 @pytest.mark.slow
 async def test_nothing_acknowledged_is_lost_when_workers_are_killed_or_hang_and_others_take_their_places(
     tmp_path: Path,
@@ -209,14 +218,14 @@ async def test_nothing_acknowledged_is_lost_when_workers_are_killed_or_hang_and_
     async with asyncio.TaskGroup() as senders:
         for sender in range(SENDERS):
             senders.create_task(_send_until_told(workers.address, _objects(sender), witness, enough))
-        for number, sent in ((1, signal.SIGKILL), (2, signal.SIGSTOP)):
-            before, pid = len(witness.acknowledged), workers.satellites()[number]
-            await workers.until(lambda before=before: len(witness.acknowledged) > before + 50 or None)
+        for number, sent, reason in ((1, signal.SIGKILL, "ended"), (2, signal.SIGSTOP, "silent")):
+            await _some_more(workers, witness)
+            pid = workers.satellites()[number]
             os.kill(pid, sent)
-            ended = await workers.logged("worker.ended", worker_pid=pid)
-            assert ended["reason"] == ("silent" if sent == signal.SIGSTOP else "ended")
+            assert (await workers.logged("worker.ended", worker_pid=pid))["reason"] == reason
             assert is_gone(pid)
-            await workers.until(lambda number=number, pid=pid: workers.satellites()[number] != pid or None)
+            await workers.logged("worker.restarted", number=number)
+        await _some_more(workers, witness)
         enough.set()
     after = await workers.metrics()
     assert (after["scp_workers"], after["scp_workers_lost_total"]) == (WORKERS, 2)
@@ -230,8 +239,7 @@ async def test_nothing_acknowledged_is_lost_when_workers_are_killed_or_hang_and_
         for sender in range(SENDERS):
             objects = _objects(SENDERS + sender)
             senders.create_task(_send_until_told(workers.address, objects, witness, enough))
-        before = len(witness.acknowledged)
-        await workers.until(lambda: len(witness.acknowledged) > before + 50 or None)
+        await _some_more(workers, witness)
         os.kill(daemon.ready.pid, signal.SIGKILL)
         enough.set()
     await workers.until(lambda: all(map(is_gone, pids)) or None)

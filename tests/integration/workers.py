@@ -46,9 +46,7 @@ class Workers:
     async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
         """The first log record of this event with these fields, once it is there."""
         return await self.until(
-            lambda: next(
-                (r for r in self.daemon.log_records(event) if fields.items() <= r.items()), None
-            )
+            lambda: next((r for r in self.daemon.log_records(event) if fields.items() <= r.items()), None)
         )
 
     async def until(self, found: Callable[[], T | None]) -> T:

@@ -12,17 +12,15 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from scp_server.errors import ConfigurationError, SCPServerError
-from scp_server.index.store import SqlIndex
 from scp_server.net.listener import BoundAddress
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import WorkerMeasures
 from scp_server.observability.metrics import Samples, added, growing
 from scp_server.runtime.status import add_totals
 from scp_server.runtime.workers.channel import Question
-from scp_server.runtime.workers.desk import Desk
 from scp_server.runtime.workers.messages import (
     Accept,
     AskStatus,
@@ -34,7 +32,6 @@ from scp_server.runtime.workers.messages import (
 )
 from scp_server.runtime.workers.patience import Patience
 from scp_server.runtime.workers.shares import share_of
-from scp_server.runtime.workers.worker_process import Inheritance, WorkerProcess
 from scp_server.settings import Settings
 from scp_server.storage.layout import arrival_id_in
 
@@ -46,36 +43,57 @@ LOOK_SECONDS: Final = 0.5
 """How long metrics and status wait for a satellite; after that they go with what it said last."""
 _WRITER_BYTES: Final = 3
 
+A = TypeVar("A")
+
 _Failed = (OSError, TimeoutError, SCPServerError)
+
+
+class Worker(Protocol):
+    """A satellite that was started: see `WorkerProcess`."""
+
+    samples: Samples
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def writer(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def exit_code(self) -> int | None: ...
+    async def ask(self, question: Question[A], seconds: float) -> A: ...
+    async def watch(self, silence_seconds: float) -> str: ...
+    def let_go(self) -> None: ...
+    def kill(self) -> None: ...
+    async def ended(self) -> None: ...
 
 
 class Workers:
     """The satellites of one server; none where the setting `workers` is 1, and then all of this does nothing.
 
-    `make_desk` makes what serves one; `recovered` is called with the name of a writer that has ended, and
-    deals with what it left, or raises an SCPServerError.
+    `start` starts one of this number, which writes under this name; it may raise OSError. `recovered` is
+    called with the name of a writer that has ended, and deals with what it left, or raises an SCPServerError.
     """
 
     def __init__(
         self,
         settings: Settings,
-        index: SqlIndex,
-        make_desk: Callable[[], Desk],
+        start: Callable[[int, str], Awaitable[Worker]],
         recovered: Callable[[str], Awaitable[None]],
         measures: WorkerMeasures,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
-        self._index = index
-        self._make_desk = make_desk
+        self._start = start
         self._recovered = recovered
         self._measures = measures
         self._clock = clock
-        self._inheritance: Inheritance | None = None
+        self._pause = pause
         self._addresses: tuple[BoundAddress, ...] = ()
         self._used_names: set[str] = set()
-        self._workers: dict[int, WorkerProcess] = {}
-        self._processes: set[WorkerProcess] = set()
+        self._workers: dict[int, Worker] = {}
+        self._processes: set[Worker] = set()
         """All that are not known to have ended."""
         self._left: set[str] = set()
         """Names of writers that have ended, and whose leavings are not dealt with."""
@@ -83,7 +101,7 @@ class Workers:
         self._departed: Samples = {}
         self.departed_totals: dict[str, int] = {}
         """What status counted of those that have ended."""
-        self._statuses: dict[WorkerProcess, dict[str, Any]] = {}
+        self._statuses: dict[Worker, dict[str, Any]] = {}
 
     # -- starting
 
@@ -104,9 +122,8 @@ class Workers:
         """Their process ids."""
         return [worker.pid for _, worker in sorted(self._workers.items())]
 
-    async def start(self, inheritance: Inheritance) -> None:
+    async def start(self) -> None:
         """Start the processes, which import their modules meanwhile. Raises ConfigurationError."""
-        self._inheritance = inheritance
         try:
             for number in range(1, self._settings.workers):
                 self._workers[number] = await self._process(number)
@@ -126,22 +143,18 @@ class Workers:
             keeping = self._keep(worker)
             self._keeping.append(asyncio.create_task(keeping, name=f"worker.keep {worker.number}"))
 
-    async def _all_of_them(self, step: Callable[[WorkerProcess], Awaitable[None]]) -> None:
+    async def _all_of_them(self, step: Callable[[Worker], Awaitable[None]]) -> None:
         try:
             await asyncio.gather(*map(step, self._workers.values()))
         except _Failed as error:
             raise ConfigurationError(f"workers: one could not be started: {error or 'no answer'}") from error
 
-    async def _process(self, number: int) -> WorkerProcess:
-        if self._inheritance is None:
-            raise RuntimeError("the workers have not been started")
-        worker = await WorkerProcess.start(
-            number, self.new_name(), self._make_desk(), self._index, self._inheritance
-        )
+    async def _process(self, number: int) -> Worker:
+        worker = await self._start(number, self.new_name())
         self._processes.add(worker)
         return worker
 
-    async def _prepare(self, worker: WorkerProcess) -> None:
+    async def _prepare(self, worker: Worker) -> None:
         order = Prepare(
             share_of(self._settings, worker.number),
             worker.number,
@@ -151,12 +164,12 @@ class Workers:
         )
         await worker.ask(order, START_SECONDS)
 
-    async def _accept(self, worker: WorkerProcess) -> None:
+    async def _accept(self, worker: Worker) -> None:
         await worker.ask(Accept(), self._settings.worker_silence_seconds)
 
     # -- watching
 
-    async def _keep(self, worker: WorkerProcess) -> None:
+    async def _keep(self, worker: Worker) -> None:
         """Replace the worker of one number, again and again."""
         patience = Patience(self._clock)
         while True:
@@ -166,7 +179,7 @@ class Workers:
             await self._deal_with(worker.writer, patience)
             worker = await self._replacement(worker.number, patience)
 
-    async def _bury(self, worker: WorkerProcess, reason: str) -> None:
+    async def _bury(self, worker: Worker, reason: str) -> None:
         self._workers.pop(worker.number, None)
         # In flight, whatever is asked, until it is dealt with.
         self._left.add(worker.writer)
@@ -193,16 +206,16 @@ class Workers:
             except SCPServerError as error:
                 self._left.add(writer)
                 log.error("worker.not_recovered", error=str(error))
-                await asyncio.sleep(patience.ended())
+                await self._pause(patience.ended())
             else:
                 return
 
-    async def _replacement(self, number: int, patience: Patience) -> WorkerProcess:
+    async def _replacement(self, number: int, patience: Patience) -> Worker:
         while True:
-            await asyncio.sleep(patience.ended())
+            await self._pause(patience.ended())
             patience.started()
             began = self._clock()
-            worker: WorkerProcess | None = None
+            worker: Worker | None = None
             try:
                 worker = await self._process(number)
                 await self._prepare(worker)
@@ -251,7 +264,7 @@ class Workers:
     async def look(self) -> None:
         """Have `samples` tell this moment's numbers, of those that answer soon."""
 
-        async def look_at(worker: WorkerProcess) -> None:
+        async def look_at(worker: Worker) -> None:
             with suppress(*_Failed):
                 worker.samples = await worker.ask(Pulse(), LOOK_SECONDS)
 
@@ -267,7 +280,7 @@ class Workers:
     async def statuses(self) -> list[dict[str, Any]]:
         """`process_status` of each satellite that answers soon; of another what it said last, if anything."""
 
-        async def status_of(worker: WorkerProcess) -> None:
+        async def status_of(worker: Worker) -> None:
             with suppress(*_Failed):
                 self._statuses[worker] = await worker.ask(AskStatus(), LOOK_SECONDS)
 
@@ -279,7 +292,7 @@ class Workers:
         """Have all take over their shares of other settings; one that cannot is replaced."""
         self._settings = settings
 
-        async def take_over(worker: WorkerProcess) -> None:
+        async def take_over(worker: Worker) -> None:
             question: Question[None] = TakeOver(share_of(settings, worker.number))
             try:
                 await worker.ask(question, settings.worker_silence_seconds)
@@ -295,7 +308,7 @@ class Workers:
         """End all as the primary ends; returns whether every operation ended by itself."""
         await self._watch_no_more()
 
-        async def drain(worker: WorkerProcess) -> bool:
+        async def drain(worker: Worker) -> bool:
             try:
                 clean = await worker.ask(Drain(seconds), seconds + close_seconds)
             except _Failed as error:
