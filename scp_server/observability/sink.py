@@ -87,7 +87,7 @@ class LineSink:
 
 def _write_at_once(descriptor: int, data: memoryview) -> int:
     """Write to a pipe or socket that had room: another process may have taken it since, and then this raises
-    an OSError rather than waits. To make the descriptor itself non-blocking would change it for others too."""
+    an OSError rather than waits. To make the descriptor itself non-blocking would concern others too."""
     if _NO_WAIT:
         try:
             return os.pwritev(descriptor, [data], -1, _NO_WAIT)

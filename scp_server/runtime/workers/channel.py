@@ -102,6 +102,10 @@ class Channel(asyncio.Protocol):
             self._write()
             self._transport.close()
 
+    def close_from_thread(self) -> None:
+        """The same, from any thread."""
+        self._loop.call_soon_threadsafe(self.close)
+
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -42,6 +42,8 @@ START_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.5
 """How long metrics and status wait for a satellite; after that they go with what it said last."""
 _WRITER_BYTES: Final = 3
+_SHARE_OF_CLOSING: Final = 0.7
+"""Of the time for closing: what satellites may take, so that the primary can close after them."""
 
 A = TypeVar("A")
 
@@ -203,9 +205,10 @@ class Workers:
             self._left.discard(writer)
             try:
                 await self._recovered(writer)
-            except SCPServerError as error:
+            except Exception as error:  # whatever it is, what that one left must not be forgotten
                 self._left.add(writer)
-                log.error("worker.not_recovered", error=str(error))
+                defect = None if isinstance(error, SCPServerError) else error
+                log.error("worker.not_recovered", error=str(error), exc_info=defect)
                 await self._pause(patience.ended())
             else:
                 return
@@ -310,7 +313,7 @@ class Workers:
 
         async def drain(worker: Worker) -> bool:
             try:
-                clean = await worker.ask(Drain(seconds), seconds + close_seconds)
+                clean = await worker.ask(Drain(seconds), seconds + _SHARE_OF_CLOSING * close_seconds)
             except _Failed as error:
                 log.error("worker.not_drained", number=worker.number, error=str(error) or "no answer")
                 return False

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, cast
 
-from scp_server.errors import IndexFailure, IndexUnavailable
+from scp_server.errors import IndexFailure
 from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry
 from scp_server.index.removal import RemoveRequest
 from scp_server.index.store import SqlIndex
@@ -56,12 +56,23 @@ class _Addition(NamedTuple):
     policy: str
 
 
-class RemoteWriter:
-    """A `Writer` at the other end of `connection`, which it closes at the end. Once that is broken, the index
-    is unavailable for good."""
+class OutcomeUnknown(ConnectionError):
+    """The process that writes is gone: what was asked of it last may be in the index, or not.
 
-    def __init__(self, connection: socket.socket) -> None:
+    No `IndexFailure`, for whoever hears of such a one deletes the object. It stays in flight, and whoever
+    recovers what this process leaves finds out.
+    """
+
+
+class RemoteWriter:
+    """A `Writer` at the other end of `connection`, which it closes at the end.
+
+    Once that is broken nothing can be written any more, and `broken` is called, in the writing thread.
+    """
+
+    def __init__(self, connection: socket.socket, broken: Callable[[], None] = lambda: None) -> None:
         self._connection = connection
+        self._broken = broken
         self.gone: deque[str] = deque()
         """Discarded files that were deleted; other threads append to it."""
 
@@ -84,7 +95,8 @@ class RemoteWriter:
             send(self._connection, (wanted, gone))
             answers = cast("list[AddResult | int | Exception]", receive(self._connection))
         except (OSError, EOFError) as error:
-            return [IndexUnavailable(f"the index's process does not answer: {error}") for _ in wanted]
+            self._broken()
+            return [OutcomeUnknown(f"the process that writes the index is gone: {error}") for _ in wanted]
         return answers
 
     def finish(self) -> None:

@@ -113,7 +113,7 @@ class _Worker:
         self._prunes = PruneCounts(order.workers, order.number, prunes)
         self._storage = build_storage(settings, writer=order.writer, prunes=self._prunes)
         # The primary counts what its index does for all.
-        self._index = build_index(settings, writer=RemoteWriter(index))
+        self._index = build_index(settings, writer=RemoteWriter(index, channel.close_from_thread))
         self._quarantine = build_quarantine(settings, self._storage, measures, RemoteRoom(channel))
         self._acceptor = Acceptor(
             settings,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
+from scp_server.errors import SCPServerError
 from scp_server.index.store import SqlIndex
 from scp_server.observability.metrics import Samples
 from scp_server.runtime.workers.channel import Channel, ChannelEnded, Question
@@ -17,7 +18,7 @@ from scp_server.runtime.workers.messages import Pulse
 from scp_server.runtime.workers.remote_writer import serve_writer
 
 PROGRAM: Final = "scp_server.runtime.workers.satellite"
-PULSE_SECONDS: Final = 1.0
+PULSE_SECONDS: Final = 2.0
 """Between one question whether it is alive and the next."""
 
 A = TypeVar("A")
@@ -111,7 +112,7 @@ class WorkerProcess:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PULSE_SECONDS):
                         await self._channel.ended.wait()
-        except ChannelEnded:
+        except (ChannelEnded, SCPServerError):
             return "ended"
         except TimeoutError:
             return "silent"
