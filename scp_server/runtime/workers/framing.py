@@ -10,7 +10,7 @@ import pickle
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 MAX_FRAME_BYTES: Final = 1 << 26
 """Longest message: some MiB of packed headers, of which none that can be read has more than 16."""
@@ -59,20 +59,19 @@ def send(connection: socket.socket, message: object) -> None:
     connection.sendall(encoded(message))
 
 
-def receive(connection: socket.socket) -> object:
-    """The next message; blocks until it is whole. Raises EOFError at the end, FrameTooLong, OSError."""
-    (length,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+def receive(stream: BinaryIO) -> object:
+    """The next message of a buffered stream; blocks until it is whole.
+
+    Raises EOFError at the end, FrameTooLong, OSError.
+    """
+    (length,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
     if length > MAX_FRAME_BYTES:
         raise FrameTooLong(f"a message of {length} bytes is announced")
-    return pickle.loads(_exactly(connection, length))
+    return pickle.loads(_exactly(stream, length))
 
 
-def _exactly(connection: socket.socket, size_bytes: int) -> bytearray:
-    data = bytearray(size_bytes)
-    view = memoryview(data)
-    while view:
-        received = connection.recv_into(view)
-        if not received:
-            raise EOFError("the other process has ended")
-        view = view[received:]
+def _exactly(stream: BinaryIO, size_bytes: int) -> bytes:
+    data = stream.read(size_bytes)
+    if len(data) < size_bytes:
+        raise EOFError("the other process has ended")
     return data

@@ -72,6 +72,7 @@ class RemoteWriter:
 
     def __init__(self, connection: socket.socket, broken: Callable[[], None] = lambda: None) -> None:
         self._connection = connection
+        self._answers = connection.makefile("rb")
         self._broken = broken
         self.gone: deque[str] = deque()
         """Discarded files that were deleted; other threads append to it."""
@@ -93,7 +94,7 @@ class RemoteWriter:
         gone = [self.gone.popleft() for _ in range(len(self.gone))]
         try:
             send(self._connection, (wanted, gone))
-            answers = cast("list[AddResult | int | Exception]", receive(self._connection))
+            answers = cast("list[AddResult | int | Exception]", receive(self._answers))
         except (OSError, EOFError) as error:
             self._broken()
             return [OutcomeUnknown(f"the process that writes the index is gone: {error}") for _ in wanted]
@@ -103,6 +104,7 @@ class RemoteWriter:
         """Say what is still to be forgotten, and close."""
         if self.gone:
             self._exchange([])
+        self._answers.close()
         self._connection.close()
 
 

@@ -35,10 +35,10 @@ def test_a_length_beyond_the_bound_is_refused_before_its_body() -> None:
     with pytest.raises(FrameTooLong):
         list(FrameReader().feed(header))
     here, there = socket.socketpair()
-    with here, there:
+    with here, there, there.makefile("rb") as stream:
         here.sendall(header)
         with pytest.raises(FrameTooLong):
-            receive(there)
+            receive(stream)
 
 
 def test_a_message_beyond_the_bound_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,12 +54,12 @@ def _send_all(connection: socket.socket) -> None:
 
 def test_a_blocking_end_gets_messages_and_learns_of_the_end() -> None:
     here, there = socket.socketpair()
-    with here, there:
+    with here, there, there.makefile("rb") as stream:
         sender = threading.Thread(target=_send_all, args=(here,))
         sender.start()
-        assert [receive(there) for _ in MESSAGES] == MESSAGES
+        assert [receive(stream) for _ in MESSAGES] == MESSAGES
         sender.join()
         here.sendall(encoded("cut")[:-1])
         here.close()
         with pytest.raises(EOFError):
-            receive(there)
+            receive(stream)

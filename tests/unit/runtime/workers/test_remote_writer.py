@@ -31,6 +31,11 @@ class Scene:
     broken: list[str]
 
 
+def _asked(here: socket.socket) -> object:
+    with here.makefile("rb") as stream:
+        return receive(stream)
+
+
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     config = IndexConfig(tmp_path / "index.sqlite", synchronous_full=False)
@@ -61,7 +66,7 @@ async def test_what_waits_shares_a_message_and_the_primary_s_transactions(scene:
 async def test_a_killed_primary_leaves_the_outcome_open_and_is_told_of(scene: Scene) -> None:
     """No IndexFailure: an object would be deleted that is in the index, perhaps."""
     adding = asyncio.create_task(scene.satellite.add(index_entry(), KEEP_FIRST))
-    await asyncio.to_thread(receive, scene.here)
+    await asyncio.to_thread(_asked, scene.here)
     scene.here.close()
     with pytest.raises(OutcomeUnknown) as failure:
         await adding
@@ -74,7 +79,7 @@ async def test_a_killed_primary_leaves_the_outcome_open_and_is_told_of(scene: Sc
 async def test_what_a_killed_satellite_asked_for_whole_is_performed_and_nothing_else(scene: Scene) -> None:
     sent: list[bytes] = []
     adding = asyncio.create_task(scene.satellite.add(index_entry("1"), KEEP_FIRST))
-    sent.append(encoded(await asyncio.to_thread(receive, scene.here)))
+    sent.append(encoded(await asyncio.to_thread(_asked, scene.here)))
     scene.here.close()
     with pytest.raises(OutcomeUnknown):
         await adding
