@@ -82,7 +82,7 @@ def run_demo(*, once: bool, pictures: Path | None, as_json: bool) -> ExitCode:
 
     Raises ConfigurationError, StorageError, IndexFailure or AssociationError where the server cannot run.
     """
-    from scp_server.runtime.daemon import loop_factory
+    from scp_server.runtime.loop import loop_factory
 
     configure_logging(None, "warning")
     with tempfile.TemporaryDirectory(prefix="scp-server-demo-") as name:

@@ -98,6 +98,10 @@ def serve(
     http_port: Annotated[
         int | None, typer.Option("--http-port", metavar="N", help="Port for HTTP, 0 for any; default 8080.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Processes that accept associations; default 1."),
+    ] = None,
     remote: Annotated[
         list[str] | None,
         typer.Option(
@@ -137,6 +141,7 @@ def serve(
                 "data_dir": data_dir,
                 "http.host": http_host,
                 "http.port": http_port,
+                "workers": workers,
                 "remotes": remotes(remote or ()),
                 "log.format": log_format,
                 "log.level": log_level,

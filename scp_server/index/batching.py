@@ -62,18 +62,48 @@ class BatchQueue(Generic[Request, Result]):
         """
         self._measures.waiting += 1
         try:
-            await self._places.acquire()
-            if self._closing or self._loop is None:
-                self._places.release()
-                raise IndexUnavailable("the index is not open")
-            answer: asyncio.Future[Result] = self._loop.create_future()
-            self._waiting.put((request, answer))
-            return await answer
+            return await (await self._hand_over(request))
         except IndexFailure:
             self._measures.failures += 1
             raise
         finally:
             self._measures.waiting -= 1
+
+    async def submit_all(self, requests: Sequence[Request]) -> list[Result | Exception]:
+        """Hand over requests in their order, and wait for what becomes of each of them.
+
+        As `submit`, but for what it raises, which is among the answers.
+        """
+        self._measures.waiting += len(requests)
+        answers: list[asyncio.Future[Result]] = []
+        try:
+            for request in requests:
+                answers.append(await self._hand_over(request))
+        except IndexUnavailable as closed:
+            refused: list[Result | Exception] = [closed] * (len(requests) - len(answers))
+        else:
+            refused = []
+        try:
+            outcomes = [*await asyncio.gather(*answers, return_exceptions=True), *refused]
+        finally:
+            self._measures.waiting -= len(requests)
+        results: list[Result | Exception] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+                raise outcome
+            self._measures.failures += isinstance(outcome, IndexFailure)
+            results.append(outcome)
+        return results
+
+    async def _hand_over(self, request: Request) -> asyncio.Future[Result]:
+        """Wait for a place; returns the answer to be. Raises IndexUnavailable once closed."""
+        await self._places.acquire()
+        if self._closing or self._loop is None:
+            self._places.release()
+            raise IndexUnavailable("the index is not open")
+        answer: asyncio.Future[Result] = self._loop.create_future()
+        self._waiting.put((request, answer))
+        return answer
 
     async def close(self) -> None:
         """Let what was handed over be performed, then end the thread. May be called twice."""

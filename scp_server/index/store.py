@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, select
 
@@ -67,13 +68,34 @@ _discarded = select(discarded_objects.c.location).where(
 _totals = select(*(column for column in totals.columns if not column.primary_key))
 
 
-class SqlIndex:
-    """An `Index` in an SQLite file."""
+class Writer(Protocol):
+    """The writing side of an index. Its methods block and are called in one thread at a time."""
 
-    def __init__(self, config: IndexConfig, measures: IndexMeasures | None = None) -> None:
+    gone: deque[str]
+    """Discarded files that were deleted; other threads append to it."""
+
+    def open(self) -> None:
+        """Make ready; then the database exists. Raises IndexSchemaUnknown or IndexUnavailable."""
+        ...
+
+    def perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> Sequence[AddResult | int | Exception]:
+        """Perform what is asked for in its order, and tell what became of each."""
+        ...
+
+    def finish(self) -> None:
+        """Close, for good."""
+        ...
+
+
+class SqlIndex:
+    """An `Index` in an SQLite file. It may be written by a `writer` that is not this process's own."""
+
+    def __init__(
+        self, config: IndexConfig, measures: IndexMeasures | None = None, writer: Writer | None = None
+    ) -> None:
         self._config = config
         self._measures = measures or IndexMeasures()
-        self._writer = IndexWriter(config)
+        self._writer: Writer = writer or IndexWriter(config)
         self._queue: BatchQueue[AddRequest | RemoveRequest, AddResult | int] | None = None
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -140,6 +162,14 @@ class SqlIndex:
         if not isinstance(result, int):
             raise TypeError("the index's writer answered another request")
         return result
+
+    async def perform(
+        self, requests: Sequence[AddRequest | RemoveRequest]
+    ) -> Sequence[AddResult | int | Exception]:
+        """Perform what another process asks for, beside what this one does (see `Writer.perform`)."""
+        if self._queue is None:
+            return [IndexUnavailable("the index is not open")] * len(requests)
+        return await self._queue.submit_all(requests)
 
     async def discarded(self) -> list[str]:
         """See `Index.discarded`."""

@@ -15,6 +15,7 @@ from scp_server.net.admission import Admission
 from scp_server.net.association_transport import TransportConfig
 from scp_server.net.budget import ByteBudget
 from scp_server.net.connection import Connection
+from scp_server.net.places import Grants, Places
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.protocol.framing import PDU_HEADER
@@ -56,10 +57,18 @@ class AcceptorConfig:
 
 
 class AssociationManager:
-    """Owns the connections of one process."""
+    """Owns the connections of one process. `grants` where another one lets in for all (see `places`)."""
 
-    def __init__(self, config: AcceptorConfig, services: Services, measures: Measures | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceptorConfig,
+        services: Services,
+        measures: Measures | None = None,
+        grants: Grants | None = None,
+    ) -> None:
         self.config = config
+        self.places = Places()
+        self._grants = grants
         self.services = services
         self.measures = measures or Measures()
         self.measures.peers.configure(config.access.names)
@@ -71,8 +80,6 @@ class AssociationManager:
         self._request_bytes = 0
         self.refused_contexts = 0
         """Presentation contexts that were refused because their service is not allowed to the peer."""
-        self._per_peer: Counter[str] = Counter()
-        self._per_address: Counter[str] = Counter()
         self._ids = itertools.count(1)
         self._id_prefix = secrets.token_hex(3)
         self._draining = False
@@ -139,23 +146,41 @@ class AssociationManager:
         reason = rejection(request, policy)
         if reason is None and peer is None and access.known_peers_only:
             reason = RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED
-        if reason is None and self._is_full_for(request, host):
+        if reason is None and self._is_full_for(request.calling_ae_title, host):
             reason = RejectReason.LOCAL_LIMIT_EXCEEDED
         if reason is not None:
-            self.measures.associations.rejected[reason] += 1
-            return reason
+            return self._rejected(reason)
         admission = Admission(negotiate(request, policy).answer, peer)
         self.refused_contexts += admission.refused_contexts
         return admission
 
-    def _is_full_for(self, request: AssociateRQ, host: str) -> bool:
-        config = self.config
-        return (
-            self._draining
-            or len(self._associations) >= config.max_associations
-            or self._per_peer[request.calling_ae_title] >= config.max_associations_per_peer
-            or self._per_address[host] >= config.max_associations_per_address
-        )
+    def _rejected(self, reason: RejectReason) -> RejectReason:
+        self.measures.associations.rejected[reason] += 1
+        return reason
+
+    def _is_full_for(self, calling_ae_title: str, host: str) -> bool:
+        return self._draining or self.places.is_full_for(calling_ae_title, host, self.config)
+
+    def ask_for_place(self, request: AssociateRQ, host: str) -> asyncio.Future[bool] | None:
+        """Ask whoever lets in for all processes; None where this one does. A place that is granted is given
+        back by the association's end, or by `give_place_back` where none begins."""
+        return None if self._grants is None else self._grants.ask(request.calling_ae_title, host)
+
+    def give_place_back(self, request: AssociateRQ, host: str) -> None:
+        """A place was granted, and nobody is there any more to take it."""
+        if self._grants is not None:
+            self._grants.give_back(request.calling_ae_title, host)
+
+    def no_place(self) -> RejectReason:
+        """None was granted; counts the rejection."""
+        return self._rejected(RejectReason.LOCAL_LIMIT_EXCEEDED)
+
+    def take_place_for_another(self, calling_ae_title: str, host: str) -> bool:
+        """Another process asks whether it may let one in; if so, it has taken the place."""
+        if self._is_full_for(calling_ae_title, host):
+            return False
+        self.places.take(calling_ae_title, host)
+        return True
 
     def connection_opened(self, connection: Connection) -> None:
         """Count a socket; above the cap the oldest draining one goes, else the oldest half-open one."""
@@ -198,21 +223,16 @@ class AssociationManager:
             self._associations[connection] = None
             self.measures.associations.accepted += 1
             self.measures.peers.of(connection.peer_name).associations += 1
-            self._per_peer[connection.info.calling_ae_title] += 1
-            self._per_address[connection.host] += 1
+            self.places.take(connection.info.calling_ae_title, connection.host)
 
     def association_ended(self, connection: Connection) -> None:
         """Free the place; the socket may stay until the peer has seen the end."""
         if connection.info is None or connection not in self._associations:
             return
         del self._associations[connection]
-        for counter, key in (
-            (self._per_peer, connection.info.calling_ae_title),
-            (self._per_address, connection.host),
-        ):
-            counter[key] -= 1
-            if counter[key] <= 0:
-                del counter[key]
+        self.places.give_back(connection.info.calling_ae_title, connection.host)
+        if self._grants is not None:
+            self._grants.give_back(connection.info.calling_ae_title, connection.host)
         self._notify()
 
     def operations_ended(self, connection: Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from scp_server.errors import (
@@ -14,7 +15,7 @@ from scp_server.errors import (
     LocalProtocolError,
 )
 from scp_server.interfaces import AssociationInfo
-from scp_server.net.admission import learn_is_dicos
+from scp_server.net.admission import Admission, learn_is_dicos
 from scp_server.net.association_transport import AssociationTransport
 from scp_server.net.operation import PerformedOperation
 from scp_server.net.operations import Operations
@@ -89,6 +90,9 @@ class Connection(AssociationTransport):
         """Until an association is asked for, what arrives counts against the bound for all half-open ones."""
         self._measures.associations.received_bytes += len(data)
         super().data_received(data)
+        self._count_request()
+
+    def _count_request(self) -> None:
         if self._asks_still:
             self._asks_still = self.is_half_open
             self._manager.request_bytes_held(self, self.bytes_received if self._asks_still else 0)
@@ -188,8 +192,30 @@ class Connection(AssociationTransport):
     def _associate_requested(self, request: AssociateRQ) -> None:
         if self.association.state is not State.STA3:
             return  # What came right behind the request has ended it; the events that say so follow.
-        now = self._loop.time()
         admission = self._manager.admit(request, self.host)
+        place = None
+        if isinstance(admission, Admission):
+            place = self._manager.ask_for_place(request, self.host)
+        if isinstance(admission, RejectReason) or place is None:
+            self._decided(request, admission)
+            return
+        place.add_done_callback(partial(self._place_answered, request, admission))
+
+    def _place_answered(
+        self, request: AssociateRQ, admission: Admission, place: asyncio.Future[bool]
+    ) -> None:
+        """Whoever lets in for all processes has answered, or is gone, and this process with it."""
+        granted = not place.cancelled() and place.exception() is None and place.result()
+        if self.association.state is not State.STA3:
+            if granted:
+                self._manager.give_place_back(request, self.host)
+            return
+        self._decided(request, admission if granted else self._manager.no_place())
+        self.flush()
+        self._count_request()
+
+    def _decided(self, request: AssociateRQ, admission: Admission | RejectReason) -> None:
+        now = self._loop.time()
         if isinstance(admission, RejectReason):
             self._outcome = "rejected"
             log.warning(

@@ -111,15 +111,18 @@ def get_logger(name: str = "") -> Logger:
     return Logger({})
 
 
-def configure_logging(format: Format | None, level: Level, stream: TextIO | None = None) -> None:
+def configure_logging(
+    format: Format | None, level: Level, stream: TextIO | None = None, *, worker: int | None = None
+) -> None:
     """Send all logs, those of libraries too, to `stream` (standard error when None). May be called again.
 
     `format` None means console at a terminal and JSON otherwise. A broken or full stream loses lines and
-    nothing else.
+    nothing else. `worker` is the number of this process where several write there: it is in each line, and
+    no line is longer than what is written whole.
     """
     from scp_server.observability.recent import remember
-    from scp_server.observability.render import console_renderer, prepare, render_json
-    from scp_server.observability.sink import LineSink
+    from scp_server.observability.render import console_renderer, fitting, prepare, render_json
+    from scp_server.observability.sink import PIPE_BUF, LineSink
 
     stream = sys.stderr if stream is None else stream
     at_terminal = _is_terminal(stream)
@@ -127,13 +130,19 @@ def configure_logging(format: Format | None, level: Level, stream: TextIO | None
         format = "console" if at_terminal else "json"
     renderer = render_json if format == "json" else console_renderer(colours=at_terminal)
 
+    if worker is not None:
+        renderer = fitting(renderer, PIPE_BUF)
+
     def dropped_line(count: int) -> str:
         return renderer(None, "warning", prepare(None, "warning", {"event": "log.dropped", "lines": count}))
 
-    _install([prepare, remember, renderer], LineSink(stream, dropped_line), level)
+    values: dict[str, object] = {} if worker is None else {"worker": worker}
+    _install([prepare, remember, renderer], LineSink(stream, dropped_line), level, values)
 
 
-def _install(processors: list[Any], sink: object, level: Level) -> None:
+def _install(
+    processors: list[Any], sink: object, level: Level, values: dict[str, object] | None = None
+) -> None:
     import structlog
 
     structlog.configure(
@@ -142,7 +151,7 @@ def _install(processors: list[Any], sink: object, level: Level) -> None:
         logger_factory=lambda *_names: sink,
         cache_logger_on_first_use=True,
     )
-    _current.replace(structlog.get_logger().bind())
+    _current.replace(structlog.get_logger().bind(**(values or {})))
     _route_libraries()
 
 

@@ -351,6 +351,14 @@ class QuarantineMeasures:
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(QuarantineEvent, 0))
 
 
+@dataclass(slots=True)
+class WorkerMeasures:
+    """The other processes that accept associations beside this one."""
+
+    lost: int = 0
+    """Times that one ended by itself, or had to be ended because it was silent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measures:
     """Everything one server counts. Each component gets its own part."""
@@ -363,6 +371,7 @@ class Measures:
     outbound: OutboundMeasures = field(default_factory=OutboundMeasures)
     retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
+    workers: WorkerMeasures = field(default_factory=WorkerMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
 
 
@@ -371,6 +380,8 @@ class Levels:
     """What is not counted but asked for at the moment of a reading. The space is None when it is unknown."""
 
     ready: bool = False
+    workers: int = 0
+    workers_limit: int = 0
     connections: int = 0
     connections_limit: int = 0
     associations: int = 0

@@ -57,6 +57,7 @@ IDENTITY_KEYS = frozenset(
 """Who was examined: written at DEBUG only."""
 
 EventDict = MutableMapping[str, Any]
+Renderer = Callable[[object, str, EventDict], str]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _LEVELS = {"exception": "error", "fatal": "critical", "msg": "info", "warn": "warning"}
@@ -157,7 +158,7 @@ _COLOURS = {
 _RESET = "\033[0m"
 
 
-def console_renderer(*, colours: bool) -> Callable[[object, str, EventDict], str]:
+def console_renderer(*, colours: bool) -> Renderer:
     """The last processor for people: time, level, event, then `key=value`, with a traceback below it.
 
     Values with blanks, quotes or `=` are quoted, so that none can pretend to be another key; the lines of
@@ -178,6 +179,39 @@ def console_renderer(*, colours: bool) -> Callable[[object, str, EventDict], str
         return line
 
     return render
+
+
+_SHORTER = (512, 128, 32)
+"""Characters left of each text in a line that is too long; of a container a sixteenth as many items."""
+
+
+def fitting(render: Renderer, most_bytes: int) -> Renderer:
+    """A renderer whose lines have at most so many bytes, their end included: a pipe takes these whole,
+    whoever else writes to it (PIPE_BUF, pipe(7)). Of a line that would be longer, texts and lists are cut."""
+
+    def render_to_fit(logger: object, method_name: str, event: EventDict) -> str:
+        for most in _SHORTER:
+            line = render(logger, method_name, dict(event))
+            if len(line.encode("utf-8", "backslashreplace")) < most_bytes:
+                return line
+            event = {key: _shorter(value, most) for key, value in event.items()}
+        line = render(logger, method_name, dict(event))
+        if len(line.encode("utf-8", "backslashreplace")) < most_bytes:
+            return line
+        first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+        return render(logger, method_name, {**first, "cut": True})
+
+    return render_to_fit
+
+
+def _shorter(value: Any, most: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= most else value[: most - 3] + "..."
+    if isinstance(value, Mapping):
+        return {key: _shorter(item, most // 2) for key, item in list(value.items())[: most // 16]}
+    if isinstance(value, list):
+        return [_shorter(item, most // 2) for item in value[: most // 16]]
+    return value
 
 
 def _console_value(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -10,6 +11,9 @@ from typing import TextIO
 
 PIPE_BUF = select.PIPE_BUF
 """A pipe that reports room takes at least so many bytes without blocking (POSIX)."""
+
+_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
+_NOT_OFFERED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
 
 
 class LineSink:
@@ -60,7 +64,10 @@ class LineSink:
             if self._poll is not None and not self._has_room():
                 break
             try:
-                written = os.write(descriptor, view[:PIPE_BUF] if self._poll is not None else view)
+                if self._poll is None:
+                    written = os.write(descriptor, view)
+                else:
+                    written = _write_at_once(descriptor, view[:PIPE_BUF])
             except OSError:
                 break
             self._torn = True
@@ -76,6 +83,18 @@ class LineSink:
             bool(events)
             and events[0][1] & (select.POLLOUT | select.POLLERR | select.POLLHUP) == select.POLLOUT
         )
+
+
+def _write_at_once(descriptor: int, data: memoryview) -> int:
+    """Write to a pipe or socket that had room: another process may have taken it since, and then this raises
+    an OSError rather than waits. To make the descriptor itself non-blocking would concern others too."""
+    if _NO_WAIT:
+        try:
+            return os.pwritev(descriptor, [data], -1, _NO_WAIT)
+        except OSError as error:
+            if error.errno not in _NOT_OFFERED:
+                raise
+    return os.write(descriptor, data)
 
 
 def _descriptor_of(stream: TextIO) -> int | None:

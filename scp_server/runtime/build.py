@@ -12,7 +12,7 @@ from pathlib import Path
 from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.searching import MAX_PAGE_ANSWER_BYTES
 from scp_server.index.spare import SPARE_BYTES
-from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.index.store import IndexConfig, SqlIndex, Writer
 from scp_server.interfaces import Destinations, DicosMode, PeerRules, Transcoding
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
@@ -20,6 +20,7 @@ from scp_server.net.association_transport import READ_BYTES, TransportConfig
 from scp_server.net.dataset_stream import KEPT_ALIVE_AT_MOST
 from scp_server.net.destinations import DestinationPool, DestinationsConfig
 from scp_server.net.outbound import Remote
+from scp_server.net.places import Grants
 from scp_server.net.requestor_connection import RequestorConfig
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
@@ -37,7 +38,7 @@ from scp_server.services.query_retrieve.retrieve import RetrieveConfig, Retrieve
 from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
 from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.services.registry import ServiceRegistry
-from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
+from scp_server.services.storage import ArrivalClock, Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
@@ -48,7 +49,9 @@ from scp_server.storage.filesystem import (
     FilesystemStorage,
     FilesystemStorageConfig,
 )
+from scp_server.storage.pruning import PruneCounts
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
+from scp_server.storage.quarantine_room import QuarantineRoom
 from scp_server.storage.template import LayoutTemplate
 
 
@@ -57,8 +60,14 @@ def index_path(settings: Settings) -> Path:
     return settings.data_dir / "index" / "index.sqlite"
 
 
-def build_storage(settings: Settings, *, keep_part_files: bool = False) -> FilesystemStorage:
-    """The storage of the data folder."""
+def build_storage(
+    settings: Settings,
+    *,
+    keep_part_files: bool = False,
+    writer: str = "",
+    prunes: PruneCounts | None = None,
+) -> FilesystemStorage:
+    """The storage of the data folder. `writer` and `prunes` are for several processes that share it."""
     return FilesystemStorage(
         FilesystemStorageConfig(
             root=settings.data_dir,
@@ -68,12 +77,16 @@ def build_storage(settings: Settings, *, keep_part_files: bool = False) -> Files
             threads=settings.storage.threads,
             layout=LayoutTemplate(settings.storage.layout),
             keep_part_files=keep_part_files,
+            writer=writer,
+            prunes=prunes,
         )
     )
 
 
-def build_index(settings: Settings, measures: Measures | None = None) -> SqlIndex:
-    """The index in the data folder."""
+def build_index(
+    settings: Settings, measures: Measures | None = None, writer: Writer | None = None
+) -> SqlIndex:
+    """The index in the data folder; `writer` where another process writes it."""
     return SqlIndex(
         IndexConfig(
             path=index_path(settings),
@@ -85,13 +98,18 @@ def build_index(settings: Settings, measures: Measures | None = None) -> SqlInde
             readers=settings.index.readers,
         ),
         measures.index if measures else None,
+        writer,
     )
 
 
 def build_quarantine(
-    settings: Settings, storage: SettingAside | None, measures: Measures | None = None
+    settings: Settings,
+    storage: SettingAside | None,
+    measures: Measures | None = None,
+    room: QuarantineRoom | None = None,
 ) -> Quarantine:
-    """The quarantine of the data folder; without a storage it only looks and drops."""
+    """The quarantine of the data folder; without a storage it only looks and drops. `room` where another
+    process keeps its book."""
     return Quarantine(
         QuarantineConfig(
             root=settings.data_dir,
@@ -101,6 +119,7 @@ def build_quarantine(
         ),
         storage,
         measures.quarantine if measures else None,
+        room,
     )
 
 
@@ -111,6 +130,7 @@ def build_storage_service(
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
     deletions: Deletions | None = None,
+    arrivals: ArrivalClock | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released."""
     return StorageService(
@@ -120,6 +140,7 @@ def build_storage_service(
         (measures or Measures()).reception,
         quarantine,
         deletions=deletions,
+        arrivals=arrivals,
     )
 
 
@@ -325,10 +346,12 @@ def build_manager(
     storage_service: StorageService | None = None,
     destinations: Destinations | None = None,
     transcoding: Transcoding | None = None,
+    grants: Grants | None = None,
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
     where something else uses it too; without one there is no quarantine. `destinations` are
-    those of C-MOVE, `transcoding` gives what is retrieved another transfer syntax."""
+    those of C-MOVE, `transcoding` gives what is retrieved another transfer syntax, `grants` lets associations
+    in where another process counts them."""
     limits = settings.limits
     measures = measures or Measures()
     policy = build_policy(settings)
@@ -361,6 +384,7 @@ def build_manager(
         ),
         services,
         measures,
+        grants,
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from scp_server.errors import ConfigurationError, IndexFailure, SCPServerError, StorageError
 from scp_server.observability.logs import configure_logging, get_logger
+from scp_server.runtime.loop import collector_at_ease, loop_factory
 from scp_server.runtime.reload import reload
 from scp_server.runtime.server import Server
 from scp_server.runtime.systemd import Notifier, inherited_sockets
@@ -21,10 +20,6 @@ log = get_logger(__name__)
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
-
-COLLECTOR_THRESHOLDS = (2_000, 20, 20)
-"""Of Python's garbage collector, in place of 700, 10, 10: an object that is received costs hundreds of
-allocations and leaves no cycle."""
 
 _REJECTED = "; the last reload was rejected, see the log"
 
@@ -71,7 +66,7 @@ async def _serve(settings: Settings, load: Load | None, notifier: Notifier) -> i
         log.critical("server.not_started", error=str(error))
         notifier.status(f"Not started: {error}")
         return EXIT_CONFIGURATION
-    with _collector_at_ease():
+    with collector_at_ease():
         notifier.ready(_running(server))
         notifier.feed_watchdog()
         reloads = asyncio.create_task(_reload_at(hangup, server, load, notifier), name="settings reload")
@@ -80,23 +75,6 @@ async def _serve(settings: Settings, load: Load | None, notifier: Notifier) -> i
         await asyncio.wait({reloads})
         notifier.stopping("Ending what runs")
         return await _stop(server)
-
-
-@contextmanager
-def _collector_at_ease() -> Iterator[None]:
-    """Within, what has been made until now (all modules, the settings' models, the SQL) is no garbage.
-
-    The collector looked at all of it again and again: a tenth of all CPU, and pauses of a tenth of a second.
-    """
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
 
 
 async def _stop(server: Server) -> int:
@@ -139,15 +117,6 @@ def _running(server: Server) -> str:
 
 def run(settings: Settings, load: Load | None = None) -> int:
     """`serve` in an event loop of its own, uvloop's where there is one."""
-    configure_logging(settings.log.format, settings.log.level)
+    configure_logging(settings.log.format, settings.log.level, worker=0 if settings.workers > 1 else None)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(settings, load))
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the event loop of the process."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

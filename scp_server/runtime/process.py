@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import time
 from pathlib import Path
 
 from scp_server.errors import ConfigurationError
@@ -14,12 +15,28 @@ _OTHER_DESCRIPTORS = 256
 """Files, databases, listeners and pipes beside the connections."""
 
 
+_DYING_SECONDS = 5.0
+"""How long the workers of a killed server may take to end, which the kernel ends with it."""
+_LOOK_SECONDS = 0.02
+
+
 class DataFolderLock:
-    """Holds a data folder for this process; the kernel lets go of it whatever way the process ends."""
+    """Holds a data folder for this process; the kernel lets go of it whatever way the process ends.
+
+    Whoever inherits its descriptor holds the folder too: so nobody begins while a worker of a server that was
+    killed is still there.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / "lock"
         self._descriptor: int | None = None
+
+    @property
+    def descriptor(self) -> int:
+        """What to pass on. Raises RuntimeError where it is not held."""
+        if self._descriptor is None:
+            raise RuntimeError("the data folder is not held")
+        return self._descriptor
 
     def acquire(self) -> None:
         """Raises ConfigurationError naming the process that has the folder, or why it cannot be used."""
@@ -29,11 +46,11 @@ class DataFolderLock:
         except OSError as error:
             raise ConfigurationError(f"data_dir: cannot use {self._path.parent}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
             # Over what is there, then cut: on a full disk there would be no room for it anew.
             os.ftruncate(descriptor, os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0))
         except BlockingIOError as error:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            holder = _holder(descriptor) or "unknown"
             os.close(descriptor)
             raise ConfigurationError(
                 f"data_dir: {self._path.parent} is in use by the process with id {holder}"
@@ -48,6 +65,38 @@ class DataFolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+
+
+def _lock(descriptor: int) -> None:
+    """Lock at once, or once the workers of a holder that is gone have ended. Raises BlockingIOError."""
+    until = time.monotonic() + _DYING_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _is_alive(_holder(descriptor)) or time.monotonic() > until:
+                raise
+            # The kernel is ending them at this moment; nothing tells when it has.
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether there is such a process; where that cannot be told there is."""
+    if not (pid.isascii() and pid.isdigit()):
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def open_files_needed(max_connections: int, max_associations: int, max_outbound: int = 0) -> int:

@@ -16,7 +16,7 @@ the list holds a location and an arrival id, and the entries of a few at a time 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -58,15 +58,23 @@ class RecoveryReport:
     discarded: int = 0
 
 
+Orphans = Callable[[Sequence[StoredObject]], Awaitable[list[StoredObject]]]
+"""Those of some objects that the index does not know and that nobody is about to index or to delete."""
+
+
 async def recover(
-    storage: Storage, index: Index, config: StorageServiceConfig, deletions: Deletions | None = None
+    storage: Storage,
+    index: Index,
+    config: StorageServiceConfig,
+    deletions: Deletions | None = None,
+    orphans_among: Orphans | None = None,
 ) -> RecoveryReport:
     """Bring index and storage together again, before anything is written. Doing it twice does no harm.
-    What `deletions` say is doomed is left to them.
+    What `deletions` say is doomed is left to them. While others write, `orphans_among` says what is theirs.
 
     Raises StorageError or IndexUnavailable when that is impossible; the next start tries again.
     """
-    recovery = _Recovery(storage, index, config, deletions)
+    recovery = _Recovery(storage, index, config, deletions, orphans_among)
     await recovery.run()
     report = recovery.report
     if report.examined or report.discarded:
@@ -100,9 +108,15 @@ async def _delete(storage: Storage, location: str) -> bool:
 
 class _Recovery:
     def __init__(
-        self, storage: Storage, index: Index, config: StorageServiceConfig, deletions: Deletions | None
+        self,
+        storage: Storage,
+        index: Index,
+        config: StorageServiceConfig,
+        deletions: Deletions | None,
+        orphans_among: Orphans | None,
     ) -> None:
         self._deletions = deletions
+        self._orphans_among = orphans_among
         self._storage = storage
         self._index = index
         self._config = config
@@ -142,6 +156,8 @@ class _Recovery:
         self.report.examined += len(batch)
         if not batch:
             return []
+        if self._orphans_among is not None:
+            return await self._orphans_among(list(batch.values()))
         unknown = await self._index.unknown_locations(list(batch))
         doomed = await self._deletions.doomed(unknown) if self._deletions is not None else set()
         return [batch[location] for location in unknown if location not in doomed]

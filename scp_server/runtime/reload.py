@@ -84,6 +84,10 @@ class Reloadable(Protocol):
 
     def reload(self, settings: Settings) -> list[Change]: ...
 
+    async def reloaded(self) -> None:
+        """Wait until every process of the server has taken over what it was given."""
+        ...
+
 
 async def reload(server: Reloadable, load: Callable[[], Settings]) -> bool:
     """Read the settings again and let the server have them; logs what came of it and returns whether it did.
@@ -93,6 +97,7 @@ async def reload(server: Reloadable, load: Callable[[], Settings]) -> bool:
     try:
         settings = await asyncio.to_thread(load)
         changed = server.reload(settings)
+        await server.reloaded()
     except SettingsError as error:
         log.error("settings.rejected", problems=plain_problems(error.problems))
         return False
@@ -103,7 +108,8 @@ async def reload(server: Reloadable, load: Callable[[], Settings]) -> bool:
         log.exception("settings.rejected", problems=[{"problem": f"unexpected: {type(error).__name__}"}])
         return False
     if any(change.key.startswith("log.") for change in changed):
-        configure_logging(settings.log.format, settings.log.level)
+        worker = 0 if settings.workers > 1 else None
+        configure_logging(settings.log.format, settings.log.level, worker=worker)
     # Above INFO: seen also where the level is, or has become, warning.
     log.warning(
         "settings.reloaded",

@@ -6,28 +6,23 @@ import asyncio
 import ipaddress
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from scp_server.index.base import Index
-from scp_server.net.association_manager import AssociationManager
-from scp_server.net.listener import Listener
+from scp_server.net.listener import Listener, bind_shared, bound_addresses
 from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
+from scp_server.runtime.acceptor import Acceptor
 from scp_server.runtime.build import (
-    build_destinations,
-    build_destinations_config,
     build_index,
-    build_manager,
     build_quarantine,
     build_storage,
-    build_storage_service,
     build_storage_service_config,
-    build_transcoder,
-    memory_ceiling_bytes,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
 from scp_server.runtime.control_commands import quarantine_commands
@@ -41,11 +36,15 @@ from scp_server.runtime.reload import Change, reloadable_changes
 from scp_server.runtime.sight import Sight
 from scp_server.runtime.status import StatusReporter
 from scp_server.runtime.systemd import InheritedSockets
+from scp_server.runtime.workers.desk import Desk
+from scp_server.runtime.workers.group import Workers
+from scp_server.runtime.workers.shares import ceiling_of_all_bytes, share_of
+from scp_server.runtime.workers.worker_process import Inheritance, WorkerProcess
 from scp_server.services.release import QuarantineRelease
-from scp_server.services.storage import StorageService
+from scp_server.services.storage import ArrivalClock
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
-from scp_server.storage.template import LayoutTemplate
+from scp_server.storage.pruning import PruneCounts
 from scp_server.web.health import HealthState, health_app
 from scp_server.web.metrics import metrics_route
 from scp_server.web.server import HttpServer
@@ -80,23 +79,38 @@ class Server:
         self.settings = settings
         self.health = HealthState()
         self._lock = DataFolderLock(settings.data_dir)
-        self._storage = build_storage(settings)
+        self._prunes = PruneCounts(settings.workers) if settings.workers > 1 else None
+        self._storage = build_storage(settings, prunes=self._prunes)
         self._measures = Measures()
         self._index = build_index(settings, self._measures)
         self._quarantine = build_quarantine(settings, self._storage, self._measures)
         self._deletions = Deletions(settings.data_dir, self._storage, self._index)
         limits = build_storage_service_config(settings).tap_limits
-        self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
-        service = self._build_storage_service(settings)
-        self._release = QuarantineRelease(self._quarantine, service)
-        self._destinations = build_destinations(settings, self._measures)
-        self._transcoder = build_transcoder(settings, self._measures)
-        self._manager = self._build_manager(settings, service)
+        self._adopter = Adopter(self._storage, self._index, limits, self._deletions, self._not_yet_indexed)
+        self._workers = Workers(settings, self._start_worker, self._recover_from, self._measures.workers)
+        self._acceptor = Acceptor(
+            share_of(settings, 0),
+            self._storage,
+            self._index,
+            self._measures,
+            self._quarantine,
+            self._deletions,
+            ArrivalClock(self._workers.new_name()),
+        )
+        self._release = QuarantineRelease(self._quarantine, self._acceptor.service)
+        self._manager = self._acceptor.manager
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
-            self._measures, self.health, self._manager, self._storage, self._quarantine, rates
+            self._measures,
+            self.health,
+            self._manager,
+            self._storage,
+            self._quarantine,
+            rates,
+            self._workers,
+            settings.workers,
         )
-        status = StatusReporter(settings, self._manager, rates, self._index, self._quarantine)
+        status = StatusReporter(settings, self._manager, rates, self._index, self._quarantine, self._statuses)
         maintenance = MaintenanceCommands(
             self._storage,
             self._index,
@@ -119,7 +133,9 @@ class Server:
             },
             maintenance.long_commands,
         )
-        self._listener = Listener(self._manager, settings.listen.host, settings.listen.port, sockets.dicom)
+        self._inherited = sockets.dicom
+        self._listener = Listener(self._manager, settings.listen.host, settings.listen.port)
+        self._reloading: asyncio.Task[None] | None = None
         app = health_app(self.health, metrics_route(self._sight.scrape))
         self._http = HttpServer(settings.http.host, settings.http.port, app, inherited=sockets.http)
         self._address: tuple[str, int] = ("", 0)
@@ -168,14 +184,19 @@ class Server:
         descriptors = _raise_descriptor_limit(settings)
         self._lock.acquire()
         running.callback(self._lock.release)
+        if self._prunes is not None:
+            self._prunes.open()
+            running.callback(self._prunes.close)
+            running.push_async_callback(self._workers.stop)
+            await self._workers.start()
         await self._storage.open()
         running.push_async_callback(self._storage.close)
         await self._quarantine.open()
         running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
-        running.push_async_callback(self._transcoder.close)
-        running.push_async_callback(self._destinations.close)
+        running.push_async_callback(self._acceptor.transcoder.close)
+        running.push_async_callback(self._acceptor.destinations.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
@@ -189,9 +210,7 @@ class Server:
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
         started_at_ns = time.time_ns()
-        # Last, for whoever is let in now stays: nothing may fail after it.
-        self._address = await self._listener.start()
-        running.push_async_callback(self._listener.stop)
+        await self._listen()
         self._serving = True
         if settings.index.compare_at_start:
             self._compare(started_at_ns)
@@ -208,11 +227,12 @@ class Server:
             data_dir=str(settings.data_dir.absolute()),
             durability=settings.storage.durability,
             open_files_limit=descriptors,
-            memory_ceiling_bytes=memory_ceiling_bytes(settings),
+            memory_ceiling_bytes=ceiling_of_all_bytes(settings),
+            workers=settings.workers,
             next_step=f"scp-server store --port {self._address[1]} --input FILE_OR_FOLDER",
         )
-        if self._transcoder.missing:
-            log.info("codecs.missing", hint=self._transcoder.missing)
+        if missing := self._acceptor.transcoder.missing:
+            log.info("codecs.missing", hint=missing)
         if not _is_loopback(self._address[0]) and not settings.access.known_peers_only:
             log.warning(
                 "server.open_to_network",
@@ -221,6 +241,23 @@ class Server:
                 "known peers only, write write_lines to the settings file, with their titles and addresses",
                 write_lines=KNOWN_PEERS_LINES,
             )
+
+    async def _listen(self) -> None:
+        """Bind, and have all workers do so, then accept.
+
+        Last, for whoever is let in now stays: nothing may fail after it.
+        """
+        listen, running = self.settings.listen, self._running
+        bound = [] if self._inherited is None else [self._inherited]
+        if self._prunes is not None and self._inherited is None:
+            bound = await bind_shared(listen.host, listen.port)
+            for each in bound:
+                running.callback(each.close)
+        self._listener = Listener(self._manager, listen.host, listen.port, bound)
+        await self._workers.prepare(() if self._inherited else bound_addresses(bound))
+        self._address = await self._listener.start()
+        running.push_async_callback(self._listener.stop)
+        await self._workers.accept()
 
     def reload(self, settings: Settings) -> list[Change]:
         """Take over other settings for the associations that come, all or none; returns what changed.
@@ -232,31 +269,48 @@ class Server:
         if not changed:
             return []
         _raise_descriptor_limit(settings)
-        service = self._build_storage_service(settings)
-        fresh = self._build_manager(settings, service)
-        self._manager.reconfigure(fresh.config, fresh.services)
-        self._destinations.reconfigure(build_destinations_config(settings))
-        self._release.service = service
+        self._acceptor.reload(share_of(settings, 0))
+        self._release.service = self._acceptor.service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
-        self._storage.layout = LayoutTemplate(settings.storage.layout)
         self.settings = settings
+        if settings.workers > 1:
+            before = self._reloading
+            self._reloading = asyncio.create_task(self._reload_workers(before), name="workers.reload")
         return changed
 
-    def _build_manager(self, settings: Settings, service: StorageService) -> AssociationManager:
-        return build_manager(
-            settings,
-            self._storage,
-            self._index,
-            self._measures,
-            service,
-            self._destinations,
-            self._transcoder,
-        )
+    async def reloaded(self) -> None:
+        """Wait until all workers have what `reload` gave them; those that cannot take it are replaced."""
+        if self._reloading is not None:
+            await asyncio.wait({self._reloading})
 
-    def _build_storage_service(self, settings: Settings) -> StorageService:
-        return build_storage_service(
-            settings, self._storage, self._index, self._measures, self._quarantine, self._deletions
-        )
+    async def _reload_workers(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        await self._workers.reload(self.settings)
+
+    # -- what workers need
+
+    async def _start_worker(self, number: int, writer: str) -> WorkerProcess:
+        if self._prunes is None:
+            raise RuntimeError("a lone worker starts no others")
+        listening = -1 if self._inherited is None else self._inherited.fileno()
+        inheritance = Inheritance(self._prunes.descriptor, self._lock.descriptor, listening)
+        desk = Desk(self._manager, self._deletions, self._quarantine.book)
+        return await WorkerProcess.start(number, writer, desk, self._index, inheritance)
+
+    async def _not_yet_indexed(self, locations: Sequence[str]) -> set[str]:
+        return await self._storage.not_yet_indexed(locations) | await self._workers.not_yet_indexed(locations)
+
+    async def _statuses(self) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        return await self._workers.statuses(), self._workers.departed_totals
+
+    async def _recover_from(self, writer: str) -> None:
+        """Deal with what a worker that ended has left. Raises an SCPServerError; it may be done again."""
+        await self._storage.take_over(writer)
+        await self._quarantine.take_over(writer)
+        config = build_storage_service_config(self.settings)
+        async with self._adopter.turn:
+            await recover(self._storage, self._index, config, self._deletions, self._adopter.orphans_among)
 
     def _compare(self, started_at_ns: int) -> None:
         """Compare storage and index in a task of its own, until it has ended or the server stops."""
@@ -286,7 +340,13 @@ class Server:
             return True
         self.health.not_ready("the server stops")
         await self._listener.stop()
-        clean = await self._manager.drain(self.settings.drain_timeout_seconds)
+        await self.reloaded()
+        seconds = self.settings.drain_timeout_seconds
+        clean, others_clean = await asyncio.gather(
+            self._manager.drain(seconds), self._workers.drain(seconds, self.settings.close_timeout_seconds)
+        )
+        clean = clean and others_clean
+        await self._workers.stop()
         self._serving = False
         await self._running.aclose()
         log.info("server.stopped", clean=clean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
@@ -145,7 +145,7 @@ class Reception:
             calling_ae_title=self._operation.association.calling_ae_title,
         )
 
-    async def take_rest(self, admit: Callable[[int], None]) -> ObjectWriter:
+    async def take_rest(self, admit: Callable[[int], Awaitable[None]]) -> ObjectWriter:
         """After a refusal: take what is left of the data set without looking at it; returns its writer.
 
         `admit(size_bytes)` is asked before anything more is written, and raises StorageFull. Raises
@@ -153,12 +153,12 @@ class Reception:
         """
         if self._file_meta is None:
             self._make_file_meta()
-        admit(self._file_meta_bytes + self._received_bytes)
+        await admit(self._file_meta_bytes + self._received_bytes)
         await self._write_waiting()
         self._release()
         async for chunks in self._chunks:
             size_bytes = self._receive(chunks)
-            admit(size_bytes)
+            await admit(size_bytes)
             limit = self._config.max_object_bytes
             if limit and self._received_bytes > limit:
                 raise StorageFull(f"the data set is larger than {limit} bytes")

@@ -43,7 +43,7 @@ class RefusedObjects:
         if not self._is_wanted(refusal) or quarantine is None or not reception.has_dataset:
             return
         try:
-            admission = quarantine.admit()
+            admission = await quarantine.admit()
             try:
                 writer = await reception.take_rest(admission.grow)
                 await quarantine.keep_written(
@@ -66,9 +66,9 @@ class RefusedObjects:
         if not self._is_wanted(refusal) or quarantine is None:
             return False
         try:
-            admission = quarantine.admit()
+            admission = await quarantine.admit()
             try:
-                admission.grow(stored.size_bytes)
+                await admission.grow(stored.size_bytes)
                 await quarantine.keep_stored(
                     stored, reception.quarantine_record(refusal.status, refusal.comment)
                 )

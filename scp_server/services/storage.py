@@ -72,16 +72,19 @@ class Deletions(Protocol):
 
 
 class ArrivalClock:
-    """Gives each object its arrival id: unique, hexadecimal, and in the order of arrival."""
+    """Gives each object its arrival id: unique, hexadecimal, and in the order of arrival.
 
-    def __init__(self) -> None:
+    All end in `writer`, the name of this process among those that write to one storage; None makes one up.
+    """
+
+    def __init__(self, writer: str | None = None) -> None:
         self._last_ns = 0
-        self._process = secrets.token_hex(3)
+        self._writer = writer or secrets.token_hex(3)
 
     def next(self) -> Arrival:
         """Nanoseconds since the epoch, never twice the same, and the id made from them."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
-        return Arrival(f"{self._last_ns:016x}{self._process}", self._last_ns)
+        return Arrival(f"{self._last_ns:016x}{self._writer}", self._last_ns)
 
 
 class StorageService:
@@ -96,13 +99,14 @@ class StorageService:
         quarantine: Quarantine | None = None,
         share: LoopShare | None = None,
         deletions: Deletions | None = None,
+        arrivals: ArrivalClock | None = None,
     ) -> None:
         self._storage = storage
         self._share = share or LoopShare()
         self._index = index
         self._config = config
         self._measures = measures or ReceptionMeasures()
-        self._arrivals = ArrivalClock()
+        self._arrivals = arrivals or ArrivalClock()
         self._refused = RefusedObjects(quarantine)
         self._deletions = deletions
         self._nothing_refused = RefusedObjects(None)

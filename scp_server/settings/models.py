@@ -222,6 +222,21 @@ class SettingsTree(BaseModel):
         description="Folder of everything that is kept: objects and index. Relative to where the server "
         "is started.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that accept associations on the one port. Caps hold for all of them together; "
+        "what is divided among them is told in docs/operating.md.",
+    )
+    worker_silence_seconds: float = Field(
+        default=10.0,
+        ge=1,
+        le=300,
+        allow_inf_nan=False,
+        description="With several workers: how long one may say nothing before it is killed and another "
+        "takes its place.",
+    )
     drain_timeout_seconds: float = Field(
         default=30.0,
         ge=0,
@@ -296,6 +311,19 @@ class SettingsTree(BaseModel):
                 raise ValueError(
                     f"peers.{position}.dicos is never, but negotiation.application_contexts lacks dicom"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _each_worker_can_receive(self) -> Self:
+        limits, workers = self.limits, self.workers
+        if workers > 1:
+            if limits.process_buffer_bytes < workers * limits.association_buffer_bytes:
+                raise ValueError(
+                    f"limits.process_buffer_bytes is divided among {workers} workers, and each share must be "
+                    "at least limits.association_buffer_bytes"
+                )
+            if limits.max_connections < workers:
+                raise ValueError(f"limits.max_connections must be at least workers ({workers})")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,10 @@ Making and removing happen under one of a few locks, chosen by the first level b
 what is known needs none. So an unlocked look may be stale, and whoever places a file asks again *after* the
 rename: the file then keeps its directory from being removed, and a directory that was removed and made
 again is unknown until its maker has synced it.
+
+Other processes that write here remove directories without our locks. Each counts, in memory that all share,
+before it removes one (`pruning`), and whoever sees that another has counted knows nothing any more. This too
+is looked at after the rename: either the file kept its directory, or the removal was counted before.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from contextlib import suppress
 from threading import Lock
 
 from scp_server.storage.layout import OBJECTS
+from scp_server.storage.pruning import PruneCounts
 from scp_server.storage.sync import DIRECTORY_MODE, sync_directory
 
 _LOCKS = 64
@@ -28,9 +33,11 @@ _MAX_KNOWN = 16_384
 class DirectoryTree:
     """The directories below `objects`. Methods block; any thread may call them."""
 
-    def __init__(self, root: str, *, durable: bool) -> None:
+    def __init__(self, root: str, *, durable: bool, prunes: PruneCounts | None = None) -> None:
         self._root = root
         self._durable = durable
+        self._prunes = prunes
+        self._seen = b"" if prunes is None else prunes.of_others()
         self._known: set[str] = set()
         self._locks = tuple(Lock() for _ in range(_LOCKS))
 
@@ -43,42 +50,52 @@ class DirectoryTree:
 
     def ensure(self, directory: str) -> None:
         """Make `directory` (relative, below `objects`) exist and be known. Raises OSError."""
-        if directory in self._known:
+        known = self._known_still()
+        if directory in known:
             return
         with self._lock_of(directory):
             try:
-                self._make(directory)
+                self._make(directory, known)
             except FileNotFoundError:
                 # Somebody else's hand removed a directory that we knew.
-                self._forget_with_parents(directory)
-                self._make(directory)
+                known.difference_update(_levels(directory))
+                self._make(directory, known)
 
-    def _make(self, directory: str) -> None:
+    def _known_still(self) -> set[str]:
+        """What is known. Once another process has pruned that is another, empty set: what a thread adds
+        afterwards, to the one that it was given before, is lost."""
+        if self._prunes is not None and (seen := self._prunes.of_others()) != self._seen:
+            self._known = set()
+            self._seen = seen
+        return self._known
+
+    def _make(self, directory: str, known: set[str]) -> None:
         for level in reversed(_levels(directory)):
-            if level in self._known:
+            if level in known:
                 continue
             path = self.path(level)
             with suppress(FileExistsError):
                 os.mkdir(path, DIRECTORY_MODE)
             if self._durable:
                 sync_directory(os.path.dirname(path))
-            if len(self._known) >= _MAX_KNOWN:
-                self._known = set()
-            self._known.add(level)
+            if len(known) >= _MAX_KNOWN:
+                known.clear()
+            known.add(level)
 
     def forget(self, directory: str) -> None:
         """`directory` was found missing: the next `ensure` makes it anew, and its parents where need be."""
         with self._lock_of(directory):
-            self._forget_with_parents(directory)
-
-    def _forget_with_parents(self, directory: str) -> None:
-        self._known.difference_update(_levels(directory))
+            self._known.difference_update(_levels(directory))
 
     def prune(self, directory: str) -> None:
         """Remove `directory` and its parents below `objects`, as far as they are empty. Raises no OSError."""
         with self._lock_of(directory):
             for level in _levels(directory):
                 try:
+                    if self._prunes is not None:
+                        if _has_entries(self.path(level)):
+                            return
+                        self._prunes.count()
                     os.rmdir(self.path(level))
                 except FileNotFoundError:
                     pass
@@ -102,6 +119,11 @@ class DirectoryTree:
                 except FileNotFoundError:
                     if directory != OBJECTS:
                         depths.setdefault(depth - 1, set()).add(directory.rpartition("/")[0])
+
+
+def _has_entries(path: str) -> bool:
+    with os.scandir(path) as entries:
+        return next(entries, None) is not None
 
 
 def _levels(directory: str) -> list[str]:

@@ -38,14 +38,16 @@ objects, and a listing goes into none.
 
 Who calls
 ---------
-`open` removes part files: one process at a time may use a folder, which is for the caller to ensure.
+`open` removes part files: one process at a time may own a folder, which is for the caller to ensure. Others
+may write beside it when each is a `writer` with a name of its own, with which its arrival ids end. They leave
+what others have left alone, and when one has died the owner takes that over (`take_over`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,6 +68,7 @@ from scp_server.storage.layout import (
     location_for_log,
 )
 from scp_server.storage.ledger import InFlightLedger
+from scp_server.storage.pruning import PruneCounts
 from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in, size_at
 from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_folder, storage_failure
 from scp_server.storage.template import LayoutTemplate
@@ -96,6 +99,10 @@ class FilesystemStorageConfig:
     """What a writer collects before it writes: an object below this costs one visit to a thread."""
     keep_part_files: bool = False
     """Leave what a crash left half-written where it is: for who only looks."""
+    writer: str = ""
+    """Hexadecimal: a process beside the one that owns the folder. Empty for the owner."""
+    prunes: PruneCounts | None = None
+    """Where there are such processes: what they tell each other of directories that they remove."""
     threads: int = 4
     """Blocking calls at once: with `full` this many objects are being synced together."""
     layout: LayoutTemplate = field(default_factory=LayoutTemplate)
@@ -131,8 +138,8 @@ class FilesystemStorage:
             durable=durable,
             write_buffer_bytes=config.write_buffer_bytes,
             executor=ThreadPoolExecutor(config.threads, thread_name_prefix="storage"),
-            directories=DirectoryTree(self._root, durable=durable),
-            ledger=InFlightLedger(incoming, durable=durable),
+            directories=DirectoryTree(self._root, durable=durable, prunes=config.prunes),
+            ledger=InFlightLedger(incoming, durable=durable, writer=config.writer),
             space=FreeSpace(incoming, config.reserve_bytes),
             spawn=self._spawn,
         )
@@ -152,11 +159,28 @@ class FilesystemStorage:
             make_folder(folder, durable=workshop.durable)
         if os.stat(objects).st_dev != os.stat(incoming).st_dev:
             raise StorageError(f"{OBJECTS} and {INCOMING} lie on different filesystems")
+        if self._config.writer:
+            return
         names = os.listdir(incoming)
-        for name in names:
-            if name.endswith(PART_SUFFIX) and not self._config.keep_part_files:
-                os.unlink(f"{incoming}/{name}")
+        if not self._config.keep_part_files:
+            self._sweep(name for name in names if name.endswith(PART_SUFFIX))
         workshop.ledger.adopt(names)
+
+    def _sweep(self, part_files: Iterable[str]) -> None:
+        for name in part_files:
+            os.unlink(f"{self._root}/{INCOMING}/{name}")
+
+    async def take_over(self, writer: str) -> None:
+        """Another writer has ended: remove its part files, and have `in_flight` yield what it left visible.
+
+        Raises StorageError; it may be done again.
+        """
+        await self._hop("take over from a writer", self._take_over, self._opened(), writer)
+
+    def _take_over(self, workshop: Workshop, writer: str) -> None:
+        names = os.listdir(f"{self._root}/{INCOMING}")
+        self._sweep(name for name in names if name.endswith(writer + PART_SUFFIX))
+        workshop.ledger.take_over(names, writer)
 
     async def close(self) -> None:
         """Let commits in hand end, abort other writers, end the threads. A second time does nothing."""

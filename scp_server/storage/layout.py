@@ -5,6 +5,7 @@
     objects/<names that a template makes>/<name>-<arrival id>.dcm    visible objects, see `template`
     incoming/<arrival id>.part                                       being written
     incoming/directories.<generation>                                see `ledger`
+    incoming/directories.<writer>-<generation>                       the same of one of several processes
 
 What is recognised here is whatever *any* template may have made, so that a change of template leaves old
 objects found. It is never hidden, never absolute, has no `..`, and no character but ASCII letters, digits
@@ -28,6 +29,7 @@ MAX_FOLDERS = 16
 MAX_LOCATION_CHARACTERS = 1_000
 """Longest location: the system takes paths of 4096 bytes, and the data folder has one of its own."""
 
+_LEDGER = re.compile(rf"{re.escape(LEDGER_PREFIX)}(?:([0-9a-f]{{1,16}})-)?([0-9]{{1,18}})")
 _ARRIVAL_ID = re.compile(rf"[0-9a-f]{{1,{MAX_ARRIVAL_ID_CHARACTERS}}}")
 _NAME = rf"[0-9A-Za-z_][0-9A-Za-z_+.-]{{0,{MAX_NAME_CHARACTERS - 1}}}"
 _DIRECTORY = re.compile(rf"{OBJECTS}(?:/{_NAME}){{1,{MAX_FOLDERS}}}")
@@ -78,9 +80,23 @@ def location_for_log(path: str) -> str:
     return f"{OBJECTS}/**/*-{name.rpartition('-')[2]}" if is_file_name(name) else f"{OBJECTS}/**"
 
 
+def arrival_id_in(location: str) -> str:
+    """The arrival id that ends a location."""
+    return location.rpartition("-")[2].removesuffix(".dcm")
+
+
+def ledger_name(generation: int, writer: str = "") -> str:
+    """The file name of a ledger; `writer` is hexadecimal, and empty for the process that owns the folder."""
+    return f"{LEDGER_PREFIX}{writer}{'-' if writer else ''}{generation}"
+
+
 def ledger_generation(name: str) -> int | None:
-    """The generation in a ledger's file name, or None for any other name."""
-    number = name.removeprefix(LEDGER_PREFIX)
-    if number == name or not (number.isascii() and number.isdigit()):
-        return None
-    return int(number[:18])
+    """The generation in a ledger's file name, whoever wrote it, or None for any other name."""
+    found = _LEDGER.fullmatch(name)
+    return None if found is None else int(found[2])
+
+
+def ledger_writer(name: str) -> str | None:
+    """Whose ledger it is: empty for the folder's owner; None for any other name."""
+    found = _LEDGER.fullmatch(name)
+    return None if found is None else found[1] or ""

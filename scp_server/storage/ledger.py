@@ -9,6 +9,9 @@ name every directory with an object in flight, and few others.
 A record is a line, written where the last whole one ends: one that was cut short by a full disk is
 overwritten by the next, and one that was cut short by a crash has no line end and is passed over. Nothing
 was renamed on its account.
+
+Where several processes write, each has ledgers of its own, with its name in theirs (see `layout`), and leaves
+those of others alone; the process that owns the folder takes over what one that died has left.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from contextlib import suppress
 from threading import Lock
 
 from scp_server.storage.layout import (
-    LEDGER_PREFIX,
     MAX_LOCATION_CHARACTERS,
     is_directory,
     ledger_generation,
+    ledger_name,
+    ledger_writer,
 )
 from scp_server.storage.sync import FILE_MODE, sync_directory, write_at
 
@@ -65,8 +69,9 @@ class _Generation:
 class InFlightLedger:
     """The ledger of one storage. Methods block and may be called from any thread, except where noted."""
 
-    def __init__(self, folder: str, *, durable: bool) -> None:
+    def __init__(self, folder: str, *, durable: bool, writer: str = "") -> None:
         self._folder = folder
+        self._writer = writer
         self._durable = durable
         self._lock = Lock()
         self._current: _Generation | None = None
@@ -80,6 +85,12 @@ class InFlightLedger:
         numbers = {name: number for name in names if (number := ledger_generation(name)) is not None}
         self._left_over = sorted(numbers)
         self._next_number = max(numbers.values(), default=0) + 1
+
+    def take_over(self, names: list[str], writer: str) -> None:
+        """Take over those of another writer that has ended, out of the names in the folder."""
+        known = set(self._left_over)
+        theirs = (name for name in names if ledger_writer(name) == writer and name not in known)
+        self._left_over += sorted(theirs)
 
     def enter(self, directory: str, location: str) -> None:
         """`location` is about to appear in `directory`. Raises OSError: then it must not."""
@@ -107,7 +118,7 @@ class InFlightLedger:
                 self._tidy(generation)
 
     def _start(self) -> _Generation:
-        path = f"{self._folder}/{LEDGER_PREFIX}{self._next_number}"
+        path = f"{self._folder}/{ledger_name(self._next_number, self._writer)}"
         self._next_number += 1
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:

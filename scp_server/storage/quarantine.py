@@ -23,14 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import TypeVar, TypeVarTuple
 
-from scp_server.errors import ObjectNotFound, StorageError, StorageFull
+from scp_server.errors import ObjectNotFound, StorageError
 from scp_server.observability.measures import QuarantineEvent, QuarantineMeasures
 from scp_server.storage.base import ObjectWriter, SettingAside, StoredObject, TakeAway
 from scp_server.storage.layout import INCOMING, checked_arrival_id
 from scp_server.storage.quarantine_record import MAX_RECORD_BYTES, QuarantineRecord, record_from_json
+from scp_server.storage.quarantine_room import Admission, QuarantineBook, QuarantineRoom, QuarantineTotals
 from scp_server.storage.reading import FileReader
 from scp_server.storage.sync import FILE_MODE, make_folder, storage_failure, sync_directory, write_all
 
@@ -56,36 +56,6 @@ class QuarantineConfig:
     max_objects: int = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineTotals:
-    """How much is kept, and how much may be."""
-
-    objects: int
-    bytes: int
-    max_objects: int
-    max_bytes: int
-
-
-class Admission:
-    """Room that one object has reserved; given back by `close`, whatever became of the object."""
-
-    def __init__(self, quarantine: Quarantine) -> None:
-        self._quarantine = quarantine
-        self._size_bytes = 0
-        self._open = True
-
-    def grow(self, size_bytes: int) -> None:
-        """Reserve so many bytes more. Raises StorageFull when they do not fit."""
-        self._quarantine._reserve(size_bytes)
-        self._size_bytes += size_bytes
-
-    def close(self) -> None:
-        """Give the room back; a second time does nothing."""
-        if self._open:
-            self._open = False
-            self._quarantine._give_back(self._size_bytes)
-
-
 class Quarantine:
     """The quarantine of one data folder, over the storage beside it. Methods are for one event loop.
 
@@ -97,18 +67,17 @@ class Quarantine:
         config: QuarantineConfig,
         storage: SettingAside | None,
         measures: QuarantineMeasures | None = None,
+        room: QuarantineRoom | None = None,
     ) -> None:
+        """`room` where another process keeps the book, for all that write here: then this one only takes in,
+        and leaves what it finds alone."""
         self._config = config
+        self._book = QuarantineBook(config.max_objects, config.max_bytes)
+        self._room = room or self._book
         self._measures = measures or QuarantineMeasures()
         self._storage = storage
         self._root = os.path.join(os.path.abspath(config.root), QUARANTINE)
         self._executor: ThreadPoolExecutor | None = None
-        # The threads of the storage note what they have put here.
-        self._lock = Lock()
-        self._sizes: dict[str, int] = {}
-        self._bytes = 0
-        self._reserved_bytes = 0
-        self._reserved_objects = 0
         self._busy: set[str] = set()
 
     # --- life cycle
@@ -133,6 +102,8 @@ class Quarantine:
         incoming = os.path.join(os.path.dirname(self._root), INCOMING)
         if os.path.isdir(incoming) and os.stat(incoming).st_dev != os.stat(self._root).st_dev:
             raise StorageError(f"{QUARANTINE} and {INCOMING} lie on different filesystems")
+        if self._room is not self._book:
+            return
         sizes: dict[str, int] = {}
         records: list[str] = []
         with os.scandir(self._root) as entries:
@@ -148,7 +119,27 @@ class Quarantine:
         for object_id in records:
             if _is_id(object_id) and object_id not in sizes:
                 os.unlink(self._path(object_id, RECORD_SUFFIX))
-        self._sizes, self._bytes = sizes, sum(sizes.values())
+        self._book.found(sizes)
+
+    async def take_over(self, writer: str) -> None:
+        """Another process that took in has ended; what it has left is counted, or swept. Its arrival ids end
+        in `writer`. Raises StorageError; it may be done again."""
+        await self._hop("look through the quarantine", self._take_over, writer)
+
+    def _take_over(self, writer: str) -> None:
+        objects: set[str] = set()
+        records: set[str] = set()
+        for name in os.listdir(self._root):
+            if name.endswith(writer + OBJECT_SUFFIX):
+                objects.add(name.removesuffix(OBJECT_SUFFIX))
+            elif name.endswith(writer + RECORD_SUFFIX):
+                records.add(name.removesuffix(RECORD_SUFFIX))
+            elif name.endswith(writer + _PART_SUFFIX):
+                os.unlink(f"{self._root}/{name}")
+        for object_id in filter(_is_id, objects):
+            self._book.kept(object_id, os.stat(self._path(object_id, OBJECT_SUFFIX)).st_size)
+        for object_id in filter(_is_id, records - objects):
+            os.unlink(self._path(object_id, RECORD_SUFFIX))
 
     async def close(self) -> None:
         """Let what runs end. A second time does nothing."""
@@ -183,29 +174,17 @@ class Quarantine:
     @property
     def totals(self) -> QuarantineTotals:
         """How much is kept now."""
-        with self._lock:
-            return QuarantineTotals(
-                len(self._sizes), self._bytes, self._config.max_objects, self._config.max_bytes
-            )
+        return self._book.totals
 
-    def admit(self) -> Admission:
+    @property
+    def book(self) -> QuarantineBook:
+        """What is kept and reserved, for whoever asks on behalf of other processes."""
+        return self._book
+
+    async def admit(self) -> Admission:
         """Let one more object in. Raises StorageFull when there are as many as may be."""
-        with self._lock:
-            if len(self._sizes) + self._reserved_objects >= self._config.max_objects:
-                raise StorageFull("the quarantine holds as many objects as it may")
-            self._reserved_objects += 1
-        return Admission(self)
-
-    def _reserve(self, size_bytes: int) -> None:
-        with self._lock:
-            if self._bytes + self._reserved_bytes + size_bytes > self._config.max_bytes:
-                raise StorageFull("the quarantine holds as many bytes as it may")
-            self._reserved_bytes += size_bytes
-
-    def _give_back(self, size_bytes: int) -> None:
-        with self._lock:
-            self._reserved_objects -= 1
-            self._reserved_bytes -= size_bytes
+        await self._room.take_place()
+        return Admission(self._room)
 
     # --- taking in
 
@@ -244,9 +223,7 @@ class Quarantine:
                         os.rename(target, path)
                     os.unlink(self._path(record.id, RECORD_SUFFIX))
                 raise
-            with self._lock:
-                self._sizes[record.id] = size_bytes
-                self._bytes += size_bytes
+            self._room.kept(record.id, size_bytes)
 
         return take_away
 
@@ -270,12 +247,11 @@ class Quarantine:
 
     def ids(self, after: str = "", most: int | None = None) -> list[str]:
         """Arrival ids in order, those behind `after`, at most so many."""
-        with self._lock:
-            return sorted(object_id for object_id in self._sizes if object_id > after)[:most]
+        return self._book.ids(after, most)
 
     async def record(self, object_id: str) -> QuarantineRecord:
         """What is known of an object. Raises ObjectNotFound, or StorageError when its record is damaged."""
-        self._known(object_id)
+        self._book.size_of(object_id)
         return await self._hop("read the record", self._read_record, object_id)
 
     def _read_record(self, object_id: str) -> QuarantineRecord:
@@ -287,18 +263,11 @@ class Quarantine:
 
     def size_bytes(self, object_id: str) -> int:
         """The size of an object's file. Raises ObjectNotFound."""
-        return self._known(object_id)
-
-    def _known(self, object_id: str) -> int:
-        with self._lock:
-            size = self._sizes.get(object_id)
-        if size is None:
-            raise ObjectNotFound("no such object in quarantine")
-        return size
+        return self._book.size_of(object_id)
 
     async def read(self, object_id: str, offset_bytes: int = 0) -> AsyncIterator[bytes]:
         """Yield an object's file from `offset_bytes` on, a piece at a time. Raises StorageError."""
-        self._known(object_id)
+        self._book.size_of(object_id)
         reader = FileReader(self._path(object_id, OBJECT_SUFFIX), offset_bytes, None)
         try:
             while data := await self._hop("read from the quarantine", reader.read, _READ_BYTES):
@@ -314,7 +283,7 @@ class Quarantine:
     def hold(self, object_id: str) -> None:
         """Nobody else may release or drop it until `let_go`. Raises ObjectNotFound, or StorageError when
         somebody else holds it."""
-        self._known(object_id)
+        self._book.size_of(object_id)
         if object_id in self._busy:
             raise StorageError(f"{object_id} is being released or dropped")
         self._busy.add(object_id)
@@ -325,14 +294,13 @@ class Quarantine:
 
     async def drop(self, object_id: str) -> None:
         """Delete an object that the caller holds, bytes first. Raises StorageError."""
-        self._known(object_id)
+        self._book.size_of(object_id)
         await self._hop("drop", self._drop, object_id)
 
     def _drop(self, object_id: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._path(object_id, OBJECT_SUFFIX))
-        with self._lock:
-            self._bytes -= self._sizes.pop(object_id, 0)
+        self._book.gone(object_id)
         with suppress(FileNotFoundError):
             os.unlink(self._path(object_id, RECORD_SUFFIX))
         if self._config.durable:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from scp_server.interfaces import AcceptedContext, Operation, Service
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.connection import Connection
+from scp_server.net.places import Grants
 from scp_server.protocol.message import Message, Request, response_to
 from scp_server.testing import wire
 from scp_server.testing.association_driver import (
@@ -132,11 +133,11 @@ def read_responses(pdus: Iterable[tuple[int, bytes]]) -> list[tuple[int, int]]:
 class AcceptorScene:
     """An `AssociationManager` and its connections. Make it inside the running loop."""
 
-    def __init__(self, config: AcceptorConfig | None = None) -> None:
+    def __init__(self, config: AcceptorConfig | None = None, grants: Grants | None = None) -> None:
         self.loop = ClockedLoop()
         self.services = ScriptedServices()
         self.manager = AssociationManager(
-            config or AcceptorConfig(ANY_SIZE, max_pending_operations=2), self.services
+            config or AcceptorConfig(ANY_SIZE, max_pending_operations=2), self.services, grants=grants
         )
 
     def connect(self, host: str = "192.0.2.7") -> StagedConnection:

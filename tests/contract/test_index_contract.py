@@ -12,6 +12,18 @@ import pytest
 from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.testing.index_contract import IndexContract, MakeIndex, MakeUnavailable
+from tests.contract.satellites_index import SatellitesIndex
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
 
 
 class TestSqlIndex(IndexContract):
@@ -28,14 +40,17 @@ class TestSqlIndex(IndexContract):
 
     @pytest.fixture
     def make_unavailable(self, tmp_path: Path) -> MakeUnavailable:
-        @contextmanager
-        def locked() -> Iterator[None]:
-            other = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
-            other.execute("BEGIN EXCLUSIVE")
-            try:
-                yield
-            finally:
-                other.execute("ROLLBACK")
-                other.close()
+        return lambda: _locked(tmp_path / "index.sqlite")
 
-        return locked
+
+class TestIndexWrittenByAnotherProcess(IndexContract):
+    """What a satellite has: its own readers, and the primary's writer at the other end of a connection."""
+
+    @pytest.fixture
+    def make_index(self, tmp_path: Path) -> MakeIndex:
+        config = IndexConfig(tmp_path / "index.sqlite", synchronous_full=False, busy_timeout_seconds=0.05)
+        return lambda: SatellitesIndex(config)
+
+    @pytest.fixture
+    def make_unavailable(self, tmp_path: Path) -> MakeUnavailable:
+        return lambda: _locked(tmp_path / "index.sqlite")

@@ -10,6 +10,7 @@ from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.testing.index_contract import MakeIndex
 from scp_server.testing.search_contract import SearchContract
+from tests.contract.satellites_index import SatellitesIndex
 
 
 class TestSqlIndex(SearchContract):
@@ -20,3 +21,9 @@ class TestSqlIndex(SearchContract):
             return SqlIndex(IndexConfig(path, synchronous_full=False, readers=request.param))
 
         return make
+
+
+class TestIndexWrittenByAnotherProcess(SearchContract):
+    @pytest.fixture
+    def make_index(self, tmp_path: Path) -> MakeIndex:
+        return lambda: SatellitesIndex(IndexConfig(tmp_path / "index.sqlite", synchronous_full=False))

@@ -296,6 +296,6 @@ def _check(
     assert [line for line in logs if "exception" in line or line["level"] in ("error", "critical")] == []
     assert server._manager.association_count == 0
     assert server._manager._request_bytes == 0
-    assert not server._manager._per_peer
-    assert not server._manager._per_address
+    assert not server._manager.places.per_peer
+    assert not server._manager.places.per_address
     assert [path.name for path in data_dir.rglob("*.part")] == []

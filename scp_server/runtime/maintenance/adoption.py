@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from scp_server.errors import IndexFailure, IndexUnavailable, OperationRefused, StorageError
@@ -18,7 +18,9 @@ from scp_server.runtime.maintenance.progress import NoProgress, Progress
 from scp_server.runtime.recovery import read_entry
 from scp_server.services.storage import Deletions
 from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.layout import arrival_id_in
 
+InFlight = Callable[[Sequence[str]], Awaitable[set[str]]]
 READ_TOGETHER = 4
 """Objects whose files are read at once."""
 ADDED_TOGETHER = 64
@@ -42,7 +44,7 @@ def arrival_order(stored: StoredObject) -> tuple[str, str]:
 
 def arrival_id_of(location: str) -> str:
     """The arrival id in a location, padded so that comparing text compares times."""
-    return location.rpartition("-")[2].removesuffix(".dcm").rjust(64, "0")
+    return arrival_id_in(location).rjust(64, "0")
 
 
 class Adopter:
@@ -52,8 +54,17 @@ class Adopter:
     adopt a file again that was deleted in between.
     """
 
-    def __init__(self, storage: Storage, index: Index, limits: TapLimits, deletions: Deletions) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        index: Index,
+        limits: TapLimits,
+        deletions: Deletions,
+        in_flight: InFlight | None = None,
+    ) -> None:
+        """`in_flight` where other processes write to the storage too: `Storage.not_yet_indexed` of all."""
         self._storage = storage
+        self._in_flight = in_flight or storage.not_yet_indexed
         self._index = index
         self.limits = limits
         """How much of a header is read; may be changed at any time."""
@@ -66,12 +77,13 @@ class Adopter:
         The order of the questions is what makes the answer true while others work. What is no longer in
         flight has been indexed or taken back, so the index is asked once more. A file that became unknown by
         being replaced or deleted is noted as discarded or doomed for as long as it is there, so the last
-        question is whether it is. Raises StorageError or IndexFailure.
+        question is whether it is. Where several processes write, each is asked the same, after the file
+        was seen and before the index is asked again. Raises StorageError or IndexFailure.
         """
         unknown = await self._index.unknown_locations([each.location for each in stored])
         if not unknown:
             return []
-        in_flight = await self._storage.not_yet_indexed(unknown)
+        in_flight = await self._in_flight(unknown)
         unknown = await self._index.unknown_locations([each for each in unknown if each not in in_flight])
         going = {*await self._index.discarded(), *await self._deletions.doomed(unknown)}
         unknown = [each for each in unknown if each not in going]

@@ -20,16 +20,16 @@ from typing import BinaryIO, Final
 from scp_server.errors import CannotTranscode
 from scp_server.objects.frame_codecs import decode_frame
 from scp_server.objects.pixel_format import PixelFormat
+from scp_server.services.parent_process import end_with_parent
 
 JOB: Final = struct.Struct(">QQ")
 ANSWER: Final = struct.Struct(">BQ")
 PIXELS, REFUSAL = 0, 1
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def main(memory_bytes: int, frame_seconds: int) -> None:
     """Answer jobs until there are no more. A job that takes far too long ends the process."""
-    _end_with_parent()
+    end_with_parent()
     with suppress(OSError):
         # Where the machine is out of memory, this is the process to end, and not the server.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
@@ -46,18 +46,6 @@ def main(memory_bytes: int, frame_seconds: int) -> None:
         signal.alarm(frame_seconds)
         _answer(answers, description, frame)
         signal.alarm(0)
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, however that happens (Linux)."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:
-        raise SystemExit
 
 
 def _answer(answers: BinaryIO, description: bytes, frame: bytes) -> None:

@@ -117,7 +117,7 @@ def test_version_is_the_packages() -> None:
         ["store", "--input", __file__, "--passcode-file", __file__],
         ["store", "--input", __file__, "--max-associations", "0"],
         ["store", "--input", __file__, "--resume", __file__],
-        ["serve", "--workers", "2"],
+        ["serve", "--workers", "0"],
         ["config", "check"],
     ],
 )

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Connection
@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.index.transactions import IndexWriter
 from scp_server.index.writer import EntryWriter
 from scp_server.objects.summary import InstanceSummary
 from scp_server.testing.index_contract import index_entry
@@ -79,7 +80,7 @@ async def test_a_full_database_is_unavailable_and_keeps_nothing_of_the_batch(
     index: SqlIndex, path: Path
 ) -> None:
     await index.add(index_entry("0"), KEEP_FIRST)
-    writing = index._writer._connection
+    writing = cast(IndexWriter, index._writer)._connection
     assert writing is not None
     pages = writing.exec_driver_sql("PRAGMA page_count").scalar_one()
     writing.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
@@ -174,7 +175,7 @@ async def test_durability_sets_how_the_log_is_synced(path: Path, full: bool, exp
     index = SqlIndex(IndexConfig(path, synchronous_full=full))
     await index.open()
     await index.add(index_entry(), KEEP_FIRST)
-    writing = index._writer._connection
+    writing = cast(IndexWriter, index._writer)._connection
     assert writing is not None
     assert writing.exec_driver_sql("PRAGMA synchronous").scalar() == expected
     assert writing.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"

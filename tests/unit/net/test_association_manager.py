@@ -277,8 +277,8 @@ async def _any_order(steps: list[tuple[int, str, int]]) -> None:
         await settle()
         await settle()
     assert scene.manager.connection_count == scene.manager.association_count == 0
-    assert not scene.manager._per_peer
-    assert not scene.manager._per_address
+    assert not scene.manager.places.per_peer
+    assert not scene.manager.places.per_address
     assert scene.manager._request_bytes == 0
     assert scene.manager.budget.held_bytes == 0
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

@@ -9,7 +9,7 @@ import pytest
 
 from scp_server.errors import ConfigurationError
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
-from scp_server.net.listener import Listener
+from scp_server.net.listener import Listener, bind_again, bind_shared, bound_addresses
 from scp_server.testing.acceptor_scene import ANY_SIZE, ScriptedServices
 
 
@@ -81,3 +81,43 @@ async def test_a_port_can_be_taken_again_at_once(manager: AssociationManager) ->
     writer.close()
     await _until(0, manager)
     await second.stop()
+
+
+async def test_several_listen_where_one_has_bound_and_all_get_connections(
+    manager: AssociationManager,
+) -> None:
+    bound = await bind_shared("127.0.0.1", 0)
+    addresses = bound_addresses(bound)
+    first = Listener(manager, "127.0.0.1", 0, bound)
+    others = [
+        Listener(AssociationManager(manager.config, manager.services), "", 0, bind_again(addresses))
+        for _ in range(2)
+    ]
+    address = await first.start()
+    assert [await other.start() for other in others] == [address, address]
+    managers = [manager, *(other._manager for other in others)]
+    writers = [await _connected(address) for _ in range(60)]
+    async with asyncio.timeout(5):
+        while sum(each.connection_count for each in managers) < len(writers):
+            await asyncio.sleep(0.001)
+    assert min(each.connection_count for each in managers) > 0
+    for writer in writers:
+        writer.close()
+    for each in managers:
+        await _until(0, each)
+    for listener in (first, *others):
+        await listener.stop()
+
+
+async def test_nothing_is_accepted_before_anybody_listens(manager: AssociationManager) -> None:
+    bound = await bind_shared("127.0.0.1", 0)
+    with bound[0], pytest.raises(ConnectionRefusedError):
+        await _connected(bound[0].getsockname()[:2])
+
+
+async def test_a_port_that_somebody_else_shares_is_not_joined(manager: AssociationManager) -> None:
+    (theirs,) = await bind_shared("127.0.0.1", 0)
+    with theirs:
+        theirs.listen()
+        with pytest.raises(ConfigurationError, match=r"listen: .*in use"):
+            await bind_shared("127.0.0.1", theirs.getsockname()[1])

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 import warnings
@@ -234,3 +235,38 @@ def test_unconfigured_only_warnings_are_written_and_structlog_stays_out(call: st
     assert expected in done.stderr
     assert bool(done.stderr) is bool(expected)
     assert done.stdout.strip() == str(bool(expected))
+
+
+def test_the_worker_is_in_every_line_where_there_are_several() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream, worker=2)
+    get_logger().info("a.b")
+    logging.getLogger("library").warning("hello")
+    configure_logging("json", "info", stream)
+    get_logger().info("c.d")
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
+    assert (first["worker"], second["worker"]) == (2, 2)
+    assert "worker" not in third
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"text": "x" * 5_000},
+        {"texts": ["x" * 1_000] * 64},
+        {"deep": {f"key {n}": [{"a": "\u00e9" * 100}] * 64 for n in range(64)}},
+        {f"key_{n}": "y" * 900 for n in range(300)},
+    ],
+)
+def test_no_line_of_several_workers_is_longer_than_a_pipe_takes_whole(
+    format: Any, values: dict[str, Any]
+) -> None:
+    stream = io.StringIO()
+    configure_logging(format, "info", stream, worker=0)
+    get_logger().info("a.b", **values)
+    get_logger().info("c.d", text="z" * 1_000)
+    long, short = stream.getvalue().splitlines()
+    assert len(long.encode()) < select.PIPE_BUF
+    assert "a.b" in long
+    assert "z" * 1_000 in short

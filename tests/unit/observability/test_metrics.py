@@ -14,7 +14,7 @@ from scp_server.observability.measures import (
     ReadingStop,
     SubOperationResult,
 )
-from scp_server.observability.metrics import METRICS, TEXT_CONTENT_TYPE, Metrics
+from scp_server.observability.metrics import METRICS, TEXT_CONTENT_TYPE, Metrics, added, growing
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.pdu import RejectReason
 
@@ -194,3 +194,36 @@ def test_a_peer_s_name_is_a_label_only_while_the_settings_name_it() -> None:
     assert active() == {"other": 4, "CT1": 1, 'A"B@10.0.0.0/8': 0}
     measures.peers.configure([])
     assert active() == {"other": 4}
+
+
+def test_what_other_processes_have_counted_is_added_and_what_is_of_one_only_is_not() -> None:
+    mine, theirs = Measures(), Measures()
+    mine.associations.accepted, theirs.associations.accepted = 2, 3
+    mine.index.batch_entries.observe(4)
+    theirs.index.batch_entries.observe(200)
+    other = Metrics(theirs, lambda: Levels(ready=True, connections=7, connections_limit=10), "9.9").samples()
+    metrics = Metrics(mine, lambda: Levels(ready=True, connections_limit=20), "9.9", lambda: other)
+    body = metrics.render()[0].decode()
+    for line in (
+        "scp_associations_accepted_total 5.0",
+        'scp_index_batch_entries_bucket{le="4.0"} 1.0',
+        'scp_index_batch_entries_bucket{le="+Inf"} 2.0',
+        "scp_index_batch_entries_sum 204.0",
+        "scp_connections 7.0",
+        "scp_connections_limit 30.0",
+        "scp_ready 1.0",
+    ):
+        assert f"\n{line}\n" in body, line
+    assert body.count("\nscp_build_info{") == 1
+    assert '"} 1.0' in body[body.index("scp_build_info{") :].splitlines()[0]
+
+
+def test_of_a_process_that_has_ended_only_what_grows_is_kept() -> None:
+    measures = Measures()
+    measures.associations.accepted = 3
+    measures.loop_lag.observe(0.5)
+    samples = growing(Metrics(measures, lambda: Levels(connections=7), "9.9").samples())
+    names = {name for name, _ in samples}
+    assert {"scp_associations_accepted_total", "scp_event_loop_lag_seconds_count"} <= names
+    assert "scp_connections" not in names
+    assert added(samples, samples)["scp_associations_accepted_total", ()] == 6

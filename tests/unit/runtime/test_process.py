@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,23 @@ def test_a_system_that_refuses_is_a_configuration_error(
     _Limits(monkeypatch, 1_024, 1_000_000).error = error
     with pytest.raises(ConfigurationError, match=r"^limits.max_connections: .*not "):
         raise_descriptor_limit(4_096, 2_000)
+
+
+def test_whoever_inherits_the_lock_holds_the_folder_and_its_end_is_waited_for(tmp_path: Path) -> None:
+    """As the workers of a server that was killed do, until the kernel has ended them."""
+    lock = DataFolderLock(tmp_path)
+    lock.acquire()
+    heir = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor]
+    )
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    (tmp_path / "lock").write_text(f"{gone.pid}\n")
+    lock.release()
+    with heir:
+        assert heir.stdin is not None
+        threading.Timer(0.2, heir.stdin.close).start()
+        lock.acquire()
+        lock.release()
+    with pytest.raises(RuntimeError):
+        assert lock.descriptor

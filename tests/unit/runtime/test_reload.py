@@ -213,9 +213,10 @@ class Hangups:
 async def test_sighup_takes_over_a_file_or_says_what_is_wrong_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configured: list[tuple[object, str]] = []
+    configured: list[tuple[object, ...]] = []
     monkeypatch.setattr(
-        "scp_server.runtime.reload.configure_logging", lambda *arguments: configured.append(arguments)
+        "scp_server.runtime.reload.configure_logging",
+        lambda *arguments, worker: configured.append((*arguments, worker)),
     )
     config = tmp_path / "scp.toml"
     config.write_text("")
@@ -234,7 +235,7 @@ async def test_sighup_takes_over_a_file_or_says_what_is_wrong_with_it(
             "drain_timeout_seconds": {"before": 30.0, "after": 1.0},
             "log.level": {"before": "info", "after": "debug"},
         }
-        assert configured == [(None, "debug")]
+        assert configured == [(None, "debug", None)]
         daemon.hang_up("drain_timeout_seconds = -1\n[log]\nlevle = 1\n")
         rejected = await daemon.expect("settings.rejected")
         assert [(one["line"], one["key"]) for one in rejected["problems"]] == [
@@ -244,7 +245,7 @@ async def test_sighup_takes_over_a_file_or_says_what_is_wrong_with_it(
         daemon.hang_up('[storage]\ndurability = "process"\n[log]\nlevel = "error"\n')
         rejected = await daemon.expect("settings.rejected", 2)
         assert [one["key"] for one in rejected["problems"]] == ["storage.durability"]
-        assert configured == [(None, "debug")]
+        assert configured == [(None, "debug", None)]
         daemon.hang_up('drain_timeout_seconds = 1\n[log]\nlevel = "debug"\n')
         assert (await daemon.expect("settings.reloaded", 2))["changed"] == {}
         os.kill(os.getpid(), signal.SIGTERM)

@@ -33,6 +33,8 @@ OTHERS = frozenset(
         "storage.reserve_bytes",
         "storage.threads",
         "storage.write_buffer_bytes",
+        "worker_silence_seconds",
+        "workers",
     }
 )
 LIMITS = "integration/test_limits.py::"
@@ -118,6 +120,9 @@ REACHED_BY: dict[str, str] = {
     "test_a_locked_database_is_unavailable_after_the_busy_timeout",
     "index.compare_at_start": COMPARISON + "test_it_can_be_switched_off",
     "index.compare_objects_per_second": COMPARISON + "test_it_goes_no_faster_than_it_may",
+    "worker_silence_seconds": "integration/test_workers.py::"
+    "test_nothing_acknowledged_is_lost_when_workers_are_killed_or_hang_and_others_take_their_places",
+    "workers": "integration/test_workers.py::test_metrics_and_status_tell_of_all_workers_together",
     "storage.reserve_bytes": "integration/test_receive.py::test_no_room_is_a700_and_the_association_goes_on",
     "storage.threads": "unit/storage/test_filesystem.py::test_no_more_calls_block_at_once_than_the_threads",
     "storage.write_buffer_bytes": "unit/storage/test_filesystem.py::"

@@ -168,17 +168,17 @@ async def test_the_record_is_durable_before_the_object_is_renamed_and_its_bytes_
 
 
 async def test_room_is_reserved_as_it_is_needed_and_given_back(quarantine: Quarantine) -> None:
-    first, second, _third = quarantine.admit(), quarantine.admit(), quarantine.admit()
+    first, second, _third = await quarantine.admit(), await quarantine.admit(), await quarantine.admit()
     with pytest.raises(StorageFull, match="objects"):
-        quarantine.admit()
-    first.grow(60)
+        await quarantine.admit()
+    await first.grow(60)
     with pytest.raises(StorageFull, match="bytes"):
-        second.grow(41)
-    second.grow(40)
+        await second.grow(41)
+    await second.grow(40)
     first.close()
     first.close()
-    second.grow(60)
-    quarantine.admit()
+    await second.grow(60)
+    await quarantine.admit()
 
 
 async def test_open_sweeps_what_a_crash_left_and_nothing_else(
