@@ -122,7 +122,7 @@ class SqlIndex:
         )
         self._searches.open()
         self._queue = BatchQueue(
-            self._writer.perform,
+            self._perform,
             self._writer.finish,
             max_batch=self._config.max_batch,
             max_queue=self._config.max_queue,
@@ -130,6 +130,13 @@ class SqlIndex:
             measures=self._measures,
         )
         self._queue.start()
+
+    def _perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> Sequence[AddResult | int | Exception]:
+        """What comes first of each, then the transactions of those for which it did not fail."""
+        failures = [_failure_of_first(request) for request in batch]
+        left = [request for request, failure in zip(batch, failures, strict=True) if failure is None]
+        answers = iter(self._writer.perform(left) if left else ())
+        return [next(answers) if failure is None else failure for failure in failures]
 
     async def close(self) -> None:
         """Write what was accepted, then close. May be called twice, and after `open` failed."""
@@ -274,6 +281,16 @@ class SqlIndex:
                 return query(connection)
 
         return await asyncio.get_running_loop().run_in_executor(threads, run)
+
+
+def _failure_of_first(request: AddRequest | RemoveRequest) -> Exception | None:
+    """Do what comes first of a request; returns what went wrong."""
+    if isinstance(request, AddRequest) and request.first is not None:
+        try:
+            request.first()
+        except Exception as error:  # only its own entry may suffer from it
+            return error
+    return None
 
 
 def _shut(searches: SearchThreads, threads: ThreadPoolExecutor, reader: Engine) -> None:
