@@ -14,16 +14,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
+from scp_server.objects.uid_names import sop_class_uid, transfer_syntax_uid
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
 from scp_server.settings.codecs import CodecsSettings
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
-from scp_server.settings.names import (
-    ANY_OTHER,
-    application_context_names,
-    sop_class_uid,
-    transfer_syntax_uid,
-)
+from scp_server.settings.names import ANY_OTHER, application_context_names
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
