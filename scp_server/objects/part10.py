@@ -258,7 +258,7 @@ def _read_record(values: dict[int, bytes]) -> tuple[str | None, int | None, Rece
 
 def _read_digest(rest: bytes) -> ReceivedDigest | None:
     """What follows the arrival id: a digest, or one NUL at most."""
-    values = []
+    values: list[bytes] = []
     while len(values) < 2 and rest and rest[0]:
         length, rest = rest[0], rest[1:]
         if len(rest) < length:
