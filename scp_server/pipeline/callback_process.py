@@ -1,0 +1,78 @@
+"""The program of a process that calls one callback: see `child_program` for its jobs and answers.
+
+A job's content is what the callback is given, pickled; the answer an `Answer`, pickled. The callback's module
+is imported with the first job, so that what goes wrong there is an answer, too.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Final
+
+from scp_server.child_program import Jobs
+from scp_server.pipeline.callback import find_function
+from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
+
+ANSWERED: Final = 0
+FORKED: Final = 1
+"""In place of the answer: the callback has forked, and this is the copy."""
+_MAX_TEXT_CHARACTERS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call ended: with one of `verdict` and `raised`, or by returning.
+
+    `returned` is the name of the type of what it returned; None for None, as it should be. `changes` are what
+    the callback asked for of an instance, where it did.
+    """
+
+    returned: str | None = None
+    verdict: Reject | NotDelivered | Undeliverable | None = None
+    raised: str = ""
+    traceback: str = ""
+    changes: object = None
+
+
+def main(memory_bytes: int, job_seconds: int, import_name: str) -> None:
+    """Answer jobs until there are no more."""
+    process_id = os.getpid()
+    jobs = Jobs(memory_bytes, job_seconds)
+    for _, content in jobs:
+        answer = _called(import_name, content)
+        if os.getpid() != process_id:
+            jobs.answer(FORKED, b"")
+            os._exit(0)
+        try:
+            jobs.answer(ANSWERED, pickle.dumps(answer))
+        except MemoryError:
+            jobs.answer(ANSWERED, pickle.dumps(Answer(raised="MemoryError: no room for the answer")))
+
+
+def _called(import_name: str, content: bytes) -> Answer:
+    try:
+        arguments = pickle.loads(content)
+        result = find_function(import_name)(*arguments)
+        changes = getattr(arguments[0], "changes", None)
+        return Answer(returned=None if result is None else type(result).__name__, changes=changes)
+    except (Reject, NotDelivered, Undeliverable) as verdict:
+        return Answer(verdict=verdict)
+    except BaseException as error:
+        raised = f"{type(error).__name__}: {error}"[:_MAX_TEXT_CHARACTERS]
+        return Answer(raised=raised, traceback=_where(error))
+
+
+def _where(error: BaseException) -> str:
+    """The end of the traceback as text; nothing where there is not even memory for that."""
+    try:
+        return "".join(traceback.format_exception(error))[-_MAX_TEXT_CHARACTERS:]
+    except MemoryError:
+        return ""
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
