@@ -10,32 +10,14 @@ import os
 import pickle
 import sys
 import traceback
-from dataclasses import dataclass
 from typing import Final
 
 from scp_server.child_program import Jobs
 from scp_server.pipeline.callback import find_function
+from scp_server.pipeline.callback_answer import ANSWERED, FORKED, Answer
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
-ANSWERED: Final = 0
-FORKED: Final = 1
-"""In place of the answer: the callback has forked, and this is the copy."""
 _MAX_TEXT_CHARACTERS: Final = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How a call ended: with one of `verdict` and `raised`, or by returning.
-
-    `returned` is the name of the type of what it returned; None for None, as it should be. `changes` are what
-    the callback asked for of an instance, where it did.
-    """
-
-    returned: str | None = None
-    verdict: Reject | NotDelivered | Undeliverable | None = None
-    raised: str = ""
-    traceback: str = ""
-    changes: object = None
 
 
 def main(memory_bytes: int, job_seconds: int, import_name: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 from scp_server.child_processes import ChildConfig, ChildLost, ChildProcesses, ChildTooSlow
-from scp_server.pipeline.callback_process import FORKED, Answer
+from scp_server.pipeline.callback_answer import FORKED, Answer
 from scp_server.pipeline.stepping import DeadlinePassed
 
 _PROGRAM: Final = "scp_server.pipeline.callback_process"

@@ -81,7 +81,7 @@ class CallbackRunner:
         self.timeout_seconds = limits.timeout_of(callback)
         self.concurrency = limits.concurrency_of(callback)
         self._blocking_seconds = limits.blocking_seconds
-        self._counts = counts
+        self.counts = counts
         self._verdicts = _verdicts_at(callback.stage)
         self._room = asyncio.Semaphore(self.concurrency)
         self._threads = CallbackThreads(callback.name, counts, limits.max_abandoned_threads)
@@ -122,7 +122,7 @@ class CallbackRunner:
     async def run(self, subject: Logged, *further: object, waited_seconds: float = 0.0) -> None:
         """Call it. Raises a verdict that its stage knows where the callback does, and CallbackFailed for
         anything else that is no plain return."""
-        counts = self._counts
+        counts = self.counts
         counts.running += 1
         began = time.perf_counter()
         try:
@@ -171,7 +171,7 @@ class CallbackRunner:
         return answer.returned
 
     def _blocked(self, seconds: float) -> None:
-        self._counts.blocked += 1
+        self.counts.blocked += 1
         log.warning("callback.blocked_loop", callback=self.callback.name, seconds=round(seconds, 3))
 
     def _too_long(self, what: str) -> str:
@@ -181,7 +181,7 @@ class CallbackRunner:
         self, outcome: CallbackOutcome, subject: Logged, text: str, error: Exception | None = None
     ) -> CallbackFailed:
         """Count and log it, once."""
-        self._counts.outcomes[outcome] += 1
+        self.counts.outcomes[outcome] += 1
         log.error(
             "callback.failed",
             callback=self.callback.name,
