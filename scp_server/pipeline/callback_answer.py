@@ -9,7 +9,7 @@ from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
 ANSWERED: Final = 0
 FORKED: Final = 1
-"""In place of the answer: the callback has forked, and this is the copy."""
+"""An answer, too, and the callback has forked meanwhile: the process is not to be used again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,19 +20,30 @@ from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 _MAX_TEXT_CHARACTERS: Final = 2_000
 
 
+class _Forks:
+    """How often this process has forked, and whether it is the copy that a fork made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_copy = False
+        os.register_at_fork(after_in_parent=self._count, after_in_child=self._note_copy)
+
+    def _count(self) -> None:
+        self.count += 1
+
+    def _note_copy(self) -> None:
+        self.is_copy = True
+
+
 def main(memory_bytes: int, job_seconds: int, import_name: str) -> None:
     """Answer jobs until there are no more."""
-    process_id = os.getpid()
+    forks = _Forks()
     jobs = Jobs(memory_bytes, job_seconds)
     for _, content in jobs:
         answer = _called(import_name, content)
-        if os.getpid() != process_id:
-            jobs.answer(FORKED, b"")
+        if forks.is_copy:
             os._exit(0)
-        try:
-            jobs.answer(ANSWERED, pickle.dumps(answer))
-        except MemoryError:
-            jobs.answer(ANSWERED, pickle.dumps(Answer(raised="MemoryError: no room for the answer")))
+        jobs.answer(FORKED if forks.count else ANSWERED, pickle.dumps(answer))
 
 
 def _called(import_name: str, content: bytes) -> Answer:

@@ -8,15 +8,18 @@ import sys
 from typing import Final
 
 from scp_server.child_processes import ChildConfig, ChildLost, ChildProcesses, ChildTooSlow
+from scp_server.observability.logs import get_logger
 from scp_server.pipeline.callback_answer import FORKED, Answer
 from scp_server.pipeline.stepping import DeadlinePassed
+
+log = get_logger(__name__)
 
 _PROGRAM: Final = "scp_server.pipeline.callback_process"
 _MAX_ANSWER_BYTES: Final = 8 << 20
 
 
 class ProcessLost(Exception):
-    """The process crashed, forked, or answered nothing that makes sense."""
+    """The process crashed, or answered nothing that makes sense."""
 
 
 class RaisedThere(Exception):
@@ -26,7 +29,10 @@ class RaisedThere(Exception):
 class CallbackProcesses:
     """The processes of one callback. What it is given goes there pickled, and an `Answer` comes back."""
 
-    def __init__(self, import_name: str, processes: int, seconds: float, memory_bytes: int) -> None:
+    def __init__(
+        self, name: str, import_name: str, processes: int, seconds: float, memory_bytes: int
+    ) -> None:
+        self._name = name
         self._children = ChildProcesses(
             ChildConfig(
                 program=_PROGRAM,
@@ -50,7 +56,8 @@ class CallbackProcesses:
         except ChildLost as lost:
             raise ProcessLost(f"its process was lost: {lost}") from lost
         if kind == FORKED:
-            raise ProcessLost("it forked: the process and its copy were killed")
+            # Copies end when they come back; those that do not were killed with the process.
+            log.error("callback.forked", callback=self._name)
         try:
             answer = pickle.loads(b"".join(pieces))
         except Exception as error:

@@ -86,7 +86,11 @@ class CallbackRunner:
         self._room = asyncio.Semaphore(self.concurrency)
         self._threads = CallbackThreads(callback.name, counts, limits.max_abandoned_threads)
         self._processes = CallbackProcesses(
-            callback.import_name, self.concurrency, self.timeout_seconds, limits.memory_of(callback)
+            callback.name,
+            callback.import_name,
+            self.concurrency,
+            self.timeout_seconds,
+            limits.memory_of(callback),
         )
         self._call: Callable[[tuple[Any, ...], float], Awaitable[str | None]]
         """Calls the function, and gives the name of the type of what it returned; None for None."""

@@ -315,7 +315,10 @@ def endless(connection):
     time.sleep(600)
 
 def forks(connection):
-    os.fork()
+    with open(__file__ + ".pids", "a") as file:
+        file.write(f"{os.getpid()} ")
+    if os.fork() == 0:
+        time.sleep(600)
 
 def hungry(connection):
     bytearray(1 << 30)
@@ -357,7 +360,6 @@ async def test_one_in_a_process_gets_its_subject_and_may_reject(start: Start, pl
     [
         ("raises", "raised", "KeyError: 'there'"),
         ("hungry", "raised", "MemoryError"),
-        ("forks", "lost", "it forked"),
         ("crashes", "lost", "its process was lost"),
         ("nonsense", "nonsense", "it returned dict"),
     ],
@@ -387,6 +389,20 @@ async def test_a_process_that_never_returns_is_killed_with_what_it_started(
     assert process.returncode == -9
     what_it_started = int((tmp_path / "bad_plugin.py.pid").read_text())
     assert _is_dead(what_it_started)
+
+
+async def test_a_process_that_forks_is_named_and_ends_with_its_copies(
+    start: Start, plugin: Any, tmp_path: Path
+) -> None:
+    runner = start(plugin("forks"))
+    for _ in range(2):
+        with captured_logs() as lines:
+            await runner.run(SUBJECT)
+        assert [(line["event"], line["callback"]) for line in lines] == [("callback.forked", "forks")]
+    originals = {int(one) for one in (tmp_path / "bad_plugin.py.pids").read_text().split()}
+    assert len(originals) == 2, "the process was used again"
+    assert all(map(_is_dead, originals))
+    assert runner.counts.outcomes["returned"] == 2
 
 
 def _is_dead(process_id: int) -> bool:
