@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -388,7 +389,7 @@ async def test_a_process_that_never_returns_is_killed_with_what_it_started(
     (process,) = started
     assert process.returncode == -9
     what_it_started = int((tmp_path / "bad_plugin.py.pid").read_text())
-    assert _is_dead(what_it_started)
+    assert _dies(what_it_started)
 
 
 async def test_a_process_that_forks_is_named_and_ends_with_its_copies(
@@ -401,17 +402,20 @@ async def test_a_process_that_forks_is_named_and_ends_with_its_copies(
         assert [(line["event"], line["callback"]) for line in lines] == [("callback.forked", "forks")]
     originals = {int(one) for one in (tmp_path / "bad_plugin.py.pids").read_text().split()}
     assert len(originals) == 2, "the process was used again"
-    assert all(map(_is_dead, originals))
+    assert all(map(_dies, originals))
     assert runner.counts.outcomes["returned"] == 2
 
 
-def _is_dead(process_id: int) -> bool:
-    """Whether a process has ended, though perhaps nobody has asked for its exit code yet."""
+def _dies(process_id: int) -> bool:
+    """Whether a process ends, or has ended; waits for it."""
     try:
-        status = Path(f"/proc/{process_id}/stat").read_text()
-    except FileNotFoundError:
+        descriptor = os.pidfd_open(process_id)
+    except ProcessLookupError:
         return True
-    return status.rpartition(")")[2].split()[0] == "Z"
+    try:
+        return bool(select.select([descriptor], [], [], 10)[0])
+    finally:
+        os.close(descriptor)
 
 
 async def test_as_many_processes_as_allowed_run_at_once(start: Start, plugin: Any) -> None:
