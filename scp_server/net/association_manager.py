@@ -115,6 +115,11 @@ class AssociationManager:
         """Accepted associations that have not ended."""
         return len(self._associations)
 
+    @property
+    def request_bytes(self) -> int:
+        """What is held of A-ASSOCIATE-RQs that have not been answered."""
+        return self._request_bytes
+
     def associations_by_peer(self) -> Counter[str]:
         """`association_count` for each peer that the settings name and that has any, and for all others."""
         return Counter(self.measures.peers.label(each.peer_name) for each in self._associations)

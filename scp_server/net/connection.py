@@ -238,6 +238,7 @@ class Connection(AssociationTransport):
                 self._manager.request_bytes_held(self, 0)
             self.flush()
         except Exception:
+            self._judging = None
             log.exception("association.failed", event_type="AssociateRequested")
             self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
 

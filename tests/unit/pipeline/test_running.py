@@ -329,6 +329,21 @@ def crashes(connection):
 
 def nonsense(connection):
     return {"status": 0}
+
+def alone(connection):
+    lock = os.open(__file__ + ".lock", os.O_CREAT | os.O_EXCL)
+    time.sleep(0.03)
+    os.unlink(__file__ + ".lock")
+
+def together(connection):
+    other = __file__ + ".fifo"
+    try:
+        os.mkfifo(other)
+    except FileExistsError:
+        # Opened by both, or by neither.
+        open(other).read()
+    else:
+        open(other, "w").write("here")
 """
 
 
@@ -419,9 +434,12 @@ def _dies(process_id: int) -> bool:
 
 
 async def test_as_many_processes_as_allowed_run_at_once(start: Start, plugin: Any) -> None:
-    runner = start(plugin("good"), processes=1)
+    runner = start(plugin("alone"), processes=1)
     assert runner.concurrency == 1
-    assert start(plugin("good", concurrency=3), processes=1).concurrency == 3
+    await asyncio.gather(*(runner.run(SUBJECT) for _ in range(4)))
+    together = start(plugin("together", concurrency=2), processes=1)
+    assert together.concurrency == 2
+    await asyncio.gather(*(together.run(SUBJECT) for _ in range(2)))
 
 
 async def test_a_process_may_use_as_much_memory_as_the_setting_says(start: Start, plugin: Any) -> None:
