@@ -1,8 +1,8 @@
 """The child's side of `child_processes`: a program that answers jobs on its standard input, and ends in time.
 
 A job is two lengths of 8 bytes (big endian), a description and a content. The answer is one byte that says
-what it is, a length, and that. The program ends with its input, and with the process that started it, whatever
-it is doing then.
+what it is, a length, and that. The program ends with its input, and with the process that started it,
+whatever it is doing then.
 """
 
 from __future__ import annotations
