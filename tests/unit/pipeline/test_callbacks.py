@@ -10,17 +10,15 @@ import pytest
 
 from scp_server import Reject, callback
 from scp_server.interfaces import AssociationInfo, AssociationVerdict, PeerRules
-from scp_server.objects.header_tap import HeaderTap
-from scp_server.objects.summary import summarize
 from scp_server.observability.logs import captured_logs
 from scp_server.observability.measures import CallbackMeasures
 from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.pipeline.instances import ReceivedInstance
 from scp_server.pipeline.registry import CallbackSources, load_callbacks
 from scp_server.pipeline.running import CallbackLimits
-from scp_server.pipeline.subjects import AssociationFacts, Times
+from scp_server.pipeline.subjects import AssociationFacts
+from scp_server.testing.callback_subjects import association, received_instance
 from scp_server.testing.dicos_objects import dicos_tdr
-from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import Patient, ct_image
 
 INFO = AssociationInfo("a-1", "CT1", "ARCHIVE", "192.0.2.7", 104, "1.2.3", peer=PeerRules("ct"))
@@ -40,21 +38,6 @@ async def activate() -> AsyncIterator[Activate]:
     yield activate
     for each in made:
         await each.close()
-
-
-def received(stored: EncodedObject, calling_ae_title: str = "CT1") -> ReceivedInstance:
-    """A whole object before anything of it is stored."""
-    tap = HeaderTap(stored.transfer_syntax_uid)
-    tap.feed(stored.dataset)
-    tap.finish()
-    return ReceivedInstance(
-        AssociationFacts.of(AssociationInfo("a-1", calling_ae_title, "ARCHIVE", "192.0.2.7", 104, "1.2.3")),
-        Times(1, 2),
-        summarize(tap.header),
-        tap.header,
-        stored.transfer_syntax_uid,
-        len(stored.dataset),
-    )
 
 
 # -- objects before they are stored
@@ -78,7 +61,10 @@ async def test_an_object_is_shown_in_order_to_those_it_is_meant_for(activate: Ac
         looking("of_ct1", calling_ae_titles=["CT?"]),
     )
     assert callbacks.inspects
-    ct, tdr = received(ct_image()), received(dicos_tdr(), "LANE7")
+    ct, tdr = (
+        received_instance(ct_image(), association("CT1")),
+        received_instance(dicos_tdr(), association("LANE7")),
+    )
     await callbacks.inspect(ct)
     await callbacks.inspect(tdr)
     assert [name for name, uid in seen if uid == ct.sop_class_uid] == ["first", "a", "b", "of_ct1"]
@@ -97,12 +83,12 @@ async def test_the_first_that_rejects_ends_it(activate: Activate) -> None:
         seen.append(instance)
 
     with captured_logs() as lines, pytest.raises(Reject) as caught:
-        await activate(no, later).inspect(received(ct_image()))
+        await activate(no, later).inspect(received_instance(ct_image()))
     assert (caught.value.status, caught.value.quarantine) == (0xC123, True)
     assert seen == []
     (line,) = lines
     assert (line["event"], line["callback"], line["status"]) == ("callback.rejected", "no", "0xC123")
-    assert line["association_id"] == "a-1"
+    assert line["association_id"] == "test-1"
 
 
 async def test_one_that_fails_refuses_with_a700_unless_it_may_be_ignored(activate: Activate) -> None:
@@ -111,7 +97,7 @@ async def test_one_that_fails_refuses_with_a700_unless_it_may_be_ignored(activat
         raise RuntimeError("patient DOE^JOHN")
 
     with captured_logs("info"), pytest.raises(Reject) as caught:
-        await activate(careless).inspect(received(ct_image()))
+        await activate(careless).inspect(received_instance(ct_image()))
     assert (caught.value.status, caught.value.comment) == (0xA700, "a callback failed")
     assert caught.value.quarantine is False
     seen = []
@@ -126,7 +112,7 @@ async def test_one_that_fails_refuses_with_a700_unless_it_may_be_ignored(activat
         seen.append(instance.changes)
 
     with captured_logs() as lines:
-        await activate(ignored, next_one).inspect(received(ct_image()))
+        await activate(ignored, next_one).inspect(received_instance(ct_image()))
     assert seen == [None]
     assert [line["event"] for line in lines] == ["callback.failed"]
 
@@ -144,7 +130,7 @@ async def test_what_an_instance_tells_needs_no_file(activate: Activate) -> None:
         told["instance"] = instance
 
     stored = ct_image(patient=Patient("DOE^JANE", "P-7"))
-    await activate(look).inspect(received(stored))
+    await activate(look).inspect(received_instance(stored))
     assert str(told["dataset"].PatientName) == told["name"] == "DOE^JANE"
     assert told["by tag"] == told["dataset"].PatientID
     assert isinstance(told["type"], tuple)
@@ -152,7 +138,6 @@ async def test_what_an_instance_tells_needs_no_file(activate: Activate) -> None:
     assert "PixelData" not in told["dataset"]
     instance = told["instance"]
     assert instance.sop_instance_uid == stored.sop_instance_uid
-    assert (instance.times.receive_began_at_ns, instance.times.receive_ended_at_ns) == (1, 2)
     assert instance.size_bytes == len(stored.dataset)
 
 
