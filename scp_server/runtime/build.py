@@ -32,6 +32,7 @@ from scp_server.pipeline.running import CallbackLimits
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
+from scp_server.runtime.build_rules import build_object_rules
 from scp_server.services.query_retrieve.find import FindConfig, FindService
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig
 from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
@@ -126,6 +127,7 @@ def build_storage_service(
         quarantine,
         deletions=deletions,
         callbacks=callbacks,
+        rules=build_object_rules(settings),
     )
 
 
@@ -149,6 +151,7 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
         max_object_bytes=limits.max_object_bytes,
         duplicates=DuplicatePolicy(settings.storage.duplicates),
         dicos_duplicates=DuplicatePolicy(settings.storage.dicos_duplicates),
+        modifying_system=settings.listen.ae_title,
     )
 
 

@@ -194,7 +194,7 @@ def test_every_setting_is_either_a_bound_or_known_to_be_none() -> None:
         for name, key in all_keys_of(Settings).items()
         if isinstance(key.default, (int, float)) and not isinstance(key.default, bool)
     }
-    assert numbers - set(REACHED_BY) == {"listen.port", "http.port"}
+    assert numbers - set(REACHED_BY) == {"listen.port", "http.port", "require_attributes.status"}
 
 
 @pytest.mark.parametrize("setting", REACHED_BY)
