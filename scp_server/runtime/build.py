@@ -47,12 +47,12 @@ from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
 from scp_server.storage.filesystem import (
-    READ_PIECE_BYTES,
     Durability,
     FilesystemStorage,
     FilesystemStorageConfig,
 )
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
+from scp_server.storage.reading import READ_PIECE_BYTES
 from scp_server.storage.template import LayoutTemplate
 
 
