@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from scp_server.interfaces import AssociationInfo, AssociationVerdict
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import CallbackMeasures
-from scp_server.pipeline.callback import Callback, OnFailure
+from scp_server.pipeline.callback import Callback, OnFailure, RunIn
 from scp_server.pipeline.instances import Archive, ReceivedInstance
 from scp_server.pipeline.notices import Notices
 from scp_server.pipeline.registry import CallbackRegistry
 from scp_server.pipeline.running import CallbackFailed, CallbackLimits, CallbackRunner, Logged
 from scp_server.pipeline.settled import StoredEvents
 from scp_server.pipeline.stages import DURABLE_STAGES, INLINE_STAGES, Stage
+from scp_server.pipeline.stuck import LoopOccupant, StuckWatch
 from scp_server.pipeline.subjects import (
     AssociationEnd,
     AssociationFacts,
@@ -46,8 +47,11 @@ class ActiveCallbacks:
     ) -> None:
         self.registry = registry
         limits, measures = limits or CallbackLimits(), measures or CallbackMeasures()
+        occupant = LoopOccupant()
+        self._stuck = StuckWatch(occupant)
         self._runners = {
-            each.name: CallbackRunner(each, limits, measures.of(each.name)) for each in registry.callbacks
+            each.name: CallbackRunner(each, limits, measures.of(each.name), occupant)
+            for each in registry.callbacks
         }
         self._inline = {stage: self._of(stage) for stage in INLINE_STAGES}
         self._notices = {
@@ -85,12 +89,18 @@ class ActiveCallbacks:
             for runner in self._of(stage)
         ]
 
+    def start(self) -> None:
+        """Watch over those that run in the event loop."""
+        if any(each.run_in is RunIn.LOOP for each in self.registry.callbacks):
+            self._stuck.start()
+
     async def close(self) -> None:
         """Let what has happened still be told, for a moment; then end threads and processes."""
         notices = [each for of_stage in self._notices.values() for each in of_stage]
         await asyncio.gather(*(each.drain(_CLOSE_SECONDS) for each in notices))
         for runner in self._runners.values():
             await runner.close()
+        self._stuck.stop()
 
     # -- connections and associations: see AssociationListener --------------------------------------------
 

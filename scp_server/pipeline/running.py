@@ -16,6 +16,7 @@ from scp_server.pipeline.callback_processes import CallbackProcesses, ProcessLos
 from scp_server.pipeline.forking import watch_forks
 from scp_server.pipeline.stages import DURABLE_STAGES, INLINE_STAGES, Stage
 from scp_server.pipeline.stepping import DeadlinePassed, Steps
+from scp_server.pipeline.stuck import LoopOccupant
 from scp_server.pipeline.threads import CallbackThreads, NoThreadLeft
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
@@ -75,11 +76,18 @@ class Logged(Protocol):
 class CallbackRunner:
     """One callback, ready to be called."""
 
-    def __init__(self, callback: Callback, limits: CallbackLimits, counts: CallbackCounts) -> None:
+    def __init__(
+        self,
+        callback: Callback,
+        limits: CallbackLimits,
+        counts: CallbackCounts,
+        occupant: LoopOccupant | None = None,
+    ) -> None:
         watch_forks()
         self.callback = callback
         self.timeout_seconds = limits.timeout_of(callback)
         self.concurrency = limits.concurrency_of(callback)
+        self._occupant = occupant or LoopOccupant()
         self._blocking_seconds = limits.blocking_seconds
         self.counts = counts
         self._verdicts = _verdicts_at(callback.stage)
@@ -158,7 +166,11 @@ class CallbackRunner:
 
     async def _in_loop(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
         steps = Steps(
-            self.callback.function(*arguments), self.callback.name, self._blocking_seconds, self._blocked
+            self.callback.function(*arguments),
+            self.callback.name,
+            self._occupant,
+            self._blocking_seconds,
+            self._blocked,
         )
         return _type_of(await steps.run(seconds))
 

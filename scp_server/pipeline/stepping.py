@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
 from scp_server.pipeline.forking import end_copy, process
+from scp_server.pipeline.stuck import LoopOccupant
 
 GRACE_SECONDS: Final = 1.0
 """After its deadline: what a coroutine may take to end, once it has been cancelled."""
@@ -55,12 +56,14 @@ class Steps:
         self,
         coroutine: Coroutine[Any, Any, object],
         name: str,
+        occupant: LoopOccupant,
         blocking_seconds: float,
         blocked: Callable[[float], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._coroutine = coroutine
         self._name = name
+        self._occupant = occupant
         self._blocking_seconds = blocking_seconds
         self._blocked = blocked
         self._clock = clock
@@ -111,10 +114,13 @@ class Steps:
                 return end.value
 
     def _step(self, step: Callable[[Any], object], argument: object) -> object:
-        began = self._clock()
+        occupant = self._occupant
+        occupant.since = began = self._clock()
+        occupant.name = self._name
         try:
             return step(argument)
         finally:
+            occupant.name = ""
             seconds = self._clock() - began
             if seconds > self._blocking_seconds:
                 self._blocked(seconds)
