@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,17 @@ _MAX_LOGGED_TAGS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
+class WantedChanges:
+    """What rules and callbacks want changed of an object, and what is to be said of it."""
+
+    changes: Changes
+    source_of_previous_values: str
+    rules: tuple[str, ...]
+    warning: bool
+    log_fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Coercion:
     """What was changed of an object: the tags, and whether its sender is to be warned."""
 
@@ -48,9 +59,9 @@ class Inspection:
         """Whether anybody wants to look."""
         return bool(self.rules) or (self.callbacks is not None and self.callbacks.inspects)
 
-    async def inspect(self, reception: Reception, arrival_id: str) -> Coercion:
-        """Have rules, then callbacks look at an object that has been received whole, and have it changed as
-        they say, under another arrival id. Raises Reject, OperationRefused or StorageError."""
+    async def inspect(self, reception: Reception) -> WantedChanges | None:
+        """Have rules, then callbacks look at an object that has been received whole; returns what they want
+        changed. Raises Reject or StorageError."""
         instance = reception.received_instance()
         verdict = self.rules.judge(instance)
         instance.changes = verdict.changes
@@ -58,28 +69,32 @@ class Inspection:
             async with _let_go_in_time(reception):
                 await self.callbacks.inspect(instance)
         if not instance.changes:
-            return Coercion()
-        source = verdict.source_of_previous_values or instance.association.calling_ae_title
-        tags = await self._change(reception, instance.changes, source, arrival_id)
+            return None
+        return WantedChanges(
+            changes=instance.changes,
+            source_of_previous_values=verdict.source_of_previous_values
+            or instance.association.calling_ae_title,
+            rules=verdict.coerced_by,
+            warning=verdict.warning,
+            log_fields=instance.log_fields,
+        )
+
+    async def coerce(self, reception: Reception, wanted: WantedChanges, arrival_id: str) -> Coercion:
+        """Have the object changed, under another arrival id. Raises OperationRefused or StorageError."""
+        modification = Modification(
+            date_time=f"{datetime.now(UTC):%Y%m%d%H%M%S.%f}+0000",
+            modifying_system=self.modifying_system,
+            source_of_previous_values=wanted.source_of_previous_values,
+        )
+        tags = await reception.change(wanted.changes, modification, arrival_id)
         if tags:
             log.info(
                 "object.coerced",
-                rules=list(verdict.coerced_by),
+                rules=list(wanted.rules),
                 elements=[tag_text(tag) for tag in tags[:_MAX_LOGGED_TAGS]],
-                **instance.log_fields,
+                **wanted.log_fields,
             )
-        return Coercion(tags, verdict.warning)
-
-    async def _change(
-        self, reception: Reception, changes: Changes, source: str, arrival_id: str
-    ) -> tuple[int, ...]:
-        now = datetime.now(UTC)
-        modification = Modification(
-            date_time=f"{now:%Y%m%d%H%M%S.%f}+0000",
-            modifying_system=self.modifying_system,
-            source_of_previous_values=source,
-        )
-        return await reception.change(changes, modification, arrival_id)
+        return Coercion(tags, wanted.warning)
 
 
 @asynccontextmanager

@@ -82,8 +82,6 @@ class Reception:
     @property
     def summary(self) -> InstanceSummary:
         """What the index is told, of the object as it is stored; known once the header has ended."""
-        if self._changed is not None:
-            return self._changed.summary
         if self._summary is None:
             raise RuntimeError("the header has not ended")
         return self._summary
@@ -154,13 +152,15 @@ class Reception:
         rewriting = Rewriting(
             self._storage, self._share, self._config.tap_limits, self._operation.context.transfer_syntax
         )
-        self._changed = await rewriting.run(
+        changed = await rewriting.run(
             self._writer,
             self._file_meta_bytes,
             plan.splices,
             arrival_id,
             self._file_meta_of(arrival_id, received),
         )
+        # From now on nobody needs the header that was received.
+        self._changed, self._tap, self._summary = changed, changed.tap, changed.summary
         return plan.tags
 
     def received_instance(self) -> ReceivedInstance:
@@ -292,7 +292,7 @@ class Reception:
             received_at_ns=self._arrival.received_at_ns,
             calling_ae_title=association.calling_ae_title,
             called_ae_title=association.called_ae_title,
-            header=self._tap.header if changed is None else changed.header,
+            header=self._tap.header,
             stored_digest=None if changed is None else changed.digest.digest(),
         )
 

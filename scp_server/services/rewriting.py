@@ -11,7 +11,6 @@ from blake3 import blake3
 
 from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import FileMetaBytes
-from scp_server.objects.raw_header import RawHeader
 from scp_server.objects.splicing import Splice, Splicer
 from scp_server.objects.summary import InstanceSummary, summarizing
 from scp_server.objects.uids import transfer_syntax
@@ -27,7 +26,7 @@ class ChangedObject:
     arrival_id: str
     writer: ObjectWriter
     file_meta: FileMetaBytes
-    header: RawHeader
+    tap: HeaderTap
     summary: InstanceSummary
     digest: blake3
 
@@ -72,7 +71,7 @@ class Rewriting:
         except BaseException:
             await writer.abort()
             raise
-        return ChangedObject(arrival_id, writer, file_meta, tap.header, summary, digest)
+        return ChangedObject(arrival_id, writer, file_meta, tap, summary, digest)
 
     async def _take(self, writer: ObjectWriter, tap: HeaderTap, data: Sequence[Buffer]) -> None:
         for piece in data:

@@ -6,6 +6,7 @@ Whatever fails before that leaves nothing behind, but for what the quarantine ke
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -60,6 +61,8 @@ class StorageServiceConfig:
     """Other bytes under a SOP Instance UID already kept, for all but DICOS objects."""
     dicos_duplicates: DuplicatePolicy = DuplicatePolicy.PARTS
     """The same for DICOS objects: every section of a CT arrives under one SOP Instance UID."""
+    max_changed_objects: int = 8
+    """Written anew at once, because they are changed on arrival."""
     modifying_system: str = ""
     """What an Original Attributes Sequence calls us."""
 
@@ -116,6 +119,7 @@ class StorageService:
         self._refused = RefusedObjects(quarantine)
         self._deletions = deletions
         self._callbacks = callbacks
+        self._changing = asyncio.Semaphore(config.max_changed_objects)
         self._inspection = Inspection(rules or ObjectRules(), callbacks, config.modifying_system)
         self._nothing_refused = RefusedObjects(None)
 
@@ -151,13 +155,16 @@ class StorageService:
         self, reception: Reception, operation: Operation, refused: RefusedObjects
     ) -> tuple[StoredObject, Coercion]:
         """From the first byte to a durable object, and what was changed of it."""
-        coercion = Coercion()
         try:
             _check_command(cast(CStoreRQ, operation.request), operation)
             await reception.receive()
-            if self._inspection.is_needed:
-                coercion = await self._inspection.inspect(reception, self._arrivals.next().arrival_id)
-            return await reception.commit(), coercion
+            wanted = await self._inspection.inspect(reception) if self._inspection.is_needed else None
+            if wanted is None:
+                return await reception.commit(), Coercion()
+            async with self._changing:
+                arrival_id = self._arrivals.next().arrival_id
+                coercion = await self._inspection.coerce(reception, wanted, arrival_id)
+                return await reception.commit(), coercion
         except OperationRefused as refusal:
             await refused.keep_received(reception, refusal)
             self._tell_refused(reception, refusal)

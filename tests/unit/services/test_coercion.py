@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from scp_server.runtime.build import build_quarantine, build_storage
 from scp_server.services.release import QuarantineRelease
 from scp_server.settings import Settings
 from scp_server.settings.object_rules import RequireAttributesSettings
+from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.dicos_objects import dicos_ct, dicos_tdr
 from scp_server.testing.encoded_object import EncodedObject
@@ -392,3 +394,45 @@ async def test_a_rule_says_whether_what_it_refuses_is_kept(
             assert await bench.status(store_operation(ct_image())) == 0xC000
         assert place.totals.objects == kept
         await place.close()
+
+
+async def test_no_more_objects_are_written_anew_at_once_than_may_be(tmp_path: Path) -> None:
+    async with StorageBench(tmp_path, rules=rules(set={"PatientID": "NEW"}), max_changed_objects=1) as bench:
+        reached = bench.steps.stop_at("commit")
+        with captured_logs():
+            first, second = (
+                asyncio.create_task(bench.status(store_operation(ct_image(seed=seed)))) for seed in range(2)
+            )
+            await reached.wait()
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert bench.steps.log.count("read_back") == 1
+            bench.steps.heal()
+            first.cancel()
+            assert await second == 0x0000
+            with pytest.raises(asyncio.CancelledError):
+                await first
+        assert not bench.storage.writing
+
+
+@pytest.mark.parametrize("pressed", [False, True])
+async def test_a_large_object_is_changed_at_constant_memory(tmp_path: Path, pressed: bool) -> None:
+    pieces, piece = 96, bytes(1 << 20)
+    stored = ct_image()
+    header = stored.dataset[: stored.dataset.index(b"\xe0\x7f\x10\x00OW")]
+    header += b"\xe0\x7f\x10\x00OW\0\0" + (pieces * len(piece)).to_bytes(4, "little")
+    steps: list[Any] = [[header], *[[piece]] * pieces]
+    if pressed:
+        steps = [step for each in steps for step in (each, PRESSURE)]
+    storage = FilesystemStorage(FilesystemStorageConfig(tmp_path, Durability.PROCESS, reserve_bytes=0))
+    async with StorageBench(tmp_path, storage, rules=rules(set={"PatientID": "NEW"})) as bench:
+        with captured_logs():
+            assert await bench.status(store_operation(ct_image(seed=1))) == 0x0000
+            tracemalloc.start()
+            assert await bench.status(store_operation(stored, steps)) == 0x0000
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        (part,) = await bench.index.parts(stored.sop_instance_uid)
+    assert part.size_bytes > pieces * len(piece)
+    assert pydicom.dcmread(tmp_path / part.location, stop_before_pixels=True).PatientID == "NEW"
+    assert peak < 12 << 20
