@@ -25,6 +25,7 @@ from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
 from scp_server.objects.reencoding import REENCODING_BYTES
 from scp_server.observability.measures import Measures
+from scp_server.pipeline.sending import Source
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
@@ -34,7 +35,7 @@ from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered, offered_to_retrieve
 from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
-from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
+from scp_server.services.query_retrieve.suboperations import SubOperationsConfig
 from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig

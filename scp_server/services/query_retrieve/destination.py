@@ -10,12 +10,9 @@ from typing import Final
 from scp_server.errors import AssociationError
 from scp_server.index.base import RetrievablePart
 from scp_server.interfaces import Destinations, Operation
-from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from scp_server.pipeline.sending import FALLBACKS
 from scp_server.protocol.items import MAX_PRESENTATION_CONTEXTS
 from scp_server.services.query_retrieve.suboperations import SubOperations
-
-FALLBACKS: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-"""What is proposed beside the stored transfer syntax, where a part can be given it."""
 
 _MOST_IN_VAIN: Final = 2
 """Associations in a row that ended before any sub-operation did: then no further one is asked for."""

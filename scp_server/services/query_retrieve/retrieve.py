@@ -15,6 +15,7 @@ from scp_server.objects.matching import MatchingOptions
 from scp_server.objects.vr import tag_text
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import RetrieveMeasures
+from scp_server.pipeline.sending import Source
 from scp_server.protocol.message import CGetRQ, CMoveRQ, Message
 from scp_server.protocol.status import Status
 from scp_server.services.query_retrieve.asking import (
@@ -33,7 +34,7 @@ from scp_server.services.query_retrieve.models import (
     InformationModel,
 )
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, is_relational
-from scp_server.services.query_retrieve.suboperations import Source, SubOperations, SubOperationsConfig
+from scp_server.services.query_retrieve.suboperations import SubOperations, SubOperationsConfig
 from scp_server.services.registry import handles
 
 log = get_logger(__name__)
