@@ -14,12 +14,8 @@ from typing import Final, cast
 from scp_server.errors import StorageError
 from scp_server.index.base import RetrievablePart
 from scp_server.interfaces import AcceptedContext, Sender, StoreOutcome, Transcoding
-from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from scp_server.protocol.message import Priority
 from scp_server.storage.base import Storage
-
-FALLBACKS: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-"""What is proposed beside the stored transfer syntax, where a part can be given it."""
 
 NO_CONTEXT: Final = "no presentation context that it can be sent on"
 CANNOT_READ: Final = "the object cannot be read"

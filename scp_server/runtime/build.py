@@ -296,6 +296,8 @@ def build_destinations_config(settings: Settings) -> DestinationsConfig:
                 max_associations=remote.max_associations,
                 connect_seconds=remote.connect_seconds,
                 duplicates_are_warnings=remote.duplicates == "warning",
+                glued=remote.framing == "glued",
+                transfer_syntaxes=remote.transfer_syntax_uids,
             )
             for remote in settings.remotes
         },

@@ -86,9 +86,14 @@ class RetrieveService:
         if destinations is None or not destinations.is_known(ae_title):
             raise OperationRefused(Status.MOVE_DESTINATION_UNKNOWN, "the move destination is not known")
 
+        def proposals(part: RetrievablePart) -> tuple[str, ...]:
+            return destinations.transfer_syntaxes_for(
+                ae_title, part.transfer_syntax_uid, self._source.targets(part)
+            )
+
         async def send(sub_operations: SubOperations) -> None:
             move = Move(operation, sub_operations, destinations, ae_title)
-            for batch in await batched(tuple(sub_operations.waiting), self._source.targets):
+            for batch in await batched(tuple(sub_operations.waiting), proposals):
                 await move.send(batch, self._config.sub_operations.associations)
 
         return await self._retrieve(operation, model, model.move_sop_class_uid, send)
