@@ -383,10 +383,9 @@ async def test_a_cancel_lets_the_sub_operation_in_hand_end_and_begins_no_other(
 async def test_a_destination_is_offered_only_what_it_may_be_sent(bench: RetrieveBench) -> None:
     """Without an association, where that is nothing."""
     bench.remote.transfer_syntaxes = ("1.2.840.10008.1.2.4.70",)
-    operation = retrieve_operation(study(STUDY))
-    final = await bench.service().move(operation)
-    assert counts(final.response) == (None, 0, 5, 0)  # type: ignore[union-attr]
-    assert (bench.remote.senders, final.response.status) == ([], 0xA702)  # type: ignore[union-attr]
+    retrieved = await bench.perform(retrieve_operation(study(STUDY)))
+    assert retrieved.outcome == (0xA702, (None, 0, 5, 0))
+    assert bench.remote.senders == []
 
 
 async def test_a_cancel_does_not_wait_for_a_destination_that_does_not_answer(
