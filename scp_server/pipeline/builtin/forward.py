@@ -57,9 +57,14 @@ class ForwardRule:
     concurrency: int = 4
     """Series that are under way together: no more than the remote takes associations."""
 
+    @property
+    def subscription(self) -> str:
+        """Its name in the outbox."""
+        return f"forward:{self.name}:{self.ae_title}"
+
 
 class ForwardSubscriber:
-    """See `Subscriber`. Its name in the outbox is `forward:`, the rule's, `:` and the remote's AE title.
+    """See `Subscriber`.
 
     A remote that is down and one that only wants nothing of a class both refuse an association. So a class
     that an association was refused for is suspected: the next time one for Verification is asked for first.
@@ -75,7 +80,7 @@ class ForwardSubscriber:
         measures: ForwardMeasures | None = None,
     ) -> None:
         self.rule = rule
-        self.name = f"forward:{rule.name}:{rule.ae_title}"
+        self.name = rule.subscription
         self.concurrency = rule.concurrency
         self._source = source
         self._index = index

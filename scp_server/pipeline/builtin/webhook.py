@@ -58,9 +58,14 @@ class WebhookRule:
     ca_file: Path | None = None
     """Certificates that are trusted instead of the system's."""
 
+    @property
+    def subscription(self) -> str:
+        """Its name in the outbox."""
+        return f"webhook:{self.name}"
+
 
 class WebhookSubscriber:
-    """See `Subscriber`. Its name in the outbox is `webhook:` and the rule's. `close` ends its connections."""
+    """See `Subscriber`. `close` ends its connections."""
 
     def __init__(
         self,
@@ -70,14 +75,17 @@ class WebhookSubscriber:
     ) -> None:
         """Raises ConfigurationError where httpx is not installed, or `ca_file` has no certificates."""
         self.rule = rule
-        self.name = f"webhook:{rule.name}"
+        self.name = rule.subscription
         self.concurrency = rule.concurrency
         self._results = (measures or WebhookMeasures()).of(rule.name)
         self._clock = clock
         self._client = _client(rule)
+        self._under_way: set[asyncio.Future[None]] = set()
 
     async def close(self) -> None:
-        """End its connections. Nothing may be under way."""
+        """End its connections, once nothing is under way: that takes `timeout_seconds` at most."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
         await self._client.aclose()
 
     def wants(self, event: LoggedEvent) -> bool:
@@ -86,6 +94,15 @@ class WebhookSubscriber:
 
     async def deliver(self, delivery: Delivery) -> None:
         """See `Subscriber.deliver`. What the receiver says beside its status is of no interest."""
+        ended = asyncio.get_running_loop().create_future()
+        self._under_way.add(ended)
+        try:
+            await self._post(delivery)
+        finally:
+            self._under_way.discard(ended)
+            ended.set_result(None)
+
+    async def _post(self, delivery: Delivery) -> None:
         import httpx
 
         body = cloud_event(delivery, self.rule.source)
