@@ -40,7 +40,7 @@ class Rules:
 
     def prepare(self, settings: Settings) -> ByName:
         """The subscribers that `settings` ask for. Raises ConfigurationError where one cannot be made."""
-        rules = [*forward_rules(settings), *webhook_rules(settings)]
+        rules: list[ForwardRule | WebhookRule] = [*forward_rules(settings), *webhook_rules(settings)]
         return {rule.subscription: self._known(rule) or self._made(rule) for rule in rules}
 
     def take(self, subscribers: ByName) -> None:
