@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
@@ -164,8 +164,13 @@ class Index(Protocol):
         """Write what was accepted, then close."""
         ...
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         """Record an entry; returns when it is committed. Entries of several tasks share a transaction.
+
+        `first` is called before that transaction, in a thread, once or never; what it raises is raised here,
+        and nothing of the entry is recorded.
 
         One outcome for each SOP Instance UID, however many tasks add it at once. A cancelled caller does
         not undo its entry. Waits while the queue is full. Raises IndexUnavailable, or IndexFailure when it

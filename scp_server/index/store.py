@@ -121,11 +121,13 @@ class SqlIndex:
             await queue.close()
             self._queue = None
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         """Record an entry; returns when it is committed (see `Index.add`)."""
         if self._queue is None:
             raise IndexUnavailable("the index is not open")
-        result = await self._queue.submit(AddRequest(entry, policy))
+        result = await self._queue.submit(AddRequest(entry, policy, first))
         if not isinstance(result, AddResult):
             raise TypeError("the index's writer answered another request")
         return result

@@ -258,10 +258,11 @@ class StageClock:
         self.persist += now - self._last
         self._last = now
 
-    def indexed(self) -> None:
-        """What went by since the last call was waiting for the index."""
+    def indexed(self, *, persist_seconds: float = 0.0) -> None:
+        """What went by since the last call was waiting for the index, but for `persist_seconds`."""
         now = self._clock()
-        self.index += now - self._last
+        self.persist += persist_seconds
+        self.index += now - self._last - persist_seconds
         self._last = now
 
 

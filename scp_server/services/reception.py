@@ -18,7 +18,7 @@ from scp_server.observability.measures import StageClock
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
-from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
+from scp_server.storage.base import DeferredObject, ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Reception:
         self._summary: InstanceSummary | None = None
         self._begun_without_header = False
         self._committed = False
+        self.deferred: DeferredObject | None = None
+        """What is still to be done to make the object visible, once `commit` has returned."""
         self.stages = StageClock()
         """Where the time went."""
 
@@ -110,13 +112,20 @@ class Reception:
         await self._write_waiting()
 
     async def commit(self) -> StoredObject:
-        """Make the object durable and visible under its location. Raises StorageError."""
+        """Make the object durable and visible under its location, unless that is `deferred`. Raises
+        StorageError."""
         if self._writer is None or self._file_meta is None:
             raise RuntimeError("nothing was received")
         offset_bytes = self._file_meta.dicos_version_offset_bytes
         if self._begun_without_header and offset_bytes is not None:
             await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
-        stored = await self._writer.commit(self._key())
+        key = self._key()
+        self.deferred = self._writer.defer(key)
+        if self.deferred is not None:
+            # What it holds of the peer's bytes is released when the operation ends.
+            self._committed = True
+            return self.deferred.stored
+        stored = await self._writer.commit(key)
         self._committed = True
         self.stages.persisted()
         self._release()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from scp_server.index.base import (
@@ -91,6 +91,9 @@ class WatchedWriter:
         self._steps.log.append("commit.done")
         return stored
 
+    def defer(self, key: ObjectKey) -> None:
+        """Never, so that `commit` is a step of its own."""
+
     async def abort(self) -> None:
         self._writing.discard(self)
         self._steps.log.append("abort")
@@ -166,9 +169,11 @@ class WatchedIndex:
     async def close(self) -> None:
         await self._index.close()
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         await self._steps.enter("add")
-        result = await self._index.add(entry, policy)
+        result = await self._index.add(entry, policy, first)
         self._steps.log.append("add.done")
         return result
 
