@@ -30,8 +30,8 @@ class LoggedEvent:
 
     `order_key`: events of one key are delivered to a subscription in the order of their ids, one after
     another (an object's is its study and series). `location` is that of the object's file, None for other
-    kinds. `data` is plain JSON without any identity of a patient or passenger, fit for the event stream: UIDs,
-    SOP class, modality, AE titles, association id, sizes, digest, times in nanoseconds since the epoch.
+    kinds. `data` is plain JSON without any identity of a patient or passenger, fit for the event stream:
+    UIDs, SOP class, modality, AE titles, association id, sizes, digest, times in nanoseconds since the epoch.
     """
 
     event_id: int

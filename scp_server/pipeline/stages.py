@@ -25,8 +25,8 @@ class Stage(StrEnum):
     ECHO = "echo"
     """Notified: a C-ECHO was answered."""
     RECEIVED = "received"
-    """Inline: an object has been received whole and nothing of it is visible yet. `Reject` refuses it, with or
-    without keeping it in quarantine; `ReceivedInstance.change` coerces it."""
+    """Inline: an object has been received whole and nothing of it is visible yet. `Reject` refuses it, with
+    or without keeping it in quarantine; `ReceivedInstance.change` coerces it."""
     INVALID = "invalid"
     """Notified: a data set was refused."""
     STORED = "stored"

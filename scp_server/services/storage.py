@@ -24,8 +24,11 @@ from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import ReceptionMeasures
+from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.verdicts import Reject
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
+from scp_server.services.inspection import inspect
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
@@ -96,6 +99,7 @@ class StorageService:
         quarantine: Quarantine | None = None,
         share: LoopShare | None = None,
         deletions: Deletions | None = None,
+        callbacks: ActiveCallbacks | None = None,
     ) -> None:
         self._storage = storage
         self._share = share or LoopShare()
@@ -105,6 +109,7 @@ class StorageService:
         self._arrivals = ArrivalClock()
         self._refused = RefusedObjects(quarantine)
         self._deletions = deletions
+        self._callbacks = callbacks
         self._nothing_refused = RefusedObjects(None)
 
     @handles(CStoreRQ)
@@ -122,10 +127,18 @@ class StorageService:
         try:
             _check_command(request, operation)
             await reception.receive()
+            if self._callbacks is not None and self._callbacks.inspects:
+                await inspect(self._callbacks, reception)
             stored = await reception.commit()
         except OperationRefused as refusal:
             await refused.keep_received(reception, refusal)
+            self._tell_refused(reception, refusal)
             raise
+        except Reject as verdict:
+            rejection = OperationRefused(verdict.status, verdict.comment)
+            await refused.keep_received(reception, rejection, verdict.quarantine)
+            self._tell_refused(reception, rejection)
+            raise rejection from verdict
         except StorageError as failure:
             raise _not_kept(failure, operation.association) from failure
         finally:
@@ -207,7 +220,12 @@ class StorageService:
         )
         if not await refused.keep_stored(reception, stored, refusal):
             await self._take_back(stored)
+        self._tell_refused(reception, refusal)
         raise refusal
+
+    def _tell_refused(self, reception: Reception, refusal: OperationRefused) -> None:
+        if self._callbacks is not None and self._callbacks.wants_invalid:
+            self._callbacks.refused(reception.refused_instance(refusal))
 
     async def _discard(self, locations: Sequence[str]) -> None:
         """Delete what was replaced. The index remembers until it is gone; start-up does what fails here."""

@@ -68,6 +68,7 @@ def index_entry(
     digest_algorithm: str = "sha256",
     location: str | None = None,
     header: bytes = b"packed header",
+    stored_digest: bytes | None = None,
     **attributes: Any,
 ) -> IndexEntry:
     """An entry that arrived just now, at a location of its own; its UIDs are given by their last part."""
@@ -92,6 +93,7 @@ def index_entry(
         calling_ae_title="SCANNER",
         called_ae_title="SCP_SERVER",
         header=PackedHeader(header),
+        stored_digest=stored_digest,
     )
 
 
@@ -270,6 +272,14 @@ class IndexContract:
         }
         assert places == {(first.summary.study_instance_uid, first.summary.series_instance_uid)}
         assert (await index.totals()).studies == 1
+
+    async def test_a_part_that_was_changed_is_known_by_what_was_received(self, index: Index) -> None:
+        changed = index_entry(stored_digest=b"of what lies there")
+        assert (await index.add(changed, KEEP_FIRST)).outcome is AddOutcome.ADDED
+        assert (await index.add(index_entry(), KEEP_FIRST)).outcome is AddOutcome.SAME
+        (part,) = await index.parts(_uid(changed))
+        assert (part.digest, part.content_digest) == (changed.digest, b"of what lies there")
+        assert await index.list_parts() == [part]
 
     async def test_a_part_is_found_as_it_was_added(self, index: Index) -> None:
         entry = replace(

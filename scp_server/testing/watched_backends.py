@@ -80,6 +80,11 @@ class WatchedWriter:
         await self._steps.enter("flush")
         await self._writer.flush()
 
+    async def read(self, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        await self._steps.enter("read_back")
+        async for data in self._writer.read(offset_bytes):
+            yield data
+
     async def patch(self, offset_bytes: int, data: bytes) -> None:
         await self._steps.enter("patch")
         await self._writer.patch(offset_bytes, data)
