@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
@@ -53,8 +53,9 @@ class IndexEntry:
     """One stored data set, as the index is to know it.
 
     `digest` is over the data set as received, without File Meta; together with the transfer syntax it is
-    the identity of a part. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is packed by the
-    index, off the event loop.
+    the identity of a part. `stored_digest` is over the data set that lies at `location` where that is another
+    one, because it was changed on arrival. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is
+    packed by the index, off the event loop.
     """
 
     summary: InstanceSummary
@@ -69,6 +70,7 @@ class IndexEntry:
     calling_ae_title: str
     called_ae_title: str
     header: PackableHeader
+    stored_digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,10 @@ class AddResult:
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """One stored data set, as the index knows it. An instance's parts are numbered from 1 as they arrive."""
+    """One stored data set, as the index knows it. An instance's parts are numbered from 1 as they arrive.
+
+    `digest` and `stored_digest` are as in `IndexEntry`, both of `digest_algorithm`.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
@@ -105,6 +110,12 @@ class PartRecord:
     received_at_ns: int
     calling_ae_title: str
     called_ae_title: str
+    stored_digest: bytes | None = None
+
+    @property
+    def content_digest(self) -> bytes:
+        """That of the data set which lies at `location`."""
+        return self.digest if self.stored_digest is None else self.stored_digest
 
 
 class RetrievablePart(NamedTuple):
@@ -164,8 +175,13 @@ class Index(Protocol):
         """Write what was accepted, then close."""
         ...
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         """Record an entry; returns when it is committed. Entries of several tasks share a transaction.
+
+        `first` is called before that transaction, in a thread, once or never; what it raises is raised here,
+        and nothing of the entry is recorded.
 
         One outcome for each SOP Instance UID, however many tasks add it at once. A cancelled caller does
         not undo its entry. Waits while the queue is full. Raises IndexUnavailable, or IndexFailure when it

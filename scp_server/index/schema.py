@@ -171,6 +171,7 @@ parts = Table(
     Column("received_at_ns", BigInteger, nullable=False),
     Column("calling_ae_title", Text, nullable=False),
     Column("called_ae_title", Text, nullable=False),
+    Column("stored_digest", LargeBinary),
     UniqueConstraint("instance_key", "part_number"),
     UniqueConstraint(
         "instance_key", "digest", "digest_algorithm", "transfer_syntax_uid", name="uq_parts_identity"

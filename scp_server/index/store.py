@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, select
 
-from scp_server.errors import IndexFailure, IndexUnavailable
+from scp_server.errors import IndexFailure, IndexSchemaUnknown, IndexUnavailable
 from scp_server.index.base import (
     AddResult,
     DuplicatePolicy,
@@ -30,12 +30,13 @@ from scp_server.index.batching import BatchQueue
 from scp_server.index.failures import unavailable
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, keys_below, page_of_parts, parts_with_keys
+from scp_server.index.migrations import HEAD, current_revision
 from scp_server.index.removal import RemoveRequest
 from scp_server.index.retrieving import part_at, retrievable_parts
 from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
 from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
-from scp_server.index.sqlite import reader_engine
+from scp_server.index.sqlite import check_file, reader_engine
 from scp_server.index.transactions import IndexConfig, IndexWriter
 from scp_server.index.writer import AddRequest
 from scp_server.observability.measures import IndexMeasures
@@ -109,6 +110,33 @@ class SqlIndex:
         )
         self._queue.start()
 
+    async def open_to_read(self) -> None:
+        """Make ready to be read, also while a server has it open: nothing is made, migrated or written, and
+        `add` and `remove` raise IndexUnavailable.
+
+        Raises IndexUnavailable where there is none or it cannot be read, IndexSchemaUnknown for a schema that
+        is not this version's.
+        """
+        path = self._config.path
+        if not path.is_file():
+            raise IndexUnavailable(f"there is no index {path}")
+        check_file(path)
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="index-read")
+        self._reader = reader_engine(
+            path, connections=READERS, busy_timeout_seconds=self._config.busy_timeout_seconds
+        )
+        try:
+            revision = await self._read(lambda connection: current_revision(connection, str(path)))
+            if revision != HEAD:
+                raise IndexSchemaUnknown(
+                    f"the index {path} has schema revision {revision} and not {HEAD}; "
+                    "the start of a server brings an older one to it"
+                )
+        except BaseException:
+            await self.close()
+            raise
+        self._searches.open()
+
     async def close(self) -> None:
         """Write what was accepted, then close. May be called twice, and after `open` failed."""
         queue, threads, reader = self._queue, self._threads, self._reader
@@ -121,11 +149,13 @@ class SqlIndex:
             await queue.close()
             self._queue = None
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         """Record an entry; returns when it is committed (see `Index.add`)."""
         if self._queue is None:
             raise IndexUnavailable("the index is not open")
-        result = await self._queue.submit(AddRequest(entry, policy))
+        result = await self._queue.submit(AddRequest(entry, policy, first))
         if not isinstance(result, AddResult):
             raise TypeError("the index's writer answered another request")
         return result

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scp_server.interfaces import AcceptedContext, Service
+from scp_server.interfaces import AcceptedContext, AssociationListener, Service
 from scp_server.net.access import AccessRules
 from scp_server.net.admission import Admission
 from scp_server.net.association_transport import TransportConfig
@@ -58,9 +58,17 @@ class AcceptorConfig:
 class AssociationManager:
     """Owns the connections of one process."""
 
-    def __init__(self, config: AcceptorConfig, services: Services, measures: Measures | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceptorConfig,
+        services: Services,
+        measures: Measures | None = None,
+        listener: AssociationListener | None = None,
+    ) -> None:
         self.config = config
         self.services = services
+        self.listener = listener
+        """Who is told of connections and associations, where somebody wants to know."""
         self.measures = measures or Measures()
         self.measures.peers.configure(config.access.names)
         self.budget = ByteBudget(config.process_buffer_bytes)
@@ -107,6 +115,11 @@ class AssociationManager:
         """Accepted associations that have not ended."""
         return len(self._associations)
 
+    @property
+    def request_bytes(self) -> int:
+        """What is held of A-ASSOCIATE-RQs that have not been answered."""
+        return self._request_bytes
+
     def associations_by_peer(self) -> Counter[str]:
         """`association_count` for each peer that the settings name and that has any, and for all others."""
         return Counter(self.measures.peers.label(each.peer_name) for each in self._associations)
@@ -139,16 +152,21 @@ class AssociationManager:
         reason = rejection(request, policy)
         if reason is None and peer is None and access.known_peers_only:
             reason = RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED
-        if reason is None and self._is_full_for(request, host):
+        if reason is None and self.is_full_for(request, host):
             reason = RejectReason.LOCAL_LIMIT_EXCEEDED
         if reason is not None:
-            self.measures.associations.rejected[reason] += 1
-            return reason
+            return self.rejected(reason)
         admission = Admission(negotiate(request, policy).answer, peer)
         self.refused_contexts += admission.refused_contexts
         return admission
 
-    def _is_full_for(self, request: AssociateRQ, host: str) -> bool:
+    def rejected(self, reason: RejectReason) -> RejectReason:
+        """Count an association that is rejected."""
+        self.measures.associations.rejected[reason] += 1
+        return reason
+
+    def is_full_for(self, request: AssociateRQ, host: str) -> bool:
+        """Whether a cap has no room for one more."""
         config = self.config
         return (
             self._draining
@@ -161,6 +179,8 @@ class AssociationManager:
         """Count a socket; above the cap the oldest draining one goes, else the oldest half-open one."""
         self._connections[connection] = None
         self.measures.associations.connections += 1
+        if self.listener is not None:
+            self.listener.connected(*connection.peer)
         if len(self._connections) <= self.config.max_connections:
             return
         others = [other for other in self._connections if other is not connection and not other.ended]
@@ -190,6 +210,8 @@ class AssociationManager:
         """The socket is gone."""
         self._connections.pop(connection, None)
         self.request_bytes_held(connection, 0)
+        if self.listener is not None:
+            self.listener.disconnected(*connection.peer)
         self._notify()
 
     def association_began(self, connection: Connection) -> None:

@@ -259,10 +259,11 @@ class StageClock:
         self.persist += now - self._last
         self._last = now
 
-    def indexed(self) -> None:
-        """What went by since the last call was waiting for the index."""
+    def indexed(self, *, persist_seconds: float = 0.0) -> None:
+        """What went by since the last call was waiting for the index, but for `persist_seconds`."""
         now = self._clock()
-        self.index += now - self._last
+        self.persist += persist_seconds
+        self.index += now - self._last - persist_seconds
         self._last = now
 
 
@@ -351,6 +352,48 @@ class QuarantineMeasures:
     events: dict[str, int] = field(default_factory=lambda: dict.fromkeys(QuarantineEvent, 0))
 
 
+class CallbackOutcome(StrEnum):
+    """How a call of a callback ended."""
+
+    RETURNED = "returned"
+    REJECTED = "rejected"
+    """It said no on purpose: `Reject`, or a delivery that it does not take."""
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    NONSENSE = "nonsense"
+    """It returned something."""
+    LOST = "lost"
+    """Its process crashed, or there is no thread left for it."""
+    DROPPED = "dropped"
+    """It was not called: too many notices waited for it."""
+
+
+@dataclass(slots=True)
+class CallbackCounts:
+    """The calls of one callback. `running`, `waiting` and `abandoned` are of this moment."""
+
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CallbackOutcome, 0))
+    seconds: Histogram = field(default_factory=_durations)
+    running: int = 0
+    waiting: int = 0
+    """Notices that it has not been called with yet."""
+    abandoned: int = 0
+    """Threads that did not end at their deadline, and have not ended since."""
+    blocked: int = 0
+    """Times that it kept the event loop from anything else for too long."""
+
+
+class CallbackMeasures:
+    """The counts of each callback, by the name that it was registered with."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, CallbackCounts] = {}
+
+    def of(self, name: str) -> CallbackCounts:
+        """Where to count for it; names are ours, and few."""
+        return self.by_name.setdefault(name, CallbackCounts())
+
+
 @dataclass(frozen=True, slots=True)
 class Measures:
     """Everything one server counts. Each component gets its own part."""
@@ -365,6 +408,7 @@ class Measures:
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
     forward: ForwardMeasures = field(default_factory=ForwardMeasures)
     webhook: WebhookMeasures = field(default_factory=WebhookMeasures)
+    callbacks: CallbackMeasures = field(default_factory=CallbackMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
 
 

@@ -381,6 +381,53 @@ METRICS: tuple[Declaration, ...] = (
             for result, count in results.items()
         ],
     ),
+    # -- callbacks
+    Declaration(
+        "scp_callback_calls_total",
+        "counter",
+        "Calls of callbacks that ended, and notices that were dropped before one.",
+        ("callback", "outcome"),
+        lambda v: [
+            ((name, str(outcome)), count)
+            for name, counts in v.measures.callbacks.by_name.items()
+            for outcome, count in counts.outcomes.items()
+        ],
+    ),
+    Declaration(
+        "scp_callback_duration_seconds",
+        "histogram",
+        "Time that calls of callbacks took.",
+        ("callback",),
+        lambda v: [((name,), counts.seconds) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callbacks_running",
+        "gauge",
+        "Calls of callbacks under way.",
+        ("callback",),
+        lambda v: [((name,), counts.running) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callbacks_waiting",
+        "gauge",
+        "Notices that callbacks have not been called with yet.",
+        ("callback",),
+        lambda v: [((name,), counts.waiting) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callback_threads_abandoned",
+        "gauge",
+        "Threads that did not end at their callback's deadline.",
+        ("callback",),
+        lambda v: [((name,), counts.abandoned) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callback_blocked_loop_total",
+        "counter",
+        "Times that an async callback blocked the event loop.",
+        ("callback",),
+        lambda v: [((name,), counts.blocked) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
     # -- quarantine
     _single(
         "scp_quarantine_objects", "gauge", "Objects in quarantine.", lambda v: v.levels.quarantine_objects

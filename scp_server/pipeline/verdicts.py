@@ -22,6 +22,14 @@ class Reject(SCPServerError):
         self.comment = comment or "refused by a callback"
         self.quarantine = quarantine
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled by what it was made from: a callback's process sends it to the server."""
+        return _reject, (self.status, self.comment, self.quarantine)
+
+
+def _reject(status: int, comment: str, quarantine: bool | None) -> Reject:
+    return Reject(status, comment, quarantine=quarantine)
+
 
 class NotDelivered(SCPServerError):
     """A delivery of the outbox failed, and is to be tried again later: where the destination has asked for

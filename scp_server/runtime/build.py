@@ -6,6 +6,7 @@ its SOP classes in `build_policy`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.searching import MAX_PAGE_ANSWER_BYTES
 from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex
-from scp_server.interfaces import Destinations, DicosMode, PeerRules, Transcoding
+from scp_server.interfaces import AssociationListener, Destinations, DicosMode, PeerRules, Transcoding
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import READ_BYTES, TransportConfig
@@ -25,6 +26,9 @@ from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
 from scp_server.objects.reencoding import REENCODING_BYTES
 from scp_server.observability.measures import Measures
+from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.registry import CallbackRegistry, CallbackSources, load_callbacks
+from scp_server.pipeline.running import CallbackLimits
 from scp_server.pipeline.sending import Source
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
@@ -44,12 +48,12 @@ from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
 from scp_server.storage.filesystem import (
-    READ_PIECE_BYTES,
     Durability,
     FilesystemStorage,
     FilesystemStorageConfig,
 )
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
+from scp_server.storage.reading import READ_PIECE_BYTES
 from scp_server.storage.template import LayoutTemplate
 
 
@@ -112,6 +116,7 @@ def build_storage_service(
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
     deletions: Deletions | None = None,
+    callbacks: ActiveCallbacks | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released."""
     return StorageService(
@@ -121,6 +126,7 @@ def build_storage_service(
         (measures or Measures()).reception,
         quarantine,
         deletions=deletions,
+        callbacks=callbacks,
     )
 
 
@@ -144,6 +150,31 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
         max_object_bytes=limits.max_object_bytes,
         duplicates=DuplicatePolicy(settings.storage.duplicates),
         dicos_duplicates=DuplicatePolicy(settings.storage.dicos_duplicates),
+    )
+
+
+def build_callback_limits(settings: Settings) -> CallbackLimits:
+    """What callbacks may cost."""
+    callbacks = settings.callbacks
+    return CallbackLimits(
+        timeout_seconds=callbacks.timeout_seconds,
+        concurrency=callbacks.concurrency,
+        processes=callbacks.processes,
+        process_memory_bytes=callbacks.process_memory_bytes,
+        blocking_seconds=callbacks.blocking_seconds,
+        max_abandoned_threads=callbacks.max_abandoned_threads,
+        max_waiting=callbacks.max_waiting,
+    )
+
+
+def build_callback_registry(settings: Settings, arguments: Sequence[object] = ()) -> CallbackRegistry:
+    """All callbacks: `arguments`, plug-ins and installed packages. Raises ConfigurationError."""
+    return load_callbacks(
+        CallbackSources(
+            arguments=arguments,
+            plugins=settings.plugins,
+            entry_points=settings.callbacks.entry_points,
+        )
     )
 
 
@@ -328,15 +359,17 @@ def build_manager(
     storage_service: StorageService | None = None,
     destinations: Destinations | None = None,
     transcoding: Transcoding | None = None,
+    listener: AssociationListener | None = None,
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
     where something else uses it too; without one there is no quarantine. `destinations` are
-    those of C-MOVE, `transcoding` gives what is retrieved another transfer syntax."""
+    those of C-MOVE, `transcoding` gives what is retrieved another transfer syntax, `listener` is told of
+    associations."""
     limits = settings.limits
     measures = measures or Measures()
     policy = build_policy(settings)
     services = ServiceRegistry()
-    services.register(VerificationService(), {VERIFICATION_SOP_CLASS_UID})
+    services.register(VerificationService(listener), {VERIFICATION_SOP_CLASS_UID})
     services.register(
         storage_service or build_storage_service(settings, storage, index, measures),
         StorageSOPClasses(policy),
@@ -364,6 +397,7 @@ def build_manager(
         ),
         services,
         measures,
+        listener,
     )
 
 

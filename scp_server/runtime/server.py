@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -17,7 +18,10 @@ from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
+from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.runtime.build import (
+    build_callback_limits,
+    build_callback_registry,
     build_destinations,
     build_destinations_config,
     build_index,
@@ -30,7 +34,7 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
-from scp_server.runtime.control_commands import quarantine_commands
+from scp_server.runtime.control_commands import callback_commands, quarantine_commands
 from scp_server.runtime.maintenance.adoption import Adopter
 from scp_server.runtime.maintenance.commands import MaintenanceCommands
 from scp_server.runtime.maintenance.comparison import Comparison
@@ -74,8 +78,16 @@ class Server:
     Leaving the block drains: operations that run may end, within `drain_timeout_seconds`.
     """
 
-    def __init__(self, settings: Settings, sockets: InheritedSockets | None = None) -> None:
-        """`sockets` that were opened for us take the place of `listen` and `http`, and are the server's."""
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: InheritedSockets | None = None,
+        *,
+        callbacks: Sequence[object] = (),
+    ) -> None:
+        """`callbacks` are functions decorated with `@callback`, beside those of plug-ins. `sockets` that were
+        opened for us take the place of `listen` and `http`, and are the server's. Raises ConfigurationError.
+        """
         sockets = sockets or InheritedSockets()
         self.settings = settings
         self.health = HealthState()
@@ -87,6 +99,11 @@ class Server:
         self._deletions = Deletions(settings.data_dir, self._storage, self._index)
         limits = build_storage_service_config(settings).tap_limits
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
+        self._callbacks = ActiveCallbacks(
+            build_callback_registry(settings, callbacks),
+            build_callback_limits(settings),
+            self._measures.callbacks,
+        )
         service = self._build_storage_service(settings)
         self._release = QuarantineRelease(self._quarantine, service)
         self._destinations = build_destinations(settings, self._measures)
@@ -114,6 +131,7 @@ class Server:
             ),
             {
                 "status": status.report,
+                **callback_commands(self._callbacks.registry),
                 **quarantine_commands(self._quarantine, self._release),
                 **maintenance.commands,
             },
@@ -176,6 +194,8 @@ class Server:
         running.push_async_callback(self._index.close)
         running.push_async_callback(self._transcoder.close)
         running.push_async_callback(self._destinations.close)
+        self._callbacks.start()
+        running.push_async_callback(self._callbacks.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.
@@ -251,11 +271,18 @@ class Server:
             service,
             self._destinations,
             self._transcoder,
+            self._callbacks if self._callbacks.listens else None,
         )
 
     def _build_storage_service(self, settings: Settings) -> StorageService:
         return build_storage_service(
-            settings, self._storage, self._index, self._measures, self._quarantine, self._deletions
+            settings,
+            self._storage,
+            self._index,
+            self._measures,
+            self._quarantine,
+            self._deletions,
+            self._callbacks,
         )
 
     def _compare(self, started_at_ns: int) -> None:

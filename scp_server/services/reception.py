@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,10 +16,12 @@ from scp_server.objects.part10 import FileMetaBytes, dicos_version_value, file_m
 from scp_server.objects.summary import InstanceSummary, summarizing
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.measures import StageClock
+from scp_server.pipeline.instances import ReceivedInstance
+from scp_server.pipeline.subjects import AssociationFacts, InvalidInstance, Times
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
-from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
+from scp_server.storage.base import DeferredObject, ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
 if TYPE_CHECKING:
@@ -68,6 +71,9 @@ class Reception:
         self._summary: InstanceSummary | None = None
         self._begun_without_header = False
         self._committed = False
+        self.deferred: DeferredObject | None = None
+        """What is still to be done to make the object visible, once `commit` has returned."""
+        self._receive_ended_at_ns: int | None = None
         self.stages = StageClock()
         """Where the time went."""
 
@@ -77,6 +83,11 @@ class Reception:
         if self._summary is None:
             raise RuntimeError("the header has not ended")
         return self._summary
+
+    @property
+    def times(self) -> Times:
+        """When its bytes began to come, and had come."""
+        return Times(self._arrival.received_at_ns, self._receive_ended_at_ns)
 
     @property
     def arrival_id(self) -> str:
@@ -104,19 +115,59 @@ class Reception:
             self.stages.received()
             await self._take(chunks)
         self.stages.received()
+        self._receive_ended_at_ns = time.time_ns()
         self._tap.finish()
         await self._look_at_header()
         self.stages.parsed()
         await self._write_waiting()
 
+    async def let_go(self) -> None:
+        """Hold nothing more of the data set in memory. Raises StorageError."""
+        if self._writer is not None:
+            await self._writer.flush()
+        self._release()
+
+    def received_instance(self) -> ReceivedInstance:
+        """The object for whoever looks at it before `commit`; known once it has been received."""
+        return ReceivedInstance(
+            AssociationFacts.of(self._operation.association),
+            self.times,
+            self.summary,
+            self._tap.header,
+            self._operation.context.transfer_syntax,
+            self._received_bytes,
+        )
+
+    def refused_instance(self, refusal: OperationRefused) -> InvalidInstance:
+        """The object for whoever is told that it was refused."""
+        request = self._store_request
+        return InvalidInstance(
+            association=AssociationFacts.of(self._operation.association),
+            times=self.times,
+            sop_class_uid=request.affected_sop_class_uid,
+            sop_instance_uid=request.affected_sop_instance_uid,
+            transfer_syntax_uid=self._operation.context.transfer_syntax,
+            status=refusal.status,
+            comment=refusal.comment,
+            dataset_bytes=self._received_bytes,
+            arrival_id=self._arrival.arrival_id,
+        )
+
     async def commit(self) -> StoredObject:
-        """Make the object durable and visible under its location. Raises StorageError."""
+        """Make the object durable and visible under its location, unless that is `deferred`. Raises
+        StorageError."""
         if self._writer is None or self._file_meta is None:
             raise RuntimeError("nothing was received")
         offset_bytes = self._file_meta.dicos_version_offset_bytes
         if self._begun_without_header and offset_bytes is not None:
             await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
-        stored = await self._writer.commit(self._key())
+        key = self._key()
+        self.deferred = self._writer.defer(key)
+        if self.deferred is not None:
+            # What it holds of the peer's bytes is released when the operation ends.
+            self._committed = True
+            return self.deferred.stored
+        stored = await self._writer.commit(key)
         self._committed = True
         self.stages.persisted()
         self._release()

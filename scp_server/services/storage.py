@@ -24,13 +24,16 @@ from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import ReceptionMeasures
+from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.verdicts import Reject
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
+from scp_server.services.inspection import inspect
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
-from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.base import DeferredObject, Storage, StoredObject
 from scp_server.storage.layout import location_for_log
 from scp_server.storage.quarantine import Quarantine
 
@@ -96,6 +99,7 @@ class StorageService:
         quarantine: Quarantine | None = None,
         share: LoopShare | None = None,
         deletions: Deletions | None = None,
+        callbacks: ActiveCallbacks | None = None,
     ) -> None:
         self._storage = storage
         self._share = share or LoopShare()
@@ -105,6 +109,7 @@ class StorageService:
         self._arrivals = ArrivalClock()
         self._refused = RefusedObjects(quarantine)
         self._deletions = deletions
+        self._callbacks = callbacks
         self._nothing_refused = RefusedObjects(None)
 
     @handles(CStoreRQ)
@@ -122,17 +127,20 @@ class StorageService:
         try:
             _check_command(request, operation)
             await reception.receive()
+            if self._callbacks is not None and self._callbacks.inspects:
+                await inspect(self._callbacks, reception)
             stored = await reception.commit()
         except OperationRefused as refusal:
             await refused.keep_received(reception, refusal)
+            self._tell_refused(reception, refusal)
             raise
+        except Reject as verdict:
+            rejection = OperationRefused(verdict.status, verdict.comment)
+            await refused.keep_received(reception, rejection, verdict.quarantine)
+            self._tell_refused(reception, rejection)
+            raise rejection from verdict
         except StorageError as failure:
-            log.error(
-                "storage.failed", error=str(failure), association_id=operation.association.association_id
-            )
-            # What went wrong in detail is the operator's business: it may name paths and machines.
-            comment = "out of space" if isinstance(failure, StorageFull) else "the object cannot be written"
-            raise OperationRefused(Status.OUT_OF_RESOURCES, comment) from failure
+            raise _not_kept(failure, operation.association) from failure
         finally:
             await reception.end()
         await self._record(reception, stored, operation.association, refused)
@@ -152,13 +160,14 @@ class StorageService:
         """
         association_id = association.association_id
         policy = self._config.duplicate_policy(reception.summary.sop_class_uid, association.peer)
+        deferred = reception.deferred
         try:
-            result = await self._add(reception.index_entry(stored), policy)
+            result = await self._add(reception.index_entry(stored), policy, deferred)
         except (IndexFailure, StorageError) as failure:
-            log.error("index.failed", error=str(failure), association_id=association_id)
+            refusal = _not_kept(failure, association)
             await self._take_back(stored)
-            raise OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed") from failure
-        reception.stages.indexed()
+            raise refusal from failure
+        reception.stages.indexed(persist_seconds=deferred.placing_seconds if deferred is not None else 0.0)
         self._measures.recorded(reception.stages)
         if result.patient_conflict:
             self._measures.patient_conflicts += 1
@@ -176,12 +185,18 @@ class StorageService:
         await self._discard(result.discarded)
         await self._storage.indexed(stored)
 
-    async def _add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
-        """Bring an entry into the index. What it meets there counts only while nobody has decided to delete
-        it: otherwise that row goes now rather than in a moment, and the newcomer is kept in its own right.
+    async def _add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, deferred: DeferredObject | None
+    ) -> AddResult:
+        """Bring an entry into the index, its object into its place before that where it is not there yet.
+
+        What it meets there counts only while nobody has decided to delete it: otherwise that row goes now
+        rather than in a moment, and the newcomer is kept in its own right.
         """
+        first = None if deferred is None else deferred.place
         while True:
-            result = await self._index.add(entry, policy)
+            result = await self._index.add(entry, policy, first)
+            first = None
             if result.outcome not in _MET_ANOTHER or result.location == entry.location:
                 return result
             met = [result.location]
@@ -205,7 +220,12 @@ class StorageService:
         )
         if not await refused.keep_stored(reception, stored, refusal):
             await self._take_back(stored)
+        self._tell_refused(reception, refusal)
         raise refusal
+
+    def _tell_refused(self, reception: Reception, refusal: OperationRefused) -> None:
+        if self._callbacks is not None and self._callbacks.wants_invalid:
+            self._callbacks.refused(reception.refused_instance(refusal))
 
     async def _discard(self, locations: Sequence[str]) -> None:
         """Delete what was replaced. The index remembers until it is gone; start-up does what fails here."""
@@ -228,6 +248,18 @@ class StorageService:
             log.error("object.left_over", location=location_for_log(stored.location), error=str(failure))
             return
         await self._storage.indexed(stored)
+
+
+def _not_kept(failure: IndexFailure | StorageError, association: AssociationInfo) -> OperationRefused:
+    """Log what went wrong in detail, which may name paths and machines, and say the rest to the peer."""
+    if isinstance(failure, IndexFailure):
+        event, comment = "index.failed", "the object cannot be indexed"
+    elif isinstance(failure, StorageFull):
+        event, comment = "storage.failed", "out of space"
+    else:
+        event, comment = "storage.failed", "the object cannot be written"
+    log.error(event, error=str(failure), association_id=association.association_id)
+    return OperationRefused(Status.OUT_OF_RESOURCES, comment)
 
 
 def _check_command(request: CStoreRQ, operation: Operation) -> None:

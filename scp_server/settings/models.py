@@ -6,6 +6,7 @@ scp_server.settings.reference`), and a test compares them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from scp_server.errors import ConfigurationError
 from scp_server.objects.uid_names import sop_class_uid, transfer_syntax_uid
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
+from scp_server.settings.callbacks import CallbacksSettings
 from scp_server.settings.codecs import CodecsSettings
 from scp_server.settings.forward import ForwardSettings, check_remotes
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
@@ -28,6 +30,8 @@ from scp_server.settings.rules import check_names
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
 from scp_server.settings.webhook import WebhookSettings
 from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
+
+_PLUGIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
 
 
 def _layout(text: str) -> str:
@@ -234,6 +238,11 @@ class SettingsTree(BaseModel):
         description="After that: how long associations, storage and index may take to end before the process "
         "ends without them, with exit code 1. A disk that hangs would hold it for ever.",
     )
+    plugins: Texts = Field(
+        default=(),
+        description="Python modules with callbacks, as package.module or package.module:name. They run with "
+        "the rights of the server; docs/extending.md shows how they are written.",
+    )
     listen: ListenSettings = Field(default_factory=ListenSettings)
     http: HTTPSettings = Field(default_factory=HTTPSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -248,6 +257,7 @@ class SettingsTree(BaseModel):
     codecs: CodecsSettings = Field(default_factory=CodecsSettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
+    callbacks: CallbacksSettings = Field(default_factory=CallbacksSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
         default=(),
         description="Single peers, or networks of them: what they may do, how they are treated. The first "
@@ -279,6 +289,16 @@ class SettingsTree(BaseModel):
     def _webhook(cls, rules: tuple[WebhookSettings, ...]) -> tuple[WebhookSettings, ...]:
         check_names("webhook", rules)
         return rules
+
+    @field_validator("plugins")
+    @classmethod
+    def _plugins(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if _PLUGIN.fullmatch(name) is None:
+                raise ValueError(f"{name!r} must be package.module or package.module:name")
+        if len(set(names)) < len(names):
+            raise ValueError("names a plug-in twice")
+        return names
 
     @field_validator("peers")
     @classmethod

@@ -19,6 +19,7 @@ for a context manager inside which an open index over that place cannot write, a
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -29,9 +30,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from scp_server.errors import IndexUnavailable
+from scp_server.errors import IndexUnavailable, StorageFull
 from scp_server.index.base import (
     AddOutcome,
+    AddResult,
     DuplicatePolicy,
     Index,
     IndexEntry,
@@ -67,6 +69,7 @@ def index_entry(
     digest_algorithm: str = "sha256",
     location: str | None = None,
     header: bytes = b"packed header",
+    stored_digest: bytes | None = None,
     **attributes: Any,
 ) -> IndexEntry:
     """An entry that arrived just now, at a location of its own; its UIDs are given by their last part."""
@@ -91,6 +94,7 @@ def index_entry(
         calling_ae_title="SCANNER",
         called_ae_title="SCP_SERVER",
         header=PackedHeader(header),
+        stored_digest=stored_digest,
     )
 
 
@@ -133,6 +137,27 @@ class IndexContract:
         assert result.outcome is AddOutcome.ADDED
         assert (result.location, result.part_number) == (entry.location, 1)
         assert result.patient_conflict is False
+
+    async def test_what_comes_first_is_done_in_a_thread_before_the_entry_is_known(self, index: Index) -> None:
+        entry = index_entry()
+        threads: list[int] = []
+        result = await index.add(entry, KEEP_FIRST, lambda: threads.append(threading.get_ident()))
+        assert result.outcome is AddOutcome.ADDED
+        assert len(threads) == 1
+        assert threads != [threading.get_ident()]
+
+    async def test_what_comes_first_and_fails_costs_its_own_entry_only(self, index: Index) -> None:
+        def fail() -> None:
+            raise StorageFull("no space")
+
+        entries = [index_entry(str(number)) for number in range(20)]
+        results = await asyncio.gather(
+            *(index.add(entry, KEEP_FIRST, fail if n % 3 == 0 else None) for n, entry in enumerate(entries)),
+            return_exceptions=True,
+        )
+        for number, (entry, result) in enumerate(zip(entries, results, strict=True)):
+            assert isinstance(result, StorageFull if number % 3 == 0 else AddResult)
+            assert len(await index.parts(_uid(entry))) == (number % 3 != 0)
 
     @pytest.mark.parametrize("policy", list(DuplicatePolicy))
     async def test_the_same_bytes_again_are_the_same_part(
@@ -248,6 +273,14 @@ class IndexContract:
         }
         assert places == {(first.summary.study_instance_uid, first.summary.series_instance_uid)}
         assert (await index.totals()).studies == 1
+
+    async def test_a_part_that_was_changed_is_known_by_what_was_received(self, index: Index) -> None:
+        changed = index_entry(stored_digest=b"of what lies there")
+        assert (await index.add(changed, KEEP_FIRST)).outcome is AddOutcome.ADDED
+        assert (await index.add(index_entry(), KEEP_FIRST)).outcome is AddOutcome.SAME
+        (part,) = await index.parts(_uid(changed))
+        assert (part.digest, part.content_digest) == (changed.digest, b"of what lies there")
+        assert await index.list_parts() == [part]
 
     async def test_a_part_is_found_as_it_was_added(self, index: Index) -> None:
         entry = replace(

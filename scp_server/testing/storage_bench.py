@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +10,8 @@ from typing import Any, Self
 from scp_server.errors import OperationRefused
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import Operation
+from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.registry import CallbackSources, load_callbacks
 from scp_server.protocol.message import CStoreRSP
 from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.storage.base import Storage
@@ -20,10 +23,12 @@ from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStor
 class StorageBench:
     """`async with StorageBench(folder, **config) as bench`: `config` is StorageServiceConfig's.
 
-    `storage` replaces the one in memory; then `place` stays empty.
+    `storage` replaces the one in memory; then `place` stays empty. `callbacks` are decorated functions.
     """
 
-    def __init__(self, folder: Path, storage: Storage | None = None, **config: Any) -> None:
+    def __init__(
+        self, folder: Path, storage: Storage | None = None, callbacks: Sequence[object] = (), **config: Any
+    ) -> None:
         self.steps = Steps()
         self.place = MemoryPlace()
         self.config = StorageServiceConfig(**config)
@@ -32,7 +37,9 @@ class StorageBench:
             SqlIndex(IndexConfig(folder / "index.sqlite", synchronous_full=False, busy_timeout_seconds=0.1)),
             self.steps,
         )
-        self.service = StorageService(self.storage, self.index, self.config)
+        registry = load_callbacks(CallbackSources(callbacks, entry_points=False))
+        self.callbacks = ActiveCallbacks(registry)
+        self.service = StorageService(self.storage, self.index, self.config, callbacks=self.callbacks)
 
     async def __aenter__(self) -> Self:
         await self.storage.open()
@@ -42,6 +49,7 @@ class StorageBench:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.callbacks.close()
         await self.index.close()
         await self.storage.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from scp_server.index.base import (
@@ -80,6 +80,11 @@ class WatchedWriter:
         await self._steps.enter("flush")
         await self._writer.flush()
 
+    async def read(self, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        await self._steps.enter("read_back")
+        async for data in self._writer.read(offset_bytes):
+            yield data
+
     async def patch(self, offset_bytes: int, data: bytes) -> None:
         await self._steps.enter("patch")
         await self._writer.patch(offset_bytes, data)
@@ -90,6 +95,9 @@ class WatchedWriter:
         self._writing.discard(self)
         self._steps.log.append("commit.done")
         return stored
+
+    def defer(self, key: ObjectKey) -> None:
+        """Never, so that `commit` is a step of its own."""
 
     async def abort(self) -> None:
         self._writing.discard(self)
@@ -166,9 +174,11 @@ class WatchedIndex:
     async def close(self) -> None:
         await self._index.close()
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         await self._steps.enter("add")
-        result = await self._index.add(entry, policy)
+        result = await self._index.add(entry, policy, first)
         self._steps.log.append("add.done")
         return result
 
