@@ -7,7 +7,7 @@ import dataclasses
 import io
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydicom
 import pytest
@@ -25,6 +25,7 @@ from scp_server.protocol.message import CStoreRSP
 from scp_server.runtime.build import build_quarantine, build_storage
 from scp_server.services.release import QuarantineRelease
 from scp_server.settings import Settings
+from scp_server.settings.models import StorageSettings
 from scp_server.settings.object_rules import RequireAttributesSettings
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.testing.dataset_encoder import TransferSyntax
@@ -190,10 +191,11 @@ async def test_what_the_character_set_cannot_say_is_refused(tmp_path: Path) -> N
         await bench.nothing_is_left()
 
 
+@pytest.mark.parametrize("durability", ["full", "process"])
 async def test_of_what_is_refused_the_quarantine_keeps_what_came_and_a_release_changes_it(
-    tmp_path: Path,
+    tmp_path: Path, durability: Literal["full", "process"]
 ) -> None:
-    settings = Settings(data_dir=tmp_path)
+    settings = Settings(data_dir=tmp_path, storage=StorageSettings(durability=durability))
     storage = build_storage(settings)
     place = build_quarantine(settings, storage)
     first, other = ct_image(), ct_image(seed=5, sop_instance_uid=ct_image().sop_instance_uid)
