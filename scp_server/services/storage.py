@@ -287,12 +287,10 @@ class StorageService:
 def _not_kept(failure: IndexFailure | StorageError, association: AssociationInfo) -> OperationRefused:
     """Log what went wrong in detail, which may name paths and machines, and say the rest to the peer."""
     if isinstance(failure, IndexFailure):
-        event, comment = "index.failed", "the object cannot be indexed"
-    elif isinstance(failure, StorageFull):
-        event, comment = "storage.failed", "out of space"
-    else:
-        event, comment = "storage.failed", "the object cannot be written"
-    log.error(event, error=str(failure), association_id=association.association_id)
+        log.error("index.failed", error=str(failure), association_id=association.association_id)
+        return OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed")
+    log.error("storage.failed", error=str(failure), association_id=association.association_id)
+    comment = "out of space" if isinstance(failure, StorageFull) else "the object cannot be written"
     return OperationRefused(Status.OUT_OF_RESOURCES, comment)
 
 
