@@ -25,10 +25,10 @@ RELOADABLE = frozenset(
     {
         "access",
         "close_timeout_seconds",
+        "coerce",
         "drain_timeout_seconds",
         "forward",
         "limits",
-        "coerce",
         "log",
         "negotiation",
         "peers",
