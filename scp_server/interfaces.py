@@ -94,6 +94,16 @@ class AssociationInfo:
     """The entry of the settings that the association matched."""
 
 
+class AssociationVerdict(StrEnum):
+    """What is said of an association that is asked for."""
+
+    YES = "yes"
+    NO = "no"
+    """Refused on purpose."""
+    CANNOT_SAY = "cannot_say"
+    """Whoever was asked failed: trying again may help."""
+
+
 class DatasetSource(Protocol):
     """The data set of one request, as it arrives."""
 
@@ -161,6 +171,11 @@ class Destinations(Protocol):
         """Whether a remote of that title is configured."""
         ...
 
+    def transfer_syntaxes_for(self, ae_title: str, stored: str, targets: Sequence[str]) -> tuple[str, ...]:
+        """The transfer syntaxes to propose to a remote for an object that is stored in `stored` and can be
+        given `targets`; empty where it takes none of them. For an unknown title, all of them."""
+        ...
+
     def send_to(
         self, ae_title: str, contexts: Sequence[tuple[str, Sequence[str]]]
     ) -> AbstractAsyncContextManager[Sender]:
@@ -212,6 +227,39 @@ class Operation(Protocol):
 
     async def send(self, response: Message, dataset: Buffer | None = None) -> None:
         """Send a pending response; waits while the peer does not read. Raises AssociationError."""
+        ...
+
+
+class AssociationListener(Protocol):
+    """Who is told of connections and associations. None raises, and only `may_associate` takes its time."""
+
+    def connected(self, peer_host: str, peer_port: int) -> None:
+        """A socket was accepted."""
+        ...
+
+    def disconnected(self, peer_host: str, peer_port: int) -> None:
+        """A socket is gone."""
+        ...
+
+    def judges(self, association: AssociationInfo) -> bool:
+        """Whether `may_associate` is to be asked about this association."""
+        ...
+
+    async def may_associate(self, association: AssociationInfo) -> AssociationVerdict:
+        """Asked before the association is accepted, and while its peer waits; answers within a time limit."""
+        ...
+
+    def accepted(self, association: AssociationInfo) -> None:
+        """An association was accepted."""
+        ...
+
+    def ended(self, association: AssociationInfo, outcome: str, operations: int, dataset_bytes: int) -> None:
+        """An association is over: `released`, `aborted` or `lost`, after so many requests and bytes of data
+        sets."""
+        ...
+
+    def echoed(self, association: AssociationInfo) -> None:
+        """A C-ECHO is being answered."""
         ...
 
 

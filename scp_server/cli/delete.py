@@ -37,7 +37,7 @@ def run_delete(
     as_json: bool,
 ) -> ExitCode:
     """Delete, and tell what went. 1 when nothing lies there, or something could not be removed."""
-    scope = _scope(study, series, instance)
+    scope = uid_scope(study, series, instance)
     if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigurationError("nobody can be asked here: say --yes")
     settings = load(config, data_dir)
@@ -47,7 +47,8 @@ def run_delete(
     return asyncio.run(_delete_offline(settings, scope, yes=yes, as_json=as_json))
 
 
-def _scope(study: str | None, series: str | None, instance: str | None) -> Scope:
+def uid_scope(study: str | None, series: str | None, instance: str | None) -> Scope:
+    """What the one of the options that is given means. Raises ConfigurationError."""
     from scp_server.index.base import Level, Scope
     from scp_server.objects.uids import clean_uid, is_valid_uid
 

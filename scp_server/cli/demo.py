@@ -133,6 +133,7 @@ async def _stop_signal() -> AsyncIterator[asyncio.Event]:
 
 def _settings(folder: Path) -> Settings:
     from scp_server.settings import Settings
+    from scp_server.settings.callbacks import CallbacksSettings
     from scp_server.settings.limits import LimitsSettings
     from scp_server.settings.models import HTTPSettings, ListenSettings
 
@@ -143,6 +144,8 @@ def _settings(folder: Path) -> Settings:
         drain_timeout_seconds=5,
         # So few that any machine's limit of open files is enough.
         limits=LimitsSettings(max_associations=64, max_connections=128),
+        # The samples are nothing that installed plug-ins should hear of.
+        callbacks=CallbacksSettings(entry_points=False),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from scp_server.cli.callback_commands import callbacks, replay
 from scp_server.cli.ending import end
 from scp_server.cli.options import (
     AsJSON,
@@ -201,6 +202,8 @@ app.command()(find)
 app.command()(worklist)
 app.command()(move)
 app.command()(get)
+app.command()(callbacks)
+app.command()(replay)
 
 
 @config_app.command("check")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
 
+from scp_server.index.events import EventLog
 from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
@@ -53,8 +54,10 @@ class IndexEntry:
     """One stored data set, as the index is to know it.
 
     `digest` is over the data set as received, without File Meta; together with the transfer syntax it is
-    the identity of a part. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is packed by the
-    index, off the event loop.
+    the identity of a part. `stored_digest` is over the data set that lies at `location` where that is another
+    one, because it was changed on arrival. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is
+    packed by the index, off the event loop. What only its association knew is empty for an object that is
+    found again.
     """
 
     summary: InstanceSummary
@@ -69,6 +72,13 @@ class IndexEntry:
     calling_ae_title: str
     called_ae_title: str
     header: PackableHeader
+    stored_digest: bytes | None = None
+    receive_ended_at_ns: int | None = None
+    association_id: str = ""
+    peer_host: str = ""
+    peer_port: int = 0
+    peer_name: str | None = None
+    is_dicos: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,10 @@ class AddResult:
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """One stored data set, as the index knows it. An instance's parts are numbered from 1 as they arrive."""
+    """One stored data set, as the index knows it. An instance's parts are numbered from 1 as they arrive.
+
+    `digest` and `stored_digest` are as in `IndexEntry`, both of `digest_algorithm`.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
@@ -105,6 +118,12 @@ class PartRecord:
     received_at_ns: int
     calling_ae_title: str
     called_ae_title: str
+    stored_digest: bytes | None = None
+
+    @property
+    def content_digest(self) -> bytes:
+        """That of the data set which lies at `location`."""
+        return self.digest if self.stored_digest is None else self.stored_digest
 
 
 class RetrievablePart(NamedTuple):
@@ -156,6 +175,11 @@ class Scope:
 class Index(Protocol):
     """Methods may be called from any task of one event loop."""
 
+    @property
+    def event_log(self) -> EventLog:
+        """What has happened, in its order: `add` writes of it what it records, in the same transaction."""
+        ...
+
     async def open(self) -> None:
         """Create or migrate, and make ready. Raises IndexSchemaUnknown or IndexUnavailable."""
         ...
@@ -192,6 +216,10 @@ class Index(Protocol):
 
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
         """Every part of an instance, in order of arrival; empty when it is unknown."""
+        ...
+
+    async def part(self, location: str) -> RetrievablePart | None:
+        """What sending the part at `location` needs; None where there is no such part (any more)."""
         ...
 
     async def header(self, location: str) -> bytes | None:

@@ -31,6 +31,7 @@ columns_of_parts: Final[Select[Any]] = (
         parts.c.received_at_ns,
         parts.c.calling_ae_title,
         parts.c.called_ae_title,
+        parts.c.stored_digest,
     )
     .select_from(parts)
     .join(instances, instances.c.instance_key == parts.c.instance_key)

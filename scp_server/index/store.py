@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, select
 
-from scp_server.errors import IndexFailure, IndexUnavailable
+from scp_server.errors import IndexFailure, IndexSchemaUnknown, IndexUnavailable
 from scp_server.index.base import (
     AddResult,
     DuplicatePolicy,
@@ -28,16 +28,19 @@ from scp_server.index.base import (
     UniqueKey,
 )
 from scp_server.index.batching import BatchQueue
+from scp_server.index.event_log import SqlEventLog
+from scp_server.index.event_writing import EventWriter
 from scp_server.index.failures import unavailable
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, keys_below, page_of_parts, parts_with_keys
+from scp_server.index.migrations import HEAD, current_revision
 from scp_server.index.removal import RemoveRequest
-from scp_server.index.retrieving import retrievable_parts
+from scp_server.index.retrieving import part_at, retrievable_parts
 from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
 from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
-from scp_server.index.sqlite import reader_engine
-from scp_server.index.transactions import IndexConfig, IndexWriter
+from scp_server.index.sqlite import check_file, reader_engine
+from scp_server.index.transactions import IndexConfig, IndexRequest, IndexWriter
 from scp_server.index.writer import AddRequest
 from scp_server.observability.measures import IndexMeasures
 
@@ -73,12 +76,14 @@ class Writer(Protocol):
 
     gone: deque[str]
     """Discarded files that were deleted; other threads append to it."""
+    events: EventWriter
+    """What is remembered of the event log."""
 
     def open(self) -> None:
         """Make ready; then the database exists. Raises IndexSchemaUnknown or IndexUnavailable."""
         ...
 
-    def perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> Sequence[AddResult | int | Exception]:
+    def perform(self, batch: Sequence[IndexRequest]) -> Sequence[object]:
         """Perform what is asked for in its order, and tell what became of each."""
         ...
 
@@ -96,12 +101,18 @@ class SqlIndex:
         self._config = config
         self._measures = measures or IndexMeasures()
         self._writer: Writer = writer or IndexWriter(config)
-        self._queue: BatchQueue[AddRequest | RemoveRequest, AddResult | int] | None = None
+        self._queue: BatchQueue[IndexRequest, object] | None = None
+        self._event_log = SqlEventLog(self._writer.events, self._read)
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._searches = SearchThreads(
             config.path, readers=config.readers, busy_timeout_seconds=config.busy_timeout_seconds
         )
+
+    @property
+    def event_log(self) -> SqlEventLog:
+        """See `Index.event_log`."""
+        return self._event_log
 
     async def open(self) -> None:
         """Create or migrate, and make ready. Raises IndexSchemaUnknown or IndexUnavailable.
@@ -128,10 +139,39 @@ class SqlIndex:
             max_queue=self._config.max_queue,
             name="index-write",
             measures=self._measures,
+            performed=self._event_log.look,
         )
         self._queue.start()
+        self._event_log.start(self._queue)
 
-    def _perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> Sequence[AddResult | int | Exception]:
+    async def open_to_read(self) -> None:
+        """Make ready to be read, also while a server has it open: nothing is made, migrated or written, and
+        `add` and `remove` raise IndexUnavailable.
+
+        Raises IndexUnavailable where there is none or it cannot be read, IndexSchemaUnknown for a schema that
+        is not this version's.
+        """
+        path = self._config.path
+        if not path.is_file():
+            raise IndexUnavailable(f"there is no index {path}")
+        check_file(path)
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="index-read")
+        self._reader = reader_engine(
+            path, connections=READERS, busy_timeout_seconds=self._config.busy_timeout_seconds
+        )
+        try:
+            revision = await self._read(lambda connection: current_revision(connection, str(path)))
+            if revision != HEAD:
+                raise IndexSchemaUnknown(
+                    f"the index {path} has schema revision {revision} and not {HEAD}; "
+                    "the start of a server brings an older one to it"
+                )
+        except BaseException:
+            await self.close()
+            raise
+        self._searches.open()
+
+    def _perform(self, batch: Sequence[IndexRequest]) -> Sequence[object]:
         """What comes first of each, then the transactions of those for which it did not fail."""
         failures = [_failure_of_first(request) for request in batch]
         left = [request for request, failure in zip(batch, failures, strict=True) if failure is None]
@@ -170,9 +210,7 @@ class SqlIndex:
             raise TypeError("the index's writer answered another request")
         return result
 
-    async def perform(
-        self, requests: Sequence[AddRequest | RemoveRequest]
-    ) -> Sequence[AddResult | int | Exception]:
+    async def perform(self, requests: Sequence[IndexRequest]) -> Sequence[object]:
         """Perform what another process asks for, beside what this one does (see `Writer.perform`)."""
         if self._queue is None:
             return [IndexUnavailable("the index is not open")] * len(requests)
@@ -227,6 +265,14 @@ class SqlIndex:
             page = keys[start : start + limit]
             if found := await self._read(read):
                 yield found
+
+    async def part(self, location: str) -> RetrievablePart | None:
+        """What sending the part at `location` needs (see `Index.part`)."""
+
+        def read(connection: Connection) -> RetrievablePart | None:
+            return part_at(connection, location)
+
+        return await self._read(read)
 
     async def header(self, location: str) -> bytes | None:
         """The packed raw header of the part at `location`; None where there is no such part."""
@@ -283,7 +329,7 @@ class SqlIndex:
         return await asyncio.get_running_loop().run_in_executor(threads, run)
 
 
-def _failure_of_first(request: AddRequest | RemoveRequest) -> Exception | None:
+def _failure_of_first(request: IndexRequest) -> Exception | None:
     """Do what comes first of a request; returns what went wrong."""
     if isinstance(request, AddRequest) and request.first is not None:
         try:

@@ -8,7 +8,7 @@ from scp_server.interfaces import AcceptedContext, AssociationInfo, DicosMode
 from scp_server.net.access import PeerEntry
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.protocol.items import ContextResult
-from scp_server.protocol.pdu import AssociateAC, AssociateRQ
+from scp_server.protocol.pdu import AssociateAC, AssociateRQ, RejectReason
 
 log = get_logger(__name__)
 
@@ -54,8 +54,19 @@ class Admission(NamedTuple):
         results = [context.result for context in self.answer.presentation_contexts]
         return results.count(ContextResult.USER_REJECTION)
 
-    def log_refused_contexts(self, info: AssociationInfo) -> None:
-        """One line where there are any."""
+    def log_accepted(self, request: AssociateRQ, info: AssociationInfo) -> None:
+        """The line of an association that was accepted, and another where contexts were refused."""
+        self._log_refused_contexts(info)
+        log.debug(
+            "association.accepted",
+            association_id=info.association_id,
+            peer_host=info.peer_host,
+            calling_ae_title=peer_text(request.calling_ae_title),
+            contexts_proposed=len(request.presentation_contexts),
+            contexts_accepted=len(info.contexts),
+        )
+
+    def _log_refused_contexts(self, info: AssociationInfo) -> None:
         if self.refused_contexts:
             log.warning(
                 "association.restricted",
@@ -67,6 +78,18 @@ class Admission(NamedTuple):
                 contexts_refused=self.refused_contexts,
                 contexts_accepted=len(info.contexts),
             )
+
+
+def log_rejected(request: AssociateRQ, host: str, reason: RejectReason) -> None:
+    """The line of an association that was rejected."""
+    log.warning(
+        "association.rejected",
+        peer_host=host,
+        calling_ae_title=peer_text(request.calling_ae_title),
+        called_ae_title=peer_text(request.called_ae_title),
+        application_context_name=peer_text(request.application_context_name),
+        reason=reason.name,
+    )
 
 
 def learn_is_dicos(info: AssociationInfo, is_dicos: bool) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scp_server.interfaces import AcceptedContext, Service
+from scp_server.interfaces import AcceptedContext, AssociationListener, Service
 from scp_server.net.access import AccessRules
 from scp_server.net.admission import Admission
 from scp_server.net.association_transport import TransportConfig
@@ -65,11 +65,14 @@ class AssociationManager:
         services: Services,
         measures: Measures | None = None,
         grants: Grants | None = None,
+        listener: AssociationListener | None = None,
     ) -> None:
         self.config = config
         self.places = Places()
         self._grants = grants
         self.services = services
+        self.listener = listener
+        """Who is told of connections and associations, where somebody wants to know."""
         self.measures = measures or Measures()
         self.measures.peers.configure(config.access.names)
         self.budget = ByteBudget(config.process_buffer_bytes)
@@ -114,6 +117,11 @@ class AssociationManager:
         """Accepted associations that have not ended."""
         return len(self._associations)
 
+    @property
+    def request_bytes(self) -> int:
+        """What is held of A-ASSOCIATE-RQs that have not been answered."""
+        return self._request_bytes
+
     def associations_by_peer(self) -> Counter[str]:
         """`association_count` for each peer that the settings name and that has any, and for all others."""
         return Counter(self.measures.peers.label(each.peer_name) for each in self._associations)
@@ -146,19 +154,21 @@ class AssociationManager:
         reason = rejection(request, policy)
         if reason is None and peer is None and access.known_peers_only:
             reason = RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED
-        if reason is None and self._is_full_for(request.calling_ae_title, host):
+        if reason is None and self.is_full_for(request.calling_ae_title, host):
             reason = RejectReason.LOCAL_LIMIT_EXCEEDED
         if reason is not None:
-            return self._rejected(reason)
+            return self.rejected(reason)
         admission = Admission(negotiate(request, policy).answer, peer)
         self.refused_contexts += admission.refused_contexts
         return admission
 
-    def _rejected(self, reason: RejectReason) -> RejectReason:
+    def rejected(self, reason: RejectReason) -> RejectReason:
+        """Count an association that is rejected."""
         self.measures.associations.rejected[reason] += 1
         return reason
 
-    def _is_full_for(self, calling_ae_title: str, host: str) -> bool:
+    def is_full_for(self, calling_ae_title: str, host: str) -> bool:
+        """Whether a cap has no room for one more."""
         return self._draining or self.places.is_full_for(calling_ae_title, host, self.config)
 
     def ask_for_place(self, request: AssociateRQ, host: str) -> asyncio.Future[bool] | None:
@@ -167,17 +177,17 @@ class AssociationManager:
         return None if self._grants is None else self._grants.ask(request.calling_ae_title, host)
 
     def give_place_back(self, request: AssociateRQ, host: str) -> None:
-        """A place was granted, and nobody is there any more to take it."""
+        """A place was granted, and nobody takes it any more."""
         if self._grants is not None:
             self._grants.give_back(request.calling_ae_title, host)
 
     def no_place(self) -> RejectReason:
         """None was granted; counts the rejection."""
-        return self._rejected(RejectReason.LOCAL_LIMIT_EXCEEDED)
+        return self.rejected(RejectReason.LOCAL_LIMIT_EXCEEDED)
 
     def take_place_for_another(self, calling_ae_title: str, host: str) -> bool:
         """Another process asks whether it may let one in; if so, it has taken the place."""
-        if self._is_full_for(calling_ae_title, host):
+        if self.is_full_for(calling_ae_title, host):
             return False
         self.places.take(calling_ae_title, host)
         return True
@@ -186,6 +196,8 @@ class AssociationManager:
         """Count a socket; above the cap the oldest draining one goes, else the oldest half-open one."""
         self._connections[connection] = None
         self.measures.associations.connections += 1
+        if self.listener is not None:
+            self.listener.connected(*connection.peer)
         if len(self._connections) <= self.config.max_connections:
             return
         others = [other for other in self._connections if other is not connection and not other.ended]
@@ -215,6 +227,8 @@ class AssociationManager:
         """The socket is gone."""
         self._connections.pop(connection, None)
         self.request_bytes_held(connection, 0)
+        if self.listener is not None:
+            self.listener.disconnected(*connection.peer)
         self._notify()
 
     def association_began(self, connection: Connection) -> None:

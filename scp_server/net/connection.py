@@ -14,8 +14,8 @@ from scp_server.errors import (
     AssociationReleased,
     LocalProtocolError,
 )
-from scp_server.interfaces import AssociationInfo
-from scp_server.net.admission import Admission, learn_is_dicos
+from scp_server.interfaces import AssociationInfo, AssociationListener, AssociationVerdict
+from scp_server.net.admission import Admission, learn_is_dicos, log_rejected
 from scp_server.net.association_transport import AssociationTransport
 from scp_server.net.operation import PerformedOperation
 from scp_server.net.operations import Operations
@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_REASONS = {
+    AssociationVerdict.YES: None,
+    AssociationVerdict.NO: RejectReason.NO_REASON,
+    AssociationVerdict.CANNOT_SAY: RejectReason.TEMPORARY_CONGESTION,
+}
+"""What the peer is told (PS3.8 9.3.4)."""
 _CAN_ANSWER = frozenset({State.STA6, State.STA8})
 
 
@@ -70,19 +76,22 @@ class Connection(AssociationTransport):
         self._release_requested = False
         self._release_wanted = False
         self._release_sent = False
+        self._judging: asyncio.Task[None] | None = None
+        """Somebody is asked whether the association may be; the peer waits."""
         self.error: AssociationError | None = None
         """What ended the association."""
         self._outcome = ""
         self.opened_at = time.monotonic()
         self.info: AssociationInfo | None = None
-        self.host = ""
+        self.peer = ("", 0)
+        """Host and port of the other end, known from the first moment to the last."""
 
     # -- the socket ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place among the sockets; the association counts only once it is accepted."""
         super().connection_made(transport)
-        self.host = self.peer_address[0]
+        self.peer = self.peer_address
         self._budget.join(self)
         self._manager.connection_opened(self)
 
@@ -99,6 +108,7 @@ class Connection(AssociationTransport):
 
     def transport_ended(self) -> None:
         """Give everything back."""
+        self._stop_judging()
         self._budget.leave(self)
         self._manager.connection_closed(self)
         if self.info is None and self._outcome == "lost":
@@ -111,6 +121,11 @@ class Connection(AssociationTransport):
     def reading_went_on(self, why: str) -> None:
         """See `AssociationTransport`."""
         self._measures.associations.stops[why].went_on()
+
+    @property
+    def host(self) -> str:
+        """Of the peer."""
+        return self.peer[0]
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -215,22 +230,61 @@ class Connection(AssociationTransport):
         self._count_request()
 
     def _decided(self, request: AssociateRQ, admission: Admission | RejectReason) -> None:
-        now = self._loop.time()
         if isinstance(admission, RejectReason):
-            self._outcome = "rejected"
-            log.warning(
-                "association.rejected",
-                peer_host=self.host,
-                calling_ae_title=peer_text(request.calling_ae_title),
-                called_ae_title=peer_text(request.called_ae_title),
-                application_context_name=peer_text(request.application_context_name),
-                reason=admission.name,
-            )
-            self.association.reject(admission, now)
+            self._reject(request, admission)
             return
-        self.info = info = admission.association_info(
-            request, self._manager.next_association_id(), self.peer_address
-        )
+        info = admission.association_info(request, self._manager.next_association_id(), self.peer)
+        learn_is_dicos(info, self.association.is_dicos)
+        listener = self._manager.listener
+        if listener is not None and listener.judges(info):
+            # Whatever the peer sends meanwhile ends it, as PS3.8 9.2 wants it in Sta3.
+            judging = self._judge(listener, request, admission, info)
+            self._judging = self._loop.create_task(judging, name="associate")
+        else:
+            self._accept(request, admission, info)
+
+    async def _judge(
+        self, listener: AssociationListener, request: AssociateRQ, admission: Admission, info: AssociationInfo
+    ) -> None:
+        """Have somebody else say whether the association may be, then answer."""
+        try:
+            verdict = await listener.may_associate(info)
+            self._judging = None
+            if self.association.state is not State.STA3:
+                self._manager.give_place_back(request, self.host)
+                return
+            reason = _REASONS[verdict]
+            # Others may have come meanwhile, who took no place before either.
+            if reason is None and self._manager.is_full_for(info.calling_ae_title, self.host):
+                reason = RejectReason.LOCAL_LIMIT_EXCEEDED
+            if reason is not None:
+                self._manager.give_place_back(request, self.host)
+                self._reject(request, self._manager.rejected(reason))
+            else:
+                self._accept(request, admission, info)
+                self._asks_still = False
+                self._manager.request_bytes_held(self, 0)
+            self.flush()
+        except asyncio.CancelledError:
+            self._manager.give_place_back(request, self.host)
+            raise
+        except Exception:
+            self._judging = None
+            log.exception("association.failed", event_type="AssociateRequested")
+            self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
+
+    def _stop_judging(self) -> None:
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
+
+    def _reject(self, request: AssociateRQ, reason: RejectReason) -> None:
+        self._outcome = "rejected"
+        log_rejected(request, self.host, reason)
+        self.association.reject(reason, self._loop.time())
+
+    def _accept(self, request: AssociateRQ, admission: Admission, info: AssociationInfo) -> None:
+        self.info = info
         # What was changed since the socket came holds for this association, whole, and later changes do not.
         self.config, self.services = self._manager.config, self._manager.services
         limits, peer = self.config.limits, admission.peer
@@ -239,17 +293,10 @@ class Connection(AssociationTransport):
             if idle_seconds is not None:
                 self.association.set_idle_seconds(idle_seconds)
         self._manager.association_began(self)
-        self.association.accept(admission.answer, now)
-        learn_is_dicos(info, self.association.is_dicos)
-        admission.log_refused_contexts(info)
-        log.debug(
-            "association.accepted",
-            association_id=info.association_id,
-            peer_host=self.host,
-            calling_ae_title=peer_text(request.calling_ae_title),
-            contexts_proposed=len(request.presentation_contexts),
-            contexts_accepted=len(info.contexts),
-        )
+        self.association.accept(admission.answer, self._loop.time())
+        admission.log_accepted(request, info)
+        if self._manager.listener is not None:
+            self._manager.listener.accepted(info)
 
     def _command_received(self, event: CommandReceived) -> None:
         message, info = event.message, self.info
@@ -368,6 +415,7 @@ class Connection(AssociationTransport):
     ) -> None:
         if self._outcome:
             return
+        self._stop_judging()
         self._outcome = outcome
         self.error = error or AssociationLost(f"the association has ended: {outcome}")
         self._operations.association_ended(self.error)
@@ -393,6 +441,10 @@ class Connection(AssociationTransport):
             duration_seconds=round(time.monotonic() - self.opened_at, 6),
             **_safe(details),
         )
+        if self._manager.listener is not None:
+            self._manager.listener.ended(
+                self.info, outcome.value, self._operations.count, self._operations.dataset_bytes
+            )
 
     # -- the budget ---------------------------------------------------------------------------------------
 

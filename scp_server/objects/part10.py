@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from scp_server.objects.uids import PRIVATE_INFORMATION_CREATOR_UID, clean_uid
 from scp_server.objects.vr import LONG_FORM_VRS, SHORT_FORM_VRS
@@ -27,10 +27,13 @@ _GROUP_LENGTH = struct.Struct("<HH2sHI")
 _LENGTH = struct.Struct("<I")
 
 _RECORD = struct.Struct("<4sBBQ")
-"""(0002,0102): name, version, length of the arrival id, nanoseconds since the epoch; then the arrival id."""
+"""(0002,0102): name, version, length of the arrival id, nanoseconds since the epoch; then the arrival id.
+Of an object that was changed on arrival there follow algorithm and digest of what was received, each behind
+its length in one byte; versions that know nothing of that pass over it."""
 _RECORD_NAME = b"SCPS"
 _RECORD_VERSION = 1
-_MAX_ARRIVAL_ID = 255
+_MAX_RECORDED = 255
+"""Bytes of a value whose length has one byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,19 @@ class FileMetaBytes:
     dicos_version_offset_bytes: int | None
 
 
+class ReceivedDigest(NamedTuple):
+    """The digest of a data set as it was received, where it was changed before it was stored."""
+
+    algorithm: str
+    digest: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class FileMeta:
     """What a file's meta information says. UIDs are cleaned, texts stripped; absent ones are empty.
 
-    `arrival_id` and `received_at_ns` are None in files that this server did not write.
+    `arrival_id` and `received_at_ns` are None in files that this server did not write, `received_digest` also
+    where the data set is what was received.
     """
 
     sop_class_uid: str
@@ -62,6 +73,7 @@ class FileMeta:
     receiving_ae_title: str
     arrival_id: str | None
     received_at_ns: int | None
+    received_digest: ReceivedDigest | None
     dataset_offset_bytes: int
 
 
@@ -83,6 +95,7 @@ def file_meta(
     receiving_ae_title: str = "",
     received_at_ns: int = 0,
     arrival_id: str = "",
+    received_digest: ReceivedDigest | None = None,
     implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
     implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
 ) -> FileMetaBytes:
@@ -91,8 +104,9 @@ def file_meta(
     AE titles may be any peer's text: what a title cannot hold becomes `?`, and 16 characters are kept.
     (0002,0004), which only DICOS has, is written when `dicos_version` is given or `reserve_dicos_version`
     is set. `arrival_id` (ASCII, at most 255) and `received_at_ns` (nanoseconds since the epoch, UTC) go to
-    the private record, so that the order of arrival survives the index; without an arrival id there is none.
-    Raises ValueError when a UID, the arrival id or the time cannot be written.
+    the private record, so that the order of arrival survives the index; `received_digest`, too, by which an
+    object that was changed on arrival is known. Without an arrival id there is no record. Raises ValueError
+    when a UID or what is to be recorded cannot be written.
     """
     parts = [
         _FILE_META_VERSION,
@@ -109,7 +123,7 @@ def file_meta(
     )
     parts.append(_ae_title_elements(source_ae_title, sending_ae_title, receiving_ae_title))
     if arrival_id:
-        parts.append(_record_elements(arrival_id, received_at_ns))
+        parts.append(_record_elements(arrival_id, received_at_ns, received_digest))
     body = b"".join(parts)
     length = _GROUP_LENGTH.pack(_FILE_META_GROUP, _TAG_FILE_META_GROUP_LENGTH, b"UL", 4, len(body))
     return FileMetaBytes(b"".join((_PREAMBLE, length, body)), offset)
@@ -155,11 +169,15 @@ def _ae_title(title: str) -> bytes:
 _PRIVATE_CREATOR = _short(0x0100, b"UI", _uid(PRIVATE_INFORMATION_CREATOR_UID))
 
 
-def _record_elements(arrival_id: str, received_at_ns: int) -> bytes:
+def _record_elements(arrival_id: str, received_at_ns: int, received: ReceivedDigest | None) -> bytes:
     arrival = arrival_id.encode("ascii")
-    if len(arrival) > _MAX_ARRIVAL_ID or not 0 <= received_at_ns < 1 << 64:
+    if len(arrival) > _MAX_RECORDED or not 0 <= received_at_ns < 1 << 64:
         raise ValueError("arrival id or receive time cannot be recorded")
     record = _RECORD.pack(_RECORD_NAME, _RECORD_VERSION, len(arrival), received_at_ns) + arrival
+    for value in () if received is None else (received.algorithm.encode("ascii"), received.digest):
+        if not 0 < len(value) <= _MAX_RECORDED:
+            raise ValueError("the digest cannot be recorded")
+        record += bytes([len(value)]) + value
     record += b"\0" * (len(record) & 1)
     return b"".join((_PRIVATE_CREATOR, b"\x02\x00\x02\x01OB\0\0", _LENGTH.pack(len(record)), record))
 
@@ -177,7 +195,7 @@ def read_file_meta(buffer: bytes) -> FileMeta:
     transfer_syntax_uid = clean_uid(values.get(0x0010, b""))
     if not transfer_syntax_uid:
         raise ValueError("the File Meta Information has no Transfer Syntax UID (0002,0010)")
-    arrival_id, received_at_ns = _read_record(values)
+    arrival_id, received_at_ns, received_digest = _read_record(values)
     return FileMeta(
         sop_class_uid=clean_uid(values.get(0x0002, b"")),
         sop_instance_uid=clean_uid(values.get(0x0003, b"")),
@@ -190,6 +208,7 @@ def read_file_meta(buffer: bytes) -> FileMeta:
         receiving_ae_title=_text(values, 0x0018),
         arrival_id=arrival_id,
         received_at_ns=received_at_ns,
+        received_digest=received_digest,
         dataset_offset_bytes=position,
     )
 
@@ -224,17 +243,31 @@ def _read_elements(buffer: bytes) -> tuple[dict[int, bytes], int]:
     return values, position
 
 
-def _read_record(values: dict[int, bytes]) -> tuple[str | None, int | None]:
-    """Arrival id and receive time, where our own record lies there whole."""
+def _read_record(values: dict[int, bytes]) -> tuple[str | None, int | None, ReceivedDigest | None]:
+    """Arrival id, receive time and digest, where our own record lies there whole."""
     record = values.get(0x0102, b"")
     creator = clean_uid(values.get(0x0100, b""))
     if creator != PRIVATE_INFORMATION_CREATOR_UID or len(record) < _RECORD.size:
-        return None, None
+        return None, None, None
     name, version, length, received_at_ns = _RECORD.unpack_from(record)
     arrival = record[_RECORD.size : _RECORD.size + length]
     if name != _RECORD_NAME or version != _RECORD_VERSION or len(arrival) != length or not arrival.isascii():
-        return None, None
-    return arrival.decode("ascii"), received_at_ns
+        return None, None, None
+    return arrival.decode("ascii"), received_at_ns, _read_digest(record[_RECORD.size + length :])
+
+
+def _read_digest(rest: bytes) -> ReceivedDigest | None:
+    """What follows the arrival id: a digest, or one NUL at most."""
+    values: list[bytes] = []
+    while len(values) < 2 and rest and rest[0]:
+        length, rest = rest[0], rest[1:]
+        if len(rest) < length:
+            return None
+        values.append(rest[:length])
+        rest = rest[length:]
+    if len(values) < 2 or not values[0].isascii():
+        return None
+    return ReceivedDigest(values[0].decode("ascii"), values[1])
 
 
 def _text(values: dict[int, bytes], element: int) -> str:

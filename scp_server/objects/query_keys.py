@@ -57,7 +57,7 @@ def parse_key(text: str) -> KeyName:
     tag = int(found[1] + found[2], 16) if found else _tag_of(name)
     group = tag >> 16
     if group in (0x0000, 0x0002, 0xFFFE) or tag & 0xFFFF == 0:
-        raise QueryError(f"{text!r}: {tag_text(tag)} is no attribute that a query can have")
+        raise QueryError(f"{text!r}: {tag_text(tag)} is no attribute of a data set")
     return KeyName(tag, vr or _vr_of(tag), name)
 
 

@@ -102,6 +102,11 @@ class KeptBytes:
             return None
         return self.raw[self.position(start) : self.position(start + length)]
 
+    def whole(self, start: int, end: int) -> bytes | None:
+        """The bytes between two offsets; None where some of them were not kept."""
+        found = self.raw[self.position(start) : self.position(end)]
+        return found if len(found) == end - start else None
+
 
 class _Reader:
     """Reads headers of one encoding: that of the transfer syntax, or implicit VR little endian below UN."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from scp_server.objects import header_codec
 from scp_server.objects.dictionary import vr_of
-from scp_server.objects.raw_elements import Gap, IndexedElement, KeptBytes, elements, items
+from scp_server.objects.raw_elements import FoundElement, Gap, IndexedElement, KeptBytes, elements, items
 from scp_server.objects.text import decode_text
 from scp_server.objects.uids import TransferSyntax, clean_uid, is_dicos_sop_class
 from scp_server.objects.vr import CHARACTER_SET_VRS, SINGLE_VALUED_TEXT_VRS, TEXT_VRS, numbers, tags_of
@@ -233,6 +233,15 @@ class RawHeader(AttributeSource):
     def gaps(self) -> tuple[Gap, ...]:
         """What was not kept: large values, and the ends of very large sequences."""
         return self._kept.gaps
+
+    def found_elements(self) -> Iterator[FoundElement]:
+        """The elements as they lie, also those that are repeated or beyond what is remembered. Raises
+        ValueError where the bytes make no sense."""
+        return elements(self._kept, self._syntax, self._syntax.implicit_vr, 0, self._kept.end)
+
+    def bytes_between(self, start: int, end: int) -> bytes | None:
+        """The data set's bytes between two offsets; None where some of them were not kept."""
+        return self._kept.whole(start, end)
 
     @property
     def kept_bytes(self) -> bytes:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from scp_server.observability.rule_measures import ForwardMeasures, WebhookMeasures
 from scp_server.protocol.message import CEchoRQ, CFindRQ, CGetRQ, CMoveRQ, CStoreRQ, Message
 from scp_server.protocol.pdu import RejectReason
 from scp_server.protocol.status import Status, StatusClass, status_class
@@ -279,6 +280,7 @@ class ReceptionMeasures:
     persist: Histogram = field(default_factory=_durations)
     index: Histogram = field(default_factory=_durations)
     patient_conflicts: int = 0
+    coerced: int = 0
 
     def recorded(self, stages: StageClock) -> None:
         """An object went through all stages."""
@@ -359,6 +361,48 @@ class WorkerMeasures:
     """Times that one ended by itself, or had to be ended because it was silent."""
 
 
+class CallbackOutcome(StrEnum):
+    """How a call of a callback ended."""
+
+    RETURNED = "returned"
+    REJECTED = "rejected"
+    """It said no on purpose: `Reject`, or a delivery that it does not take."""
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    NONSENSE = "nonsense"
+    """It returned something."""
+    LOST = "lost"
+    """Its process crashed, or there is no thread left for it."""
+    DROPPED = "dropped"
+    """It was not called: too many notices waited for it."""
+
+
+@dataclass(slots=True)
+class CallbackCounts:
+    """The calls of one callback. `running`, `waiting` and `abandoned` are of this moment."""
+
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CallbackOutcome, 0))
+    seconds: Histogram = field(default_factory=_durations)
+    running: int = 0
+    waiting: int = 0
+    """Notices that it has not been called with yet."""
+    abandoned: int = 0
+    """Threads that did not end at their deadline, and have not ended since."""
+    blocked: int = 0
+    """Times that it kept the event loop from anything else for too long."""
+
+
+class CallbackMeasures:
+    """The counts of each callback, by the name that it was registered with."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, CallbackCounts] = {}
+
+    def of(self, name: str) -> CallbackCounts:
+        """Where to count for it; names are ours, and few."""
+        return self.by_name.setdefault(name, CallbackCounts())
+
+
 @dataclass(frozen=True, slots=True)
 class Measures:
     """Everything one server counts. Each component gets its own part."""
@@ -372,6 +416,9 @@ class Measures:
     retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
     workers: WorkerMeasures = field(default_factory=WorkerMeasures)
+    forward: ForwardMeasures = field(default_factory=ForwardMeasures)
+    webhook: WebhookMeasures = field(default_factory=WebhookMeasures)
+    callbacks: CallbackMeasures = field(default_factory=CallbackMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
 
 

@@ -230,6 +230,12 @@ METRICS: tuple[Declaration, ...] = (
         "Objects kept that name another patient than their study.",
         lambda v: v.measures.reception.patient_conflicts,
     ),
+    _single(
+        "scp_objects_coerced_total",
+        "counter",
+        "Objects of which attributes were changed before they were stored.",
+        lambda v: v.measures.reception.coerced,
+    ),
     # -- back-pressure
     Declaration(
         "scp_reading_stopped",
@@ -358,6 +364,83 @@ METRICS: tuple[Declaration, ...] = (
         "counter",
         "Decoding processes that crashed or took too long.",
         lambda v: v.measures.retrieve.decoders_lost,
+    ),
+    # -- rules
+    Declaration(
+        "scp_forward_objects_total",
+        "counter",
+        "Tries to forward an object.",
+        ("rule", "remote", "result"),
+        lambda v: [
+            ((rule, remote, str(result)), count)
+            for (rule, remote), counts in v.measures.forward.by_rule.items()
+            for result, count in counts.results.items()
+        ],
+    ),
+    Declaration(
+        "scp_forward_sent_bytes_total",
+        "counter",
+        "Bytes of data sets that were forwarded.",
+        ("rule", "remote"),
+        lambda v: [(labels, counts.sent_bytes) for labels, counts in v.measures.forward.by_rule.items()],
+    ),
+    Declaration(
+        "scp_webhook_calls_total",
+        "counter",
+        "Calls of webhooks.",
+        ("rule", "result"),
+        lambda v: [
+            ((rule, str(result)), count)
+            for rule, results in v.measures.webhook.by_rule.items()
+            for result, count in results.items()
+        ],
+    ),
+    # -- callbacks
+    Declaration(
+        "scp_callback_calls_total",
+        "counter",
+        "Calls of callbacks that ended, and notices that were dropped before one.",
+        ("callback", "outcome"),
+        lambda v: [
+            ((name, str(outcome)), count)
+            for name, counts in v.measures.callbacks.by_name.items()
+            for outcome, count in counts.outcomes.items()
+        ],
+    ),
+    Declaration(
+        "scp_callback_duration_seconds",
+        "histogram",
+        "Time that calls of callbacks took.",
+        ("callback",),
+        lambda v: [((name,), counts.seconds) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callbacks_running",
+        "gauge",
+        "Calls of callbacks under way.",
+        ("callback",),
+        lambda v: [((name,), counts.running) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callbacks_waiting",
+        "gauge",
+        "Notices that callbacks have not been called with yet.",
+        ("callback",),
+        lambda v: [((name,), counts.waiting) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callback_threads_abandoned",
+        "gauge",
+        "Threads that did not end at their callback's deadline.",
+        ("callback",),
+        lambda v: [((name,), counts.abandoned) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    Declaration(
+        "scp_callback_blocked_loop_total",
+        "counter",
+        "Times that an async callback blocked the event loop.",
+        ("callback",),
+        lambda v: [((name,), counts.blocked) for name, counts in v.measures.callbacks.by_name.items()],
     ),
     # -- quarantine
     _single(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scp_server.index.store import SqlIndex
 from scp_server.net.places import Grants
 from scp_server.observability.measures import Measures
+from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.runtime.build import (
     build_destinations,
     build_destinations_config,
@@ -33,6 +34,7 @@ class Acceptor:
         measures: Measures,
         quarantine: Quarantine,
         deletions: Deletions,
+        callbacks: ActiveCallbacks | None = None,
         arrivals: ArrivalClock | None = None,
         grants: Grants | None = None,
     ) -> None:
@@ -41,6 +43,7 @@ class Acceptor:
         self._measures = measures
         self._quarantine = quarantine
         self._deletions = deletions
+        self._callbacks = callbacks
         self._arrivals = arrivals or ArrivalClock()
         self._grants = grants
         self.destinations = build_destinations(settings, measures)
@@ -56,6 +59,7 @@ class Acceptor:
             self.destinations,
             self.transcoder,
             grants,
+            callbacks if callbacks is not None and callbacks.listens else None,
         )
 
     def _build_service(self, settings: Settings) -> StorageService:
@@ -66,6 +70,7 @@ class Acceptor:
             self._measures,
             self._quarantine,
             self._deletions,
+            self._callbacks,
             self._arrivals,
         )
 

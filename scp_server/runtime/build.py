@@ -6,6 +6,7 @@ its SOP classes in `build_policy`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.searching import MAX_PAGE_ANSWER_BYTES
 from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex, Writer
-from scp_server.interfaces import Destinations, DicosMode, PeerRules, Transcoding
+from scp_server.interfaces import AssociationListener, Destinations, DicosMode, PeerRules, Transcoding
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import READ_BYTES, TransportConfig
@@ -26,16 +27,21 @@ from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
 from scp_server.objects.reencoding import REENCODING_BYTES
 from scp_server.observability.measures import Measures
+from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.registry import CallbackRegistry, CallbackSources, load_callbacks
+from scp_server.pipeline.running import CallbackLimits
+from scp_server.pipeline.sending import Source
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
+from scp_server.runtime.build_rules import build_object_rules
 from scp_server.services.query_retrieve.find import FindConfig, FindService
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig
 from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered, offered_to_retrieve
 from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
-from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
+from scp_server.services.query_retrieve.suboperations import SubOperationsConfig
 from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import ArrivalClock, Deletions, StorageService, StorageServiceConfig
@@ -44,7 +50,6 @@ from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
 from scp_server.storage.filesystem import (
-    READ_PIECE_BYTES,
     Durability,
     FilesystemStorage,
     FilesystemStorageConfig,
@@ -52,6 +57,7 @@ from scp_server.storage.filesystem import (
 from scp_server.storage.pruning import PruneCounts
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
 from scp_server.storage.quarantine_room import QuarantineRoom
+from scp_server.storage.reading import READ_PIECE_BYTES
 from scp_server.storage.template import LayoutTemplate
 
 
@@ -130,6 +136,7 @@ def build_storage_service(
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
     deletions: Deletions | None = None,
+    callbacks: ActiveCallbacks | None = None,
     arrivals: ArrivalClock | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released."""
@@ -141,6 +148,8 @@ def build_storage_service(
         quarantine,
         deletions=deletions,
         arrivals=arrivals,
+        callbacks=callbacks,
+        rules=build_object_rules(settings),
     )
 
 
@@ -164,6 +173,42 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
         max_object_bytes=limits.max_object_bytes,
         duplicates=DuplicatePolicy(settings.storage.duplicates),
         dicos_duplicates=DuplicatePolicy(settings.storage.dicos_duplicates),
+        max_changed_objects=limits.max_changed_objects,
+        modifying_system=settings.listen.ae_title,
+    )
+
+
+def build_callback_limits(settings: Settings) -> CallbackLimits:
+    """What callbacks may cost."""
+    callbacks = settings.callbacks
+    return CallbackLimits(
+        timeout_seconds=callbacks.timeout_seconds,
+        concurrency=callbacks.concurrency,
+        processes=callbacks.processes,
+        process_memory_bytes=callbacks.process_memory_bytes,
+        blocking_seconds=callbacks.blocking_seconds,
+        max_abandoned_threads=callbacks.max_abandoned_threads,
+        max_waiting=callbacks.max_waiting,
+    )
+
+
+def build_callback_registry(settings: Settings, arguments: Sequence[object] = ()) -> CallbackRegistry:
+    """All callbacks: `arguments`, plug-ins and installed packages. Raises ConfigurationError."""
+    return load_callbacks(
+        CallbackSources(
+            arguments=arguments,
+            plugins=settings.plugins,
+            entry_points=settings.callbacks.entry_points,
+        )
+    )
+
+
+def build_callbacks(
+    settings: Settings, measures: Measures, arguments: Sequence[object] = ()
+) -> ActiveCallbacks:
+    """All callbacks, ready to be started. Raises ConfigurationError."""
+    return ActiveCallbacks(
+        build_callback_registry(settings, arguments), build_callback_limits(settings), measures.callbacks
     )
 
 
@@ -316,6 +361,8 @@ def build_destinations_config(settings: Settings) -> DestinationsConfig:
                 max_associations=remote.max_associations,
                 connect_seconds=remote.connect_seconds,
                 duplicates_are_warnings=remote.duplicates == "warning",
+                glued=remote.framing == "glued",
+                transfer_syntaxes=remote.transfer_syntax_uids,
             )
             for remote in settings.remotes
         },
@@ -347,16 +394,17 @@ def build_manager(
     destinations: Destinations | None = None,
     transcoding: Transcoding | None = None,
     grants: Grants | None = None,
+    listener: AssociationListener | None = None,
 ) -> AssociationManager:
     """Everything between the listening socket and the storage. `storage_service` is what performs C-STORE,
     where something else uses it too; without one there is no quarantine. `destinations` are
     those of C-MOVE, `transcoding` gives what is retrieved another transfer syntax, `grants` lets associations
-    in where another process counts them."""
+    in where another process counts them, `listener` is told of associations."""
     limits = settings.limits
     measures = measures or Measures()
     policy = build_policy(settings)
     services = ServiceRegistry()
-    services.register(VerificationService(), {VERIFICATION_SOP_CLASS_UID})
+    services.register(VerificationService(listener), {VERIFICATION_SOP_CLASS_UID})
     services.register(
         storage_service or build_storage_service(settings, storage, index, measures),
         StorageSOPClasses(policy),
@@ -385,6 +433,7 @@ def build_manager(
         services,
         measures,
         grants,
+        listener,
     )
 
 
@@ -417,7 +466,8 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
     and a page of answers with the one that is being made; or pieces of an object that is sent. Of an object
     that is decoded there are a frame, the fragment behind it, the decoded frame, and what waits in pipes; of
-    one that is re-encoded, a few pieces.
+    one that is re-encoded, a few pieces. Of one that is changed on arrival there are another header and what
+    changes of it, pieces that are read back, and what the second writer holds.
     """
     limits, query = settings.limits, settings.query
     outbound = (
@@ -430,6 +480,13 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + REENCODING_BYTES
     )
     commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
+    changing = (
+        3 * limits.max_header_bytes
+        + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
+        + settings.storage.write_buffer_bytes
+        + 2 * READ_PIECE_BYTES
+        + REENCODING_BYTES
+    )
     storing = 2 * limits.max_header_bytes + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
     querying = (
         2 * query.max_identifier_bytes
@@ -453,4 +510,5 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + limits.max_associations * per_association
         + settings.most_outbound_associations * outbound
         + settings.codecs.max_objects * 4 * settings.codecs.max_frame_bytes
+        + limits.max_changed_objects * changing
     )

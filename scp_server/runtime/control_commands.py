@@ -1,4 +1,4 @@
-"""What can be asked of the quarantine over the control socket."""
+"""What can be asked of callbacks and of the quarantine over the control socket."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from scp_server.errors import StorageError
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import QuarantineEvent
+from scp_server.pipeline.registry import CallbackRegistry
 from scp_server.runtime.control import Command, WrongArguments, only, text
 from scp_server.services.release import QuarantineRelease
 from scp_server.storage.layout import checked_arrival_id
@@ -18,6 +19,16 @@ log = get_logger(__name__)
 
 LIST_PAGE = 200
 """Objects in one answer to `quarantine.list`; `next` says how to go on."""
+
+
+def callback_commands(registry: CallbackRegistry) -> dict[str, Command]:
+    """`callbacks`: the names of those that the server has."""
+
+    async def names(arguments: Mapping[str, Any]) -> list[str]:
+        only(arguments)
+        return [each.name for each in registry.callbacks]
+
+    return {"callbacks": names}
 
 
 def quarantine_commands(quarantine: Quarantine, release: QuarantineRelease) -> dict[str, Command]:

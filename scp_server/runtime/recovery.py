@@ -263,11 +263,12 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
     tap.finish()
     if meta.arrival_id is None or meta.received_at_ns is None:
         raise ValueError("the file was not written by this server")
+    received = meta.received_digest
     return IndexEntry(
         summary=await share.run(summarizing(tap.header, limits)),
         transfer_syntax_uid=meta.transfer_syntax_uid,
-        digest_algorithm=DIGEST_ALGORITHM,
-        digest=digest.digest(),
+        digest_algorithm=DIGEST_ALGORITHM if received is None else received.algorithm,
+        digest=digest.digest() if received is None else received.digest,
         location=stored.location,
         size_bytes=stored.size_bytes,
         dataset_offset_bytes=meta.dataset_offset_bytes,
@@ -276,4 +277,5 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
         calling_ae_title=meta.sending_ae_title or "",
         called_ae_title=meta.receiving_ae_title or "",
         header=tap.header,
+        stored_digest=None if received is None else digest.digest(),
     )

@@ -25,18 +25,22 @@ RELOADABLE = frozenset(
     {
         "access",
         "close_timeout_seconds",
+        "coerce",
         "drain_timeout_seconds",
+        "forward",
         "limits",
         "log",
         "negotiation",
         "peers",
         "query",
         "remotes",
+        "require_attributes",
         "retrieve",
         "storage.dicos_duplicates",
         "storage.duplicates",
         "storage.layout",
         "timeouts",
+        "webhook",
     }
 )
 """Keys, and whole sections, that may change; they hold for new associations, those that run keep theirs.

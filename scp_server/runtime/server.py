@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from scp_server.errors import ConfigurationError
 from scp_server.index.base import Index
 from scp_server.net.listener import Listener, bind_shared, bound_addresses
 from scp_server.objects.dictionary import sequence_tags
@@ -19,13 +20,14 @@ from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
 from scp_server.runtime.acceptor import Acceptor
 from scp_server.runtime.build import (
+    build_callbacks,
     build_index,
     build_quarantine,
     build_storage,
     build_storage_service_config,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
-from scp_server.runtime.control_commands import quarantine_commands
+from scp_server.runtime.control_commands import callback_commands, quarantine_commands
 from scp_server.runtime.maintenance.adoption import Adopter
 from scp_server.runtime.maintenance.commands import MaintenanceCommands
 from scp_server.runtime.maintenance.comparison import Comparison
@@ -73,8 +75,16 @@ class Server:
     Leaving the block drains: operations that run may end, within `drain_timeout_seconds`.
     """
 
-    def __init__(self, settings: Settings, sockets: InheritedSockets | None = None) -> None:
-        """`sockets` that were opened for us take the place of `listen` and `http`, and are the server's."""
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: InheritedSockets | None = None,
+        *,
+        callbacks: Sequence[object] = (),
+    ) -> None:
+        """`callbacks` are functions decorated with `@callback`, beside those of plug-ins. `sockets` that were
+        opened for us take the place of `listen` and `http`, and are the server's. Raises ConfigurationError.
+        """
         sockets = sockets or InheritedSockets()
         self.settings = settings
         self.health = HealthState()
@@ -88,6 +98,12 @@ class Server:
         limits = build_storage_service_config(settings).tap_limits
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions, self._not_yet_indexed)
         self._workers = Workers(settings, self._start_worker, self._recover_from, self._measures.workers)
+        if callbacks and settings.workers > 1:
+            raise ConfigurationError(
+                "callbacks: functions that are given as an argument are called by one worker only; name them "
+                "in plugins, from where every one of several workers loads them"
+            )
+        self._callbacks = build_callbacks(settings, self._measures, callbacks)
         self._acceptor = Acceptor(
             share_of(settings, 0),
             self._storage,
@@ -95,6 +111,7 @@ class Server:
             self._measures,
             self._quarantine,
             self._deletions,
+            self._callbacks,
             ArrivalClock(self._workers.new_name()),
         )
         self._release = QuarantineRelease(self._quarantine, self._acceptor.service)
@@ -128,6 +145,7 @@ class Server:
             ),
             {
                 "status": status.report,
+                **callback_commands(self._callbacks.registry),
                 **quarantine_commands(self._quarantine, self._release),
                 **maintenance.commands,
             },
@@ -197,6 +215,8 @@ class Server:
         running.push_async_callback(self._index.close)
         running.push_async_callback(self._acceptor.transcoder.close)
         running.push_async_callback(self._acceptor.destinations.close)
+        self._callbacks.start()
+        running.push_async_callback(self._callbacks.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
         # Before anything is adopted: what was to be deleted is no orphan.

@@ -34,13 +34,16 @@ class RefusedObjects:
     def __init__(self, quarantine: Quarantine | None) -> None:
         self._quarantine = quarantine
 
-    async def keep_received(self, reception: Reception, refusal: OperationRefused) -> None:
-        """Receive the rest of a data set that was refused on its way in, and keep all of it.
+    async def keep_received(
+        self, reception: Reception, refusal: OperationRefused, wanted: bool | None = None
+    ) -> None:
+        """Receive the rest of a data set that was refused on its way in, and keep all of it. `wanted` says
+        whether to; None leaves it to the status.
 
         Raises AssociationError when the data set does not come to its end: then it is not kept.
         """
         quarantine = self._quarantine
-        if not self._is_wanted(refusal) or quarantine is None or not reception.has_dataset:
+        if not self._is_wanted(refusal, wanted) or quarantine is None or not reception.has_dataset:
             return
         try:
             admission = await quarantine.admit()
@@ -61,7 +64,13 @@ class RefusedObjects:
     async def keep_stored(
         self, reception: Reception, stored: StoredObject, refusal: OperationRefused
     ) -> bool:
-        """Keep an object that was committed before it was refused; False when it is where it was."""
+        """Keep an object that was committed before it was refused; False when it is where it was.
+
+        Of one that was changed on arrival what was received is kept, and it is where it was all the same.
+        """
+        if reception.is_changed:
+            await self.keep_received(reception, refusal)
+            return False
         quarantine = self._quarantine
         if not self._is_wanted(refusal) or quarantine is None:
             return False
@@ -80,9 +89,11 @@ class RefusedObjects:
         _kept(quarantine, reception, refusal)
         return True
 
-    def _is_wanted(self, refusal: OperationRefused) -> bool:
+    def _is_wanted(self, refusal: OperationRefused, wanted: bool | None = None) -> bool:
         quarantine = self._quarantine
-        return quarantine is not None and quarantine.enabled and is_refused_for_what_it_is(refusal.status)
+        if quarantine is None or not quarantine.enabled:
+            return False
+        return is_refused_for_what_it_is(refusal.status) if wanted is None else wanted
 
 
 def _kept(quarantine: Quarantine, reception: Reception, refusal: OperationRefused) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from scp_server.errors import OperationRefused
-from scp_server.interfaces import Operation
+from scp_server.interfaces import AssociationListener, Operation
 from scp_server.protocol.message import CEchoRQ, Message, response_to
 from scp_server.protocol.status import Status
 from scp_server.services.registry import handles
@@ -13,6 +13,9 @@ from scp_server.services.registry import handles
 
 class VerificationService:
     """Answers that we are here."""
+
+    def __init__(self, listener: AssociationListener | None = None) -> None:
+        self._listener = listener
 
     @handles(CEchoRQ)
     async def echo(self, operation: Operation) -> Message:
@@ -22,4 +25,6 @@ class VerificationService:
             raise OperationRefused(
                 Status.SOP_CLASS_NOT_SUPPORTED, "the SOP class is not the one of this context"
             )
+        if self._listener is not None:
+            self._listener.echoed(operation.association)
         return response_to(request, Status.SUCCESS)

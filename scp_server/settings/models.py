@@ -6,29 +6,41 @@ scp_server.settings.reference`), and a test compares them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
+from scp_server.objects.uid_names import sop_class_uid, transfer_syntax_uid
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
+from scp_server.settings.callbacks import CallbacksSettings
 from scp_server.settings.codecs import CodecsSettings
+from scp_server.settings.forward import ForwardSettings, check_remotes
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
-from scp_server.settings.names import (
-    ANY_OTHER,
-    application_context_names,
-    sop_class_uid,
-    transfer_syntax_uid,
-)
+from scp_server.settings.names import ANY_OTHER, application_context_names
+from scp_server.settings.object_rules import CoerceSettings, RequireAttributesSettings
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
+from scp_server.settings.rules import RuleSettings, check_names
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
+from scp_server.settings.webhook import WebhookSettings
 from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
+
+_PLUGIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
 
 
 def _layout(text: str) -> str:
@@ -250,6 +262,11 @@ class SettingsTree(BaseModel):
         description="After that: how long associations, storage and index may take to end before the process "
         "ends without them, with exit code 1. A disk that hangs would hold it for ever.",
     )
+    plugins: Texts = Field(
+        default=(),
+        description="Python modules with callbacks, as package.module or package.module:name. They run with "
+        "the rights of the server; docs/extending.md shows how they are written.",
+    )
     listen: ListenSettings = Field(default_factory=ListenSettings)
     http: HTTPSettings = Field(default_factory=HTTPSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -264,6 +281,7 @@ class SettingsTree(BaseModel):
     codecs: CodecsSettings = Field(default_factory=CodecsSettings)
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
+    callbacks: CallbacksSettings = Field(default_factory=CallbacksSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
         default=(),
         description="Single peers, or networks of them: what they may do, how they are treated. The first "
@@ -274,6 +292,40 @@ class SettingsTree(BaseModel):
         description="Where C-MOVE may send to, by AE title. A peer that names another title hears 0xA801: "
         "nothing is ever dialled but what stands here.",
     )
+    coerce: Annotated[tuple[CoerceSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that change attributes of objects before they are stored (docs/rules.md). All "
+        "that are about an object hold; of those that change one attribute, the last.",
+    )
+    require_attributes: Annotated[tuple[RequireAttributesSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that refuse objects without certain attributes (docs/rules.md). All that are "
+        "about an object hold, before anything of it is changed.",
+    )
+    forward: Annotated[tuple[ForwardSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that send what was stored on to remotes, by C-STORE; docs/rules.md.",
+    )
+    webhook: Annotated[tuple[WebhookSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that post what happened to a URL, as signed CloudEvents; docs/rules.md.",
+    )
+
+    @field_validator("coerce", "require_attributes", "forward", "webhook")
+    @classmethod
+    def _rules(cls, rules: tuple[RuleSettings, ...], info: ValidationInfo) -> tuple[RuleSettings, ...]:
+        check_names(str(info.field_name), rules)
+        return rules
+
+    @field_validator("plugins")
+    @classmethod
+    def _plugins(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if _PLUGIN.fullmatch(name) is None:
+                raise ValueError(f"{name!r} must be package.module or package.module:name")
+        if len(set(names)) < len(names):
+            raise ValueError("names a plug-in twice")
+        return names
 
     @field_validator("peers")
     @classmethod
@@ -324,6 +376,11 @@ class SettingsTree(BaseModel):
                 )
             if limits.max_connections < workers:
                 raise ValueError(f"limits.max_connections must be at least workers ({workers})")
+        return self
+
+    @model_validator(mode="after")
+    def _forwards_to_remotes(self) -> Self:
+        check_remotes(self.forward, self.remotes)
         return self
 
     @model_validator(mode="after")

@@ -91,6 +91,13 @@ class ObjectWriter(Protocol):
         """Write out everything held, so that `held_bytes` is 0. Raises what `write` raises."""
         ...
 
+    def read(self, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        """Yield what was written so far from `offset_bytes` on, prefix included, patches perhaps not, a few
+        hundred KiB at a time. Flushes first, so that the digest has seen all of it. Nothing may be written or
+        committed meanwhile. Raises what `write` raises, and StorageError when it cannot be read.
+        """
+        ...
+
     async def patch(self, offset_bytes: int, data: bytes) -> None:
         """Overwrite bytes already written, within the first PATCHABLE_BYTES of the object.
 

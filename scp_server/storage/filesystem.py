@@ -69,7 +69,14 @@ from scp_server.storage.layout import (
 )
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.pruning import PruneCounts
-from scp_server.storage.reading import Batches, FileReader, objects_below, objects_in, size_at
+from scp_server.storage.reading import (
+    READ_PIECE_BYTES,
+    Batches,
+    FileReader,
+    objects_below,
+    objects_in,
+    size_at,
+)
 from scp_server.storage.sync import Durability, FreeSpace, SpaceReading, make_folder, storage_failure
 from scp_server.storage.template import LayoutTemplate
 from scp_server.storage.writer import FilesystemWriter, Workshop
@@ -81,9 +88,6 @@ log = get_logger(__name__)
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
-READ_PIECE_BYTES = 655_360
-"""What a read takes at once. A visit to a thread costs as much as copying half a megabyte, so that of a CT
-slice is one, with 128 KiB for its header. While a piece is used the next is read, and none beyond it."""
 _LIST_BATCH = 512
 
 

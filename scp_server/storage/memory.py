@@ -187,6 +187,11 @@ class _MemoryWriter:
     async def flush(self) -> None:
         self._refuse_unless_open()
 
+    async def read(self, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        self._refuse_unless_open()
+        for start in range(offset_bytes, len(self._data), _READ_BYTES):
+            yield bytes(self._data[start : start + _READ_BYTES])
+
     async def patch(self, offset_bytes: int, data: bytes) -> None:
         self._refuse_unless_open()
         end = offset_bytes + len(data)

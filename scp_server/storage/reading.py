@@ -12,6 +12,10 @@ from threading import Lock
 from scp_server.storage.base import StoredObject
 from scp_server.storage.layout import is_directory, is_location
 
+READ_PIECE_BYTES = 655_360
+"""What a read takes at once. A visit to a thread costs as much as copying half a megabyte, so that of a CT
+slice is one, with 128 KiB for its header. While a piece is used the next is read, and none beyond it."""
+
 
 class FileReader:
     """A file read from an offset on. `read` and `close` block; `close` waits for a `read` in hand.

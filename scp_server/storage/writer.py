@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import INCOMING, PART_SUFFIX, directory_of
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.left_overs import LeftOvers
+from scp_server.storage.reading import READ_PIECE_BYTES, FileReader
 from scp_server.storage.sync import (
     FILE_MODE,
     FreeSpace,
@@ -185,6 +186,10 @@ class _PartFile:
             raise
         self._created = False
         self._ended = True
+
+    def reader(self, offset_bytes: int) -> FileReader:
+        """What reads the file's bytes from an offset on, while it is still being written."""
+        return FileReader(self._path, offset_bytes, max(0, self._size - offset_bytes))
 
     def _place(self, location: str) -> None:
         workshop = self._workshop
@@ -344,6 +349,21 @@ class FilesystemWriter:
         self._refuse_unless_open()
         if self._held_bytes:
             await self._perform(self._part.append, *self._take_pending())
+
+    async def read(self, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        """See `ObjectWriter.read`. Reads the part file, which is made even where all fits into the buffer."""
+        self._refuse_unless_open()
+        if self._pending_cost or self._hop is None:
+            await self._perform(self._part.append, *self._take_pending())
+        reader = self._part.reader(offset_bytes)
+        try:
+            while data := await self._workshop.hop(reader.read, READ_PIECE_BYTES):
+                yield data
+        except OSError as error:
+            raise storage_failure(error, "read back") from error
+        finally:
+            if not reader.is_closed:
+                self._workshop.executor.submit(reader.close)
 
     async def patch(self, offset_bytes: int, data: bytes) -> None:
         """Remembered, and written in `commit`. See `ObjectWriter.patch`."""

@@ -39,6 +39,7 @@ from scp_server.index.base import (
     IndexEntry,
     IndexTotals,
     Level,
+    RetrievablePart,
     Scope,
     UniqueKey,
 )
@@ -68,6 +69,7 @@ def index_entry(
     digest_algorithm: str = "sha256",
     location: str | None = None,
     header: bytes = b"packed header",
+    stored_digest: bytes | None = None,
     **attributes: Any,
 ) -> IndexEntry:
     """An entry that arrived just now, at a location of its own; its UIDs are given by their last part."""
@@ -92,6 +94,7 @@ def index_entry(
         calling_ae_title="SCANNER",
         called_ae_title="SCP_SERVER",
         header=PackedHeader(header),
+        stored_digest=stored_digest,
     )
 
 
@@ -271,6 +274,14 @@ class IndexContract:
         assert places == {(first.summary.study_instance_uid, first.summary.series_instance_uid)}
         assert (await index.totals()).studies == 1
 
+    async def test_a_part_that_was_changed_is_known_by_what_was_received(self, index: Index) -> None:
+        changed = index_entry(stored_digest=b"of what lies there")
+        assert (await index.add(changed, KEEP_FIRST)).outcome is AddOutcome.ADDED
+        assert (await index.add(index_entry(), KEEP_FIRST)).outcome is AddOutcome.SAME
+        (part,) = await index.parts(_uid(changed))
+        assert (part.digest, part.content_digest) == (changed.digest, b"of what lies there")
+        assert await index.list_parts() == [part]
+
     async def test_a_part_is_found_as_it_was_added(self, index: Index) -> None:
         entry = replace(
             index_entry(), digest=bytes(range(32)), calling_ae_title="Größe ' \"", size_bytes=2**40
@@ -317,6 +328,24 @@ class IndexContract:
 
     async def test_there_is_no_header_at_an_unknown_location(self, index: Index) -> None:
         assert await index.header("nowhere") is None
+
+    async def test_a_part_is_found_at_its_location_until_it_is_removed(self, index: Index) -> None:
+        first, second = (index_entry(content=b"%d" % n) for n in range(2))
+        for entry in (first, second):
+            await index.add(entry, PARTS)
+        for entry in (first, second):
+            assert await index.part(entry.location) == RetrievablePart(
+                entry.summary.sop_class_uid,
+                entry.summary.sop_instance_uid,
+                entry.transfer_syntax_uid,
+                entry.location,
+                entry.size_bytes,
+                entry.dataset_offset_bytes,
+            )
+        await index.remove([first.location])
+        assert await index.part(first.location) is None
+        assert await index.part(second.location) is not None
+        assert await index.part("nowhere") is None
 
     async def test_unknown_locations_are_those_without_a_part_in_their_order(self, index: Index) -> None:
         known = [index_entry(str(number)) for number in range(5)]

@@ -141,6 +141,41 @@ class ObjectWriterContract:
             await writer.abort()
         assert await listed(storage) == {}
 
+    # --- reading back
+
+    @pytest.mark.parametrize("size", [0, 10, 100_000, 2_500_001])
+    async def test_what_was_written_can_be_read_back_and_is_in_the_digest(
+        self, storage: Storage, size: int
+    ) -> None:
+        data, key, digest = pattern(size), object_key(arrival_id()), sha256()
+        writer = await storage.begin(key.arrival_id, PREFIX, digest)
+        for start in range(0, size, 65_536):
+            await writer.write([memoryview(data)[start : start + 65_536]])
+        for offset in (0, 5, len(PREFIX), len(PREFIX) + size, len(PREFIX) + size + 1):
+            assert b"".join([piece async for piece in writer.read(offset)]) == (PREFIX + data)[offset:]
+        assert writer.held_bytes == 0
+        assert digest.digest() == sha256(data).digest()
+        await writer.write([b"tail"])
+        assert b"".join([piece async for piece in writer.read(len(PREFIX) + size)]) == b"tail"
+        stored = await writer.commit(key)
+        assert await content(storage, stored.location) == PREFIX + data + b"tail"
+
+    async def test_an_object_without_bytes_reads_back_as_none(self, storage: Storage) -> None:
+        writer = await storage.begin(arrival_id(), b"")
+        assert [piece async for piece in writer.read()] == []
+        await writer.abort()
+
+    async def test_reading_back_may_stop_early_and_ends_with_the_writer(self, storage: Storage) -> None:
+        writer = await storage.begin(arrival_id(), PREFIX)
+        await writer.write([pattern(3_000_000)])
+        reading = writer.read()
+        assert await anext(reading)
+        await reading.aclose()  # type: ignore[attr-defined]
+        await writer.abort()
+        with pytest.raises(StorageError):
+            await anext(writer.read())
+        assert await listed(storage) == {}
+
     # --- patch
 
     @pytest.mark.parametrize("size", [4000, 3_000_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,10 +10,15 @@ from typing import Any, Self
 from scp_server.errors import OperationRefused
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import Operation
+from scp_server.observability.measures import ReceptionMeasures
+from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.registry import CallbackSources, load_callbacks
+from scp_server.pipeline.rules import ObjectRules
 from scp_server.protocol.message import CStoreRSP
 from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.storage.base import Storage
 from scp_server.storage.memory import MemoryPlace, MemoryStorage
+from scp_server.storage.quarantine import Quarantine
 from scp_server.testing.stored_objects import in_flight
 from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStorage
 
@@ -20,10 +26,18 @@ from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStor
 class StorageBench:
     """`async with StorageBench(folder, **config) as bench`: `config` is StorageServiceConfig's.
 
-    `storage` replaces the one in memory; then `place` stays empty.
+    `storage` replaces the one in memory; then `place` stays empty. `callbacks` are decorated functions.
     """
 
-    def __init__(self, folder: Path, storage: Storage | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        storage: Storage | None = None,
+        callbacks: Sequence[object] = (),
+        rules: ObjectRules | None = None,
+        quarantine: Quarantine | None = None,
+        **config: Any,
+    ) -> None:
         self.steps = Steps()
         self.place = MemoryPlace()
         self.config = StorageServiceConfig(**config)
@@ -32,7 +46,20 @@ class StorageBench:
             SqlIndex(IndexConfig(folder / "index.sqlite", synchronous_full=False, busy_timeout_seconds=0.1)),
             self.steps,
         )
-        self.service = StorageService(self.storage, self.index, self.config)
+        registry = load_callbacks(CallbackSources(callbacks, entry_points=False))
+        self.callbacks = ActiveCallbacks(registry)
+        self.measures = ReceptionMeasures()
+        # The quarantine takes files of the storage itself.
+        where = self.storage if quarantine is None or storage is None else storage
+        self.service = StorageService(
+            where,
+            self.index,
+            self.config,
+            self.measures,
+            quarantine,
+            callbacks=self.callbacks,
+            rules=rules,
+        )
 
     async def __aenter__(self) -> Self:
         await self.storage.open()
@@ -42,6 +69,7 @@ class StorageBench:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.callbacks.close()
         await self.index.close()
         await self.storage.close()
 

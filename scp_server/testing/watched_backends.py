@@ -17,6 +17,7 @@ from scp_server.index.base import (
     Scope,
     UniqueKey,
 )
+from scp_server.index.events import EventLog
 from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
@@ -79,6 +80,11 @@ class WatchedWriter:
     async def flush(self) -> None:
         await self._steps.enter("flush")
         await self._writer.flush()
+
+    async def read(self, offset_bytes: int = 0) -> AsyncIterator[bytes]:
+        await self._steps.enter("read_back")
+        async for data in self._writer.read(offset_bytes):
+            yield data
 
     async def patch(self, offset_bytes: int, data: bytes) -> None:
         await self._steps.enter("patch")
@@ -163,6 +169,10 @@ class WatchedIndex:
         self._index = index
         self._steps = steps
 
+    @property
+    def event_log(self) -> EventLog:
+        return self._index.event_log
+
     async def open(self) -> None:
         await self._index.open()
 
@@ -188,6 +198,9 @@ class WatchedIndex:
 
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
         return await self._index.parts(sop_instance_uid)
+
+    async def part(self, location: str) -> RetrievablePart | None:
+        return await self._index.part(location)
 
     async def header(self, location: str) -> bytes | None:
         return await self._index.header(location)

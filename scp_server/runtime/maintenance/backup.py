@@ -198,7 +198,7 @@ def _look_into(root: Path, part: PartRecord) -> tuple[Entry, bool]:
             whole.update(data)
             dataset.update(memoryview(data)[max(0, part.dataset_offset_bytes - position) :])
             position += len(data)
-    sound = position == part.size_bytes and dataset.digest() == part.digest
+    sound = position == part.size_bytes and dataset.digest() == part.content_digest
     return Entry(part.location, position, whole.digest().hex()), sound
 
 

@@ -21,7 +21,7 @@ from typing import Protocol
 from blake3 import blake3
 
 from scp_server.errors import ConfigurationError, ObjectNotFound, OperationRefused, StorageError
-from scp_server.index.base import AddOutcome, Index, PartRecord
+from scp_server.index.base import AddOutcome, Index, IndexEntry, PartRecord
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, read_file_meta
 from scp_server.runtime.build import build_index, build_storage_service_config, index_path
 from scp_server.runtime.maintenance.adoption import (
@@ -220,10 +220,20 @@ class Verification:
             twin = await read_entry(self._storage, StoredObject(kept, size_bytes), self._adopter.limits)
             if twin.digest != adoption.entry.digest or await self._adopter.is_doomed(kept):
                 return False
+            if twin.stored_digest is not None and not await self._is_whole(twin):
+                return False
             await self._storage.delete(adoption.stored.location)
         except (OperationRefused, StorageError, ValueError):
             return False
         return True
+
+    async def _is_whole(self, changed: IndexEntry) -> bool:
+        """Whether what lies there is what was stored, of an object that was changed on arrival: its File Meta
+        tells only what had been received."""
+        parts = await self._index.parts(changed.summary.sop_instance_uid)
+        return any(
+            (part.location, part.stored_digest) == (changed.location, changed.stored_digest) for part in parts
+        )
 
     # --- rows without a file, or with another one
 
@@ -318,10 +328,11 @@ async def content_problem(storage: Storage, part: PartRecord) -> tuple[Kind, str
         return Kind.DANGLER, part.location, "it disappeared meanwhile"
     except (StorageError, ValueError) as error:
         return Kind.UNREADABLE, part.location, str(error)
-    if digest.digest() != part.digest:
+    if digest.digest() != part.content_digest:
         return Kind.DIGEST, part.location, f"the data set's {part.digest_algorithm} digest differs"
-    said = (meta.dataset_offset_bytes, meta.transfer_syntax_uid, meta.arrival_id)
-    if said != (part.dataset_offset_bytes, part.transfer_syntax_uid, part.arrival_id):
+    received = None if part.stored_digest is None else (part.digest_algorithm, part.digest)
+    said = (meta.dataset_offset_bytes, meta.transfer_syntax_uid, meta.arrival_id, meta.received_digest)
+    if said != (part.dataset_offset_bytes, part.transfer_syntax_uid, part.arrival_id, received):
         return Kind.UNREADABLE, part.location, "its File Meta Information is another object's"
     return None
 

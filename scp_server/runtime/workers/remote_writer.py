@@ -15,9 +15,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, cast
 
 from scp_server.errors import IndexFailure
-from scp_server.index.base import AddResult, DuplicatePolicy, IndexEntry
+from scp_server.index.base import DuplicatePolicy, IndexEntry
+from scp_server.index.event_writing import EventWriter
+from scp_server.index.events import LogRequest, Work
 from scp_server.index.removal import RemoveRequest
 from scp_server.index.store import SqlIndex
+from scp_server.index.transactions import IndexRequest
 from scp_server.index.writer import AddRequest
 from scp_server.objects.summary import InstanceSummary
 from scp_server.observability.logs import get_logger
@@ -56,6 +59,9 @@ class _Addition(NamedTuple):
     policy: str
 
 
+_Sent = _Addition | RemoveRequest | LogRequest
+
+
 class OutcomeUnknown(ConnectionError):
     """The process that writes is gone: what was asked of it last may be in the index, or not.
 
@@ -74,6 +80,8 @@ class RemoteWriter:
         self._connection = connection
         self._answers = connection.makefile("rb")
         self._broken = broken
+        self.events = EventWriter()
+        """Remembers nothing here."""
         self.gone: deque[str] = deque()
         """Discarded files that were deleted; other threads append to it."""
 
@@ -81,20 +89,20 @@ class RemoteWriter:
         """Whoever started this process has opened the database."""
         self._connection.setblocking(True)
 
-    def perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> Sequence[AddResult | int | Exception]:
+    def perform(self, batch: Sequence[IndexRequest]) -> Sequence[object]:
         """See `Writer.perform`. Blocks until the other process has committed."""
-        outcomes: list[AddResult | int | Exception] = []
+        outcomes: list[object] = []
         for part in _parts(batch):
             wanted = [each for each in part if not isinstance(each, Exception)]
             answered = iter(self._exchange(wanted))
             outcomes += (each if isinstance(each, Exception) else next(answered) for each in part)
         return outcomes
 
-    def _exchange(self, wanted: list[_Addition | RemoveRequest]) -> Sequence[AddResult | int | Exception]:
+    def _exchange(self, wanted: Sequence[_Sent]) -> Sequence[object]:
         gone = [self.gone.popleft() for _ in range(len(self.gone))]
         try:
             send(self._connection, (wanted, gone))
-            answers = cast("list[AddResult | int | Exception]", receive(self._answers))
+            answers = cast("list[object]", receive(self._answers))
         except (OSError, EOFError) as error:
             self._broken()
             return [OutcomeUnknown(f"the process that writes the index is gone: {error}") for _ in wanted]
@@ -109,10 +117,10 @@ class RemoteWriter:
 
 
 def _parts(
-    batch: Sequence[AddRequest | RemoveRequest],
-) -> Iterator[list[_Addition | RemoveRequest | Exception]]:
+    batch: Sequence[IndexRequest],
+) -> Iterator[list[_Sent | Exception]]:
     """The batch in messages that are not too long; in the place of an entry that would be, its failure."""
-    part: list[_Addition | RemoveRequest | Exception] = []
+    part: list[_Sent | Exception] = []
     header_bytes = 0
     for request in batch:
         if isinstance(request, AddRequest):
@@ -120,6 +128,8 @@ def _parts(
             if not isinstance(addition, Exception):
                 header_bytes += len(addition.header)
             part.append(addition)
+        elif isinstance(request, Work):
+            part.append(IndexFailure("only the process that writes the index does that"))
         else:
             part.append(request)
         if header_bytes > _MOST_HEADER_BYTES:
@@ -165,7 +175,7 @@ async def serve_writer(connection: socket.socket, index: SqlIndex) -> None:
     try:
         while data := await loop.sock_recv(connection, _READ_BYTES):
             for message in frames.feed(data):
-                wanted, gone = cast("tuple[list[_Addition | RemoveRequest], list[str]]", message)
+                wanted, gone = cast("tuple[list[_Sent], list[str]]", message)
                 index.forget_discarded(gone)
                 requests = [_request(each) if isinstance(each, _Addition) else each for each in wanted]
                 await loop.sock_sendall(connection, encoded(await index.perform(requests)))

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from scp_server import __version__
+from scp_server.child_program import end_with_parent
 from scp_server.errors import ConfigurationError, SCPServerError
 from scp_server.net.listener import Listener, bind_again
 from scp_server.objects.dictionary import sequence_tags
@@ -26,7 +27,7 @@ from scp_server.observability.measures import Measures
 from scp_server.observability.metrics import Metrics
 from scp_server.observability.rates import Rates
 from scp_server.runtime.acceptor import Acceptor
-from scp_server.runtime.build import build_index, build_quarantine, build_storage
+from scp_server.runtime.build import build_callbacks, build_index, build_quarantine, build_storage
 from scp_server.runtime.loop import collector_at_ease, loop_factory
 from scp_server.runtime.sight import levels_of
 from scp_server.runtime.status import process_status
@@ -42,7 +43,6 @@ from scp_server.runtime.workers.messages import (
     TakeOver,
 )
 from scp_server.runtime.workers.remote_writer import RemoteWriter
-from scp_server.services.parent_process import end_with_parent
 from scp_server.services.storage import ArrivalClock
 from scp_server.storage.pruning import PruneCounts
 
@@ -115,6 +115,7 @@ class _Worker:
         # The primary counts what its index does for all.
         self._index = build_index(settings, writer=RemoteWriter(index, channel.close_from_thread))
         self._quarantine = build_quarantine(settings, self._storage, measures, RemoteRoom(channel))
+        self._callbacks = build_callbacks(settings, measures)
         self._acceptor = Acceptor(
             settings,
             self._storage,
@@ -122,6 +123,7 @@ class _Worker:
             measures,
             self._quarantine,
             RemoteDeletions(channel),
+            self._callbacks,
             ArrivalClock(order.writer),
             RemoteGrants(channel),
         )
@@ -143,6 +145,7 @@ class _Worker:
         await self._storage.open()
         await self._quarantine.open()
         await self._index.open()
+        self._callbacks.start()
         try:
             if self._addresses:
                 bound = bind_again(self._addresses)
@@ -182,6 +185,7 @@ class _Worker:
             await self._listener.stop()
         clean = await self._manager.drain(seconds)
         self._lag.stop()
+        await self._callbacks.close()
         await self._acceptor.destinations.close()
         await self._acceptor.transcoder.close()
         await self._index.close()

@@ -64,6 +64,8 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "worklist",
         "move",
         "get",
+        "callbacks",
+        "replay",
         "status",
         "config check",
         "config show",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scp_server.objects.part10 import (
     MAX_FILE_META_BYTES,
     FileMetaBytes,
+    ReceivedDigest,
     dicos_version_value,
     file_meta,
     read_file_meta,
@@ -66,6 +67,34 @@ def test_reading_gives_back_what_was_written() -> None:
     assert meta.received_at_ns == 1_800_000_000_123_456_789
     assert (meta.source_ae_title, meta.receiving_ae_title) == ("SCANNER", "ARCHIVE")
     assert meta.dataset_offset_bytes == len(_meta().data)
+
+
+@pytest.mark.parametrize("arrival_id", ["0", "0123456789abcdef", "f" * 255])
+def test_the_digest_of_what_was_received_is_read_back(arrival_id: str) -> None:
+    for received in (ReceivedDigest("blake3", b"\x00" * 32), ReceivedDigest("sha256", b"d"), None):
+        data = _meta(arrival_id=arrival_id, received_digest=received).data
+        meta = read_file_meta(data)
+        assert (meta.received_digest, meta.arrival_id) == (received, arrival_id)
+        assert (meta.received_at_ns, len(data) % 2) == (1_800_000_000_123_456_789, 0)
+
+
+def test_a_digest_that_cannot_be_recorded_is_refused() -> None:
+    for received in (
+        ReceivedDigest("", b"d"),
+        ReceivedDigest("blake3", b""),
+        ReceivedDigest("x", bytes(256)),
+    ):
+        with pytest.raises(ValueError, match="digest"):
+            _meta(received_digest=received)
+
+
+@given(st.binary(max_size=80))
+def test_whatever_follows_the_arrival_id_harms_nothing(rest: bytes) -> None:
+    whole = _meta(received_digest=ReceivedDigest("blake3", b"digest of 20 bytes..")).data
+    at = whole.index(b"0123456789abcdef") + 16
+    rest = rest.ljust(len(whole) - at, b"\0")[: len(whole) - at]
+    meta = read_file_meta(whole[:at] + rest)
+    assert meta.arrival_id == "0123456789abcdef"
 
 
 def test_a_reserved_dicos_version_is_patched_in_place() -> None:

@@ -475,7 +475,7 @@ async def test_a_decoder_that_ended_between_two_jobs_is_replaced() -> None:
     frame = EncodedFrame(1, small, rle_frame(bytes(128), 1))
     for _ in range(2):
         assert await decoders.decode(frame) == [bytes(128)]
-        (idle,) = decoders._idle
+        (idle,) = decoders._processes._idle
         idle.kill()
         await idle.wait()
     await decoders.close()

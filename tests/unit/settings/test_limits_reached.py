@@ -11,7 +11,7 @@ from scp_server.settings import Settings
 from scp_server.settings.schema import all_keys_of
 
 TESTS = Path(__file__).parents[2]
-SECTIONS = ("limits", "timeouts", "quarantine", "control", "index", "codecs")
+SECTIONS = ("limits", "timeouts", "quarantine", "control", "index", "codecs", "callbacks")
 """All settings of these are bounds."""
 OTHERS = frozenset(
     {
@@ -30,6 +30,8 @@ OTHERS = frozenset(
         "peers.idle_seconds",
         "remotes.connect_seconds",
         "remotes.max_associations",
+        "webhook.concurrency",
+        "webhook.timeout_seconds",
         "storage.reserve_bytes",
         "storage.threads",
         "storage.write_buffer_bytes",
@@ -51,7 +53,10 @@ SUB_OPERATIONS = "unit/services/query_retrieve/test_suboperations.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
 TRANSCODING = "unit/services/test_transcoding.py::"
+WEBHOOK = "unit/pipeline/test_webhook.py::"
 DESTINATIONS = "unit/net/test_destinations.py::"
+
+RUNNING = "unit/pipeline/test_running.py::"
 
 REACHED_BY: dict[str, str] = {
     "limits.max_associations": LIMITS + "test_above_a_cap_the_answer_is_2_3_2_until_a_place_is_free",
@@ -89,6 +94,8 @@ REACHED_BY: dict[str, str] = {
     "limits.max_indexed_elements": TAP + "test_the_number_of_remembered_elements_is_bounded",
     "limits.max_references": SUMMARY + "test_both_bounds_of_references_are_limits",
     "limits.max_reference_items": SUMMARY + "test_both_bounds_of_references_are_limits",
+    "limits.max_changed_objects": "unit/services/test_coercion.py::"
+    "test_no_more_objects_are_written_anew_at_once_than_may_be",
     "limits.max_sequence_depth": TAP + "test_sequences_nest_as_deep_as_the_limit_says",
     "limits.max_object_bytes": "integration/test_receive.py::"
     "test_an_object_above_the_configured_size_is_a700",
@@ -150,6 +157,21 @@ REACHED_BY: dict[str, str] = {
     "codecs.max_objects": TRANSCODING + "test_more_objects_than_allowed_wait_until_another_is_sent",
     "codecs.max_frame_bytes": TRANSCODING
     + "test_what_contradicts_its_data_set_is_refused_before_anything_is_sent",
+    "webhook.concurrency": WEBHOOK + "test_no_more_calls_are_made_at_once_than_concurrency",
+    "webhook.timeout_seconds": WEBHOOK + "test_a_receiver_that_does_not_answer_in_time_is_tried_again",
+    "callbacks.entry_points": "unit/pipeline/test_registry.py::"
+    "test_a_package_that_is_installed_takes_part_by_its_entry_point",
+    "callbacks.timeout_seconds": RUNNING
+    + "test_one_that_never_returns_is_cancelled_at_its_deadline_and_then_closed",
+    "callbacks.concurrency": RUNNING
+    + "test_calls_in_turn_are_as_many_at_once_as_it_allows_and_waiting_counts",
+    "callbacks.processes": RUNNING + "test_as_many_processes_as_allowed_run_at_once",
+    "callbacks.process_memory_bytes": RUNNING + "test_a_process_may_use_as_much_memory_as_the_setting_says",
+    "callbacks.blocking_seconds": RUNNING + "test_one_that_blocks_the_loop_is_named_and_counted",
+    "callbacks.max_abandoned_threads": RUNNING
+    + "test_threads_that_never_return_are_abandoned_counted_and_bounded",
+    "callbacks.max_waiting": "unit/pipeline/test_callbacks.py::"
+    "test_notices_that_nobody_takes_are_dropped_and_counted",
     "close_timeout_seconds": "integration/test_slow_disk.py::"
     "test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending",
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",
@@ -184,7 +206,7 @@ def test_every_setting_is_either_a_bound_or_known_to_be_none() -> None:
         for name, key in all_keys_of(Settings).items()
         if isinstance(key.default, (int, float)) and not isinstance(key.default, bool)
     }
-    assert numbers - set(REACHED_BY) == {"listen.port", "http.port"}
+    assert numbers - set(REACHED_BY) == {"listen.port", "http.port", "require_attributes.status"}
 
 
 @pytest.mark.parametrize("setting", REACHED_BY)
