@@ -12,7 +12,8 @@ from scp_server.errors import IndexUnavailable
 from scp_server.index.batching import BatchQueue
 from scp_server.index.event_writing import EventWriter
 from scp_server.index.events import EventRow, LogRequest, Work
-from scp_server.index.schema import event_log, events
+from scp_server.index.outbox import trimmed_to
+from scp_server.index.schema import events
 from scp_server.index.transactions import IndexRequest
 
 HOLD_SECONDS: Final = 0.05
@@ -27,7 +28,6 @@ _rows = (
     .order_by(events.c.event_id)
     .limit(bindparam("limit"))
 )
-_trimmed_to = select(event_log.c.trimmed_to)
 
 
 class _Read(Protocol):
@@ -97,11 +97,7 @@ class SqlEventLog:
 
     async def trimmed_to(self) -> int:
         """See `EventSource.trimmed_to`."""
-
-        def query(connection: Connection) -> int:
-            return connection.execute(_trimmed_to).scalar() or 0
-
-        return await self._read(query)
+        return await self._read(trimmed_to)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """See `EventLog.read`."""
