@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
 
+from scp_server.index.events import EventLog
 from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
@@ -55,7 +56,8 @@ class IndexEntry:
     `digest` is over the data set as received, without File Meta; together with the transfer syntax it is
     the identity of a part. `stored_digest` is over the data set that lies at `location` where that is another
     one, because it was changed on arrival. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is
-    packed by the index, off the event loop.
+    packed by the index, off the event loop. What only its association knew is empty for an object that is
+    found again.
     """
 
     summary: InstanceSummary
@@ -71,6 +73,12 @@ class IndexEntry:
     called_ae_title: str
     header: PackableHeader
     stored_digest: bytes | None = None
+    receive_ended_at_ns: int | None = None
+    association_id: str = ""
+    peer_host: str = ""
+    peer_port: int = 0
+    peer_name: str | None = None
+    is_dicos: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +174,11 @@ class Scope:
 
 class Index(Protocol):
     """Methods may be called from any task of one event loop."""
+
+    @property
+    def event_log(self) -> EventLog:
+        """What has happened, in its order: `add` writes of it what it records, in the same transaction."""
+        ...
 
     async def open(self) -> None:
         """Create or migrate, and make ready. Raises IndexSchemaUnknown or IndexUnavailable."""

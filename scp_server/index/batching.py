@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.observability.measures import IndexMeasures
@@ -20,11 +20,19 @@ Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 
+class _Item(NamedTuple, Generic[Request, Result]):
+    request: Request
+    answer: asyncio.Future[Result]
+    has_place: bool
+    """It takes one of the places of the queue."""
+
+
 class BatchQueue(Generic[Request, Result]):
     """Hands requests to `perform` in its own thread, in order, up to `max_batch` at once.
 
     `perform` answers every request with a result or with the exception to be raised for it; `finish` is
-    called last, in the same thread. At most `max_queue` requests wait or are being performed.
+    called last, in the same thread; `performed` is called in the event loop after each batch. At most
+    `max_queue` requests wait or are being performed, beside those that were `put`.
     """
 
     def __init__(
@@ -36,14 +44,18 @@ class BatchQueue(Generic[Request, Result]):
         max_queue: int,
         name: str,
         measures: IndexMeasures | None = None,
+        performed: Callable[[], None] = lambda: None,
     ) -> None:
         self._perform = perform
         self._finish = finish
         self._max_batch = max_batch
         self._places = asyncio.Semaphore(max_queue)
-        self._waiting: SimpleQueue[tuple[Request, asyncio.Future[Result]] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[_Item[Request, Result] | None] = SimpleQueue()
         self._name = name
         self._measures = measures or IndexMeasures()
+        self._performed = performed
+        self._held: list[_Item[Request, Result]] = []
+        self._release_timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finished: asyncio.Future[None] | None = None
         self._closing = False
@@ -67,13 +79,41 @@ class BatchQueue(Generic[Request, Result]):
                 self._places.release()
                 raise IndexUnavailable("the index is not open")
             answer: asyncio.Future[Result] = self._loop.create_future()
-            self._waiting.put((request, answer))
+            self._release()
+            self._waiting.put(_Item(request, answer, has_place=True))
             return await answer
         except IndexFailure:
             self._measures.failures += 1
             raise
         finally:
             self._measures.waiting -= 1
+
+    def put(self, request: Request, hold_seconds: float) -> asyncio.Future[Result]:
+        """Hand over a request that goes along with the next one, and by itself after `hold_seconds`.
+
+        It keeps its place in the order, and takes none of the `max_queue`: few may be put. The result is
+        what `perform` answered, or IndexUnavailable once `close` was called.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Result] = loop.create_future()
+        if self._closing or self._loop is None:
+            answer.set_exception(IndexUnavailable("the index is not open"))
+            return answer
+        self._held.append(_Item(request, answer, has_place=False))
+        if hold_seconds <= 0:
+            self._release()
+        elif self._release_timer is None:
+            self._release_timer = loop.call_later(hold_seconds, self._release)
+        return answer
+
+    def _release(self) -> None:
+        if self._release_timer is not None:
+            self._release_timer.cancel()
+            self._release_timer = None
+        if self._held:
+            for held in self._held:
+                self._waiting.put(held)
+            self._held.clear()
 
     async def close(self) -> None:
         """Let what was handed over be performed, then end the thread. May be called twice."""
@@ -82,6 +122,7 @@ class BatchQueue(Generic[Request, Result]):
             return
         if not self._closing:
             self._closing = True
+            self._release()
             self._waiting.put(None)
         await asyncio.shield(self._finished)
 
@@ -96,9 +137,9 @@ class BatchQueue(Generic[Request, Result]):
         finally:
             _tell(loop, self._set_finished)
 
-    def _take(self) -> tuple[list[tuple[Request, asyncio.Future[Result]]], bool]:
+    def _take(self) -> tuple[list[_Item[Request, Result]], bool]:
         """Everything that waits, at least one; and whether more may come."""
-        batch: list[tuple[Request, asyncio.Future[Result]]] = []
+        batch: list[_Item[Request, Result]] = []
         item = self._waiting.get()
         while item is not None:
             batch.append(item)
@@ -110,12 +151,10 @@ class BatchQueue(Generic[Request, Result]):
                 return batch, True
         return batch, False
 
-    def _outcomes(
-        self, batch: Sequence[tuple[Request, asyncio.Future[Result]]]
-    ) -> Sequence[Result | Exception]:
+    def _outcomes(self, batch: Sequence[_Item[Request, Result]]) -> Sequence[Result | Exception]:
         started = time.perf_counter()
         try:
-            return self._perform([request for request, _ in batch])
+            return self._perform([request for request, _, _ in batch])
         except Exception as error:  # a bug in `perform` must not leave its callers waiting for ever
             failure = IndexFailure(f"the index's writer failed: {error}")
             failure.__cause__ = error
@@ -125,16 +164,18 @@ class BatchQueue(Generic[Request, Result]):
             self._measures.batch_seconds.observe(time.perf_counter() - started)
 
     def _resolve(
-        self, batch: Sequence[tuple[Request, asyncio.Future[Result]]], outcomes: Sequence[Result | Exception]
+        self, batch: Sequence[_Item[Request, Result]], outcomes: Sequence[Result | Exception]
     ) -> None:
-        for (_, answer), outcome in zip(batch, outcomes, strict=True):
-            self._places.release()
+        for (_, answer, has_place), outcome in zip(batch, outcomes, strict=True):
+            if has_place:
+                self._places.release()
             if answer.done():
                 continue
             if isinstance(outcome, Exception):
                 answer.set_exception(outcome)
             else:
                 answer.set_result(outcome)
+        self._performed()
 
     def _set_finished(self) -> None:
         if self._finished is not None and not self._finished.done():

@@ -6,6 +6,8 @@
                                            instances 1──n instance_references
     discarded_objects      totals
 
+    event_log   events     open_associations     unsettled_studies     subscriptions 1──n parked
+
 A column that holds an attribute is called by its keyword (PS3.6), so `study_id` is Study ID (0020,0010);
 the tables' own primary keys end in `_key` and mean nothing outside the index. They are given out from
 `key_allocation` in blocks, so that a batch knows its keys before it inserts, with any number of writers.
@@ -21,6 +23,12 @@ dates are YYYYMMDD where they can be read, and `patient_name_folded` is what nam
 `totals` is one row that says how many rows the other tables have. Triggers keep it, in the transaction of
 whatever is inserted or deleted: counting a million rows when somebody asks takes a quarter of a second, and
 over one with cold caches.
+
+`events` is the event log (`events.py`), `event_log` its one row of what outlives trimming. An association has
+a row in `open_associations` until nobody needs to know any more which events are its own, a study one in
+`unsettled_studies` until it is settled. A subscription has been given everything up to its `position`; what
+it may have been given is up to `started_to`, and `parked` are events before the position that it still waits
+for or never got.
 
 Every index costs time on the way in: there are those that a query of the hierarchy needs, and partial ones
 for attributes that few objects have.
@@ -211,6 +219,63 @@ discarded_objects = Table(
     metadata,
     Column("location", Text, primary_key=True),
 )
+
+event_log = Table(
+    "event_log",
+    metadata,
+    _primary_key("log_key"),
+    Column("archive_id", Text, nullable=False),
+    Column("trimmed_to", BigInteger, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    _primary_key("event_id"),
+    Column("kind", Text, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("association_id", Text, nullable=False),
+    Column("location", Text),
+    Column("data", Text, nullable=False),
+)
+
+open_associations = Table(
+    "open_associations",
+    metadata,
+    Column("association_id", Text, primary_key=True),
+    Column("began_event_id", BigInteger, nullable=False),
+    Column("ended_event_id", BigInteger),
+    Column("data", Text, nullable=False),
+)
+
+unsettled_studies = Table(
+    "unsettled_studies",
+    metadata,
+    Column("study_instance_uid", Text, primary_key=True),
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("started_to", BigInteger, nullable=False),
+)
+
+parked = Table(
+    "parked",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("event_id", BigInteger, primary_key=True),
+    Column("order_key", Text, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at_ns", BigInteger, nullable=False),
+    Column("is_dead", Integer, nullable=False),
+    Column("may_be_repeated", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+)
+Index(None, parked.c.event_id)
 
 COUNTED = (patients, studies, series, instances, parts)
 

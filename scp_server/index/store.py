@@ -27,6 +27,7 @@ from scp_server.index.base import (
     UniqueKey,
 )
 from scp_server.index.batching import BatchQueue
+from scp_server.index.event_log import SqlEventLog
 from scp_server.index.failures import unavailable
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, keys_below, page_of_parts, parts_with_keys
@@ -37,7 +38,7 @@ from scp_server.index.schema import discarded_objects, headers, instances, parts
 from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
 from scp_server.index.sqlite import check_file, reader_engine
-from scp_server.index.transactions import IndexConfig, IndexWriter
+from scp_server.index.transactions import IndexConfig, IndexRequest, IndexWriter
 from scp_server.index.writer import AddRequest
 from scp_server.observability.measures import IndexMeasures
 
@@ -75,12 +76,18 @@ class SqlIndex:
         self._config = config
         self._measures = measures or IndexMeasures()
         self._writer = IndexWriter(config)
-        self._queue: BatchQueue[AddRequest | RemoveRequest, AddResult | int] | None = None
+        self._queue: BatchQueue[IndexRequest, object] | None = None
+        self._event_log = SqlEventLog(self._writer.events, self._read)
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._searches = SearchThreads(
             config.path, readers=config.readers, busy_timeout_seconds=config.busy_timeout_seconds
         )
+
+    @property
+    def event_log(self) -> SqlEventLog:
+        """See `Index.event_log`."""
+        return self._event_log
 
     async def open(self) -> None:
         """Create or migrate, and make ready. Raises IndexSchemaUnknown or IndexUnavailable.
@@ -107,8 +114,10 @@ class SqlIndex:
             max_queue=self._config.max_queue,
             name="index-write",
             measures=self._measures,
+            performed=self._event_log.look,
         )
         self._queue.start()
+        self._event_log.start(self._queue)
 
     async def open_to_read(self) -> None:
         """Make ready to be read, also while a server has it open: nothing is made, migrated or written, and

@@ -27,13 +27,18 @@ from sqlalchemy.exc import (
 
 from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.index import migrations
-from scp_server.index.base import AddResult
+from scp_server.index.base import AddResult, IndexEntry
+from scp_server.index.event_writing import EventWriter
+from scp_server.index.events import LogRequest, Work
 from scp_server.index.failures import reason, unavailable
 from scp_server.index.removal import RemoveRequest, remove_parts
 from scp_server.index.replacing import forget_discarded
 from scp_server.index.spare import SpareFile
 from scp_server.index.sqlite import NamedFile, check_file, keep_copy, make_folder, writer_engine
 from scp_server.index.writer import AddRequest, EntryWriter
+from scp_server.observability.logs import get_logger
+
+log = get_logger(__name__)
 
 _ENTRYS_FAULTS = (
     *(IntegrityError, DataError, ProgrammingError, InterfaceError),
@@ -69,12 +74,22 @@ class IndexConfig:
             raise ValueError(f"readers must be at least 1, not {self.readers}")
 
 
+IndexRequest = AddRequest | RemoveRequest | LogRequest | Work
+"""What the writer is asked for. All but a removal share a transaction with what was asked for before."""
+_Shared = AddRequest | LogRequest | Work
+MAX_OWED = 10_000
+"""Notes of associations, of some hundred bytes, that wait for an index that fails."""
+
+
 class IndexWriter:
     """The writing side, always in one thread at a time."""
 
     def __init__(self, config: IndexConfig) -> None:
         self._config = config
         self._entries = EntryWriter()
+        self.events = EventWriter()
+        self._owed: list[LogRequest] = []
+        """What is to be logged before anything else: the transaction that it came with has failed."""
         self._spare = SpareFile(config.path.with_name("spare"), config.spare_bytes)
         self._engine: Engine | None = None
         self._connection: Connection | None = None
@@ -109,6 +124,8 @@ class IndexWriter:
         try:
             with unavailable(path):
                 self._migrate(self._engine, path)
+                with self._engine.begin() as connection:
+                    self.events.open(connection)
                 self._database = NamedFile(path)
         except BaseException:
             self.close()
@@ -142,18 +159,18 @@ class IndexWriter:
         self.close()
         self._spare.lay_up()
 
-    def perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> list[AddResult | int | Exception]:
-        """Perform what was asked for in its order: entries that follow each other share a transaction."""
-        outcomes: list[AddResult | int | Exception] = []
-        additions: list[AddRequest] = []
+    def perform(self, batch: Sequence[IndexRequest]) -> list[object]:
+        """Perform what was asked for in its order; tells of each what became of it, or what went wrong."""
+        outcomes: list[object] = []
+        shared: list[_Shared] = []
         for request in batch:
-            if isinstance(request, AddRequest):
-                additions.append(request)
+            if not isinstance(request, RemoveRequest):
+                shared.append(request)
                 continue
-            outcomes += self._add(additions)
-            additions = []
+            outcomes += self._share(shared)
+            shared = []
             outcomes.append(self._remove(request))
-        outcomes += self._add(additions)
+        outcomes += self._share(shared)
         return outcomes
 
     def _remove(self, request: RemoveRequest) -> int | Exception:
@@ -171,25 +188,29 @@ class IndexWriter:
         self._entries.forget_places()
         return removed
 
-    def _add(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:
-        """Do what comes first of each, then record a batch in one transaction; when an entry spoils it, each
+    def _share(self, batch: Sequence[_Shared]) -> Iterable[object]:
+        """Do what comes first of each, then record a batch in one transaction; when a request spoils it, each
         in one of its own."""
-        outcomes: list[AddResult | Exception | None] = [_done(request) for request in batch]
+        outcomes = [_done(request) for request in batch]
         left = [request for request, failed in zip(batch, outcomes, strict=True) if failed is None]
         recorded = iter(self._record(left))
         return [next(recorded) if failed is None else failed for failed in outcomes]
 
-    def _record(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:
+    def _record(self, batch: Sequence[_Shared]) -> Iterable[object]:
         if not batch:
             return []
+        if self._owed:
+            owed, self._owed = self._owed, []
+            self._record(owed)
         try:
             return self._commit(batch)
         except IndexUnavailable as error:
+            self._owe(batch)
             return [_same_failure(error) for _ in batch]
-        except Exception:  # whatever it is, only its own entry may suffer from it
+        except Exception:  # whatever it is, only its own request may suffer from it
             return [self._perform_alone(request) for request in batch]
 
-    def _perform_alone(self, request: AddRequest) -> AddResult | Exception:
+    def _perform_alone(self, request: _Shared) -> object:
         try:
             try:
                 return self._commit([request])[0]
@@ -197,28 +218,61 @@ class IndexWriter:
                 # Another process may have written the same at that moment: now it is there to be found.
                 return self._commit([request])[0]
         except IndexUnavailable as error:
+            self._owe([request])
             return error
         except Exception as error:
-            failure = IndexFailure(f"the index cannot record this instance: {reason(error)}")
+            if isinstance(request, LogRequest):
+                log.error("events.lost", events=1, error=reason(error))
+            failure = IndexFailure(f"the index cannot record this: {reason(error)}")
             failure.__cause__ = error
             return failure
 
-    def _commit(self, batch: Sequence[AddRequest]) -> list[AddResult]:
-        """Raises IndexUnavailable where trying again may help, anything else where an entry is to blame."""
+    def _owe(self, batch: Sequence[_Shared]) -> None:
+        owed = [each for each in batch if isinstance(each, LogRequest)]
+        room = MAX_OWED - len(self._owed)
+        self._owed += owed[:room]
+        if len(owed) > room:
+            log.error("events.lost", events=len(owed) - room)
+
+    def _commit(self, batch: Sequence[_Shared]) -> list[object]:
+        """Raises IndexUnavailable where trying again may help, anything else where a request is to blame."""
         try:
             gone = list(self.gone)
             with self._transaction() as connection:
                 forget_discarded(connection, gone)
-                results = self._entries.write_batch(connection, batch)
+                results = self._write(connection, batch)
+            self.events.committed()
             for _ in gone:
                 self.gone.popleft()
             return results
         except BaseException as error:
             self._entries.forget()
+            self.events.forget()
             if isinstance(error, (SQLAlchemyError, sqlite3.Error)) and not _is_entrys_fault(error):
                 self.close()
                 raise IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}") from error
             raise
+
+    def _write(self, connection: Connection, batch: Sequence[_Shared]) -> list[object]:
+        """Record the entries, then log what happened, in its order, and do other work where it comes."""
+        additions = [request for request in batch if isinstance(request, AddRequest)]
+        added = iter(self._entries.write_batch(connection, additions) if additions else ())
+        results: list[object] = []
+        happened: list[LogRequest | tuple[IndexEntry, AddResult]] = []
+        for request in batch:
+            if isinstance(request, AddRequest):
+                result = next(added)
+                happened.append((request.entry, result))
+                results.append(result)
+            elif isinstance(request, LogRequest):
+                happened.append(request)
+                results.append(None)
+            else:
+                self.events.write(connection, happened)
+                happened = []
+                results.append(request.run(connection))
+        self.events.write(connection, happened)
+        return results
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -251,9 +305,9 @@ class IndexWriter:
         return self._connection
 
 
-def _done(request: AddRequest) -> Exception | None:
+def _done(request: _Shared) -> Exception | None:
     """What comes first of a request, and what went wrong with it."""
-    if request.first is not None:
+    if isinstance(request, AddRequest) and request.first is not None:
         try:
             request.first()
         except Exception as error:

@@ -258,6 +258,12 @@ class Reception:
             calling_ae_title=association.calling_ae_title,
             called_ae_title=association.called_ae_title,
             header=self._tap.header,
+            receive_ended_at_ns=self._receive_ended_at_ns,
+            association_id=association.association_id,
+            peer_host=association.peer_host,
+            peer_port=association.peer_port,
+            peer_name=None if association.peer is None else association.peer.name,
+            is_dicos=association.is_dicos,
         )
 
     async def _take(self, chunks: list[memoryview]) -> None:

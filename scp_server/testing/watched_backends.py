@@ -17,6 +17,7 @@ from scp_server.index.base import (
     Scope,
     UniqueKey,
 )
+from scp_server.index.events import EventLog
 from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import Digest, ObjectKey, ObjectWriter, Storage, StoredObject
@@ -167,6 +168,10 @@ class WatchedIndex:
     def __init__(self, index: Index, steps: Steps) -> None:
         self._index = index
         self._steps = steps
+
+    @property
+    def event_log(self) -> EventLog:
+        return self._index.event_log
 
     async def open(self) -> None:
         await self._index.open()

@@ -1,0 +1,133 @@
+"""The event log for the tasks of the event loop: reads of its own, writes through the one writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar, cast
+
+from sqlalchemy import Connection, bindparam, select
+
+from scp_server.errors import IndexUnavailable
+from scp_server.index.batching import BatchQueue
+from scp_server.index.event_writing import EventWriter
+from scp_server.index.events import EventRow, LogRequest, Work
+from scp_server.index.schema import event_log, events
+from scp_server.index.transactions import IndexRequest
+
+HOLD_SECONDS: Final = 0.05
+"""How long what nobody waits for may wait for another one's transaction: twenty of its own a second at most,
+each of which may be a sync of the disk."""
+
+T = TypeVar("T")
+
+_rows = (
+    select(*(events.c[name] for name in EventRow._fields))
+    .where(events.c.event_id > bindparam("after"))
+    .order_by(events.c.event_id)
+    .limit(bindparam("limit"))
+)
+_trimmed_to = select(event_log.c.trimmed_to)
+
+
+class _Read(Protocol):
+    def __call__(self, query: Callable[[Connection], T]) -> Awaitable[T]: ...
+
+
+class SqlEventLog:
+    """The `EventLog` of a `SqlIndex`."""
+
+    def __init__(self, writer: EventWriter, read: _Read) -> None:
+        self._writer = writer
+        self._read = read
+        self._queue: BatchQueue[IndexRequest, object] | None = None
+        self._seen_id = 0
+        self._callbacks: dict[object, Callable[[], None]] = {}
+
+    def start(self, queue: BatchQueue[IndexRequest, object]) -> None:
+        """The index is open, and written through `queue`."""
+        self._queue = queue
+        self._seen_id = self._writer.newest_id
+
+    def look(self) -> None:
+        """The writer has performed something: tell who wants to know if there are events among that."""
+        newest = self._writer.newest_id
+        if newest != self._seen_id:
+            self._seen_id = newest
+            for callback in tuple(self._callbacks.values()):
+                callback()
+
+    def keep(self, keeps: bool) -> None:
+        """Whether anything is written that happens."""
+        self._writer.keeps = keeps
+
+    @property
+    def archive_id(self) -> str:
+        """See `EventLog.archive_id`."""
+        return self._writer.archive_id
+
+    @property
+    def newest_id(self) -> int:
+        """See `EventSource.newest_id`."""
+        return self._seen_id
+
+    @property
+    def oldest_unsettled_ns(self) -> int:
+        """See `EventLog.oldest_unsettled_ns`."""
+        return self._writer.oldest_unsettled_ns
+
+    def on_news(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See `EventSource.on_news`."""
+        key = object()
+        self._callbacks[key] = callback
+
+        def end() -> None:
+            self._callbacks.pop(key, None)
+
+        return end
+
+    async def rows(self, after: int, limit: int) -> Sequence[EventRow]:
+        """See `EventSource.rows`."""
+
+        def query(connection: Connection) -> list[EventRow]:
+            found = connection.execute(_rows, {"after": after, "limit": limit})
+            return [EventRow(*row) for row in found]
+
+        return await self._read(query)
+
+    async def trimmed_to(self) -> int:
+        """See `EventSource.trimmed_to`."""
+
+        def query(connection: Connection) -> int:
+            return connection.execute(_trimmed_to).scalar() or 0
+
+        return await self._read(query)
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """See `EventLog.read`."""
+        return await self._read(query)
+
+    def note(self, request: LogRequest) -> None:
+        """See `EventLog.note`."""
+        if self._queue is not None and self._writer.keeps:
+            self._queue.put(request, HOLD_SECONDS).add_done_callback(_nobody_waits)
+
+    async def perform(self, run: Callable[[Connection], T], *, at_once: bool = False) -> T:
+        """See `EventLog.perform`."""
+        if self._queue is None:
+            raise IndexUnavailable("the index is not open")
+        return cast(T, await self._queue.put(Work(run), 0.0 if at_once else HOLD_SECONDS))
+
+    async def settle_studies(self, stored_until_ns: int) -> None:
+        """See `EventLog.settle_studies`."""
+        await self.perform(lambda connection: self._writer.settle(connection, stored_until_ns))
+
+    async def end_open_associations(self) -> int:
+        """See `EventLog.end_open_associations`."""
+        return await self.perform(self._writer.end_open_associations, at_once=True)
+
+
+def _nobody_waits(answer: asyncio.Future[object]) -> None:
+    """What went wrong is logged by the writer, or tried again."""
+    if not answer.cancelled():
+        answer.exception()
