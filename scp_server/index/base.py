@@ -218,6 +218,10 @@ class Index(Protocol):
         """Every part of an instance, in order of arrival; empty when it is unknown."""
         ...
 
+    async def part(self, location: str) -> RetrievablePart | None:
+        """What sending the part at `location` needs; None where there is no such part (any more)."""
+        ...
+
     async def header(self, location: str) -> bytes | None:
         """The packed raw header of the part at `location`."""
         ...

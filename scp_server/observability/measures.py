@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from scp_server.observability.rule_measures import ForwardMeasures, WebhookMeasures
 from scp_server.protocol.message import CEchoRQ, CFindRQ, CGetRQ, CMoveRQ, CStoreRQ, Message
 from scp_server.protocol.pdu import RejectReason
 from scp_server.protocol.status import Status, StatusClass, status_class
@@ -450,6 +451,8 @@ class Measures:
     outbound: OutboundMeasures = field(default_factory=OutboundMeasures)
     retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
+    forward: ForwardMeasures = field(default_factory=ForwardMeasures)
+    webhook: WebhookMeasures = field(default_factory=WebhookMeasures)
     callbacks: CallbackMeasures = field(default_factory=CallbackMeasures)
     outbox: OutboxMeasures = field(default_factory=OutboxMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))

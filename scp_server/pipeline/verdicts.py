@@ -32,10 +32,11 @@ def _reject(status: int, comment: str, quarantine: bool | None) -> Reject:
 
 
 class NotDelivered(SCPServerError):
-    """A delivery of the outbox failed, to be tried again later, no sooner than the destination says."""
+    """A delivery of the outbox failed, and is to be tried again later: where the destination has asked for
+    that, not before `retry_after_seconds`."""
 
-    def __init__(self, message: str = "", *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, text: str = "", *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(text)
         self.retry_after_seconds = retry_after_seconds
 
 

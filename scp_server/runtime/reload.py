@@ -26,6 +26,7 @@ RELOADABLE = frozenset(
         "access",
         "close_timeout_seconds",
         "drain_timeout_seconds",
+        "forward",
         "limits",
         "log",
         "negotiation",
@@ -37,6 +38,7 @@ RELOADABLE = frozenset(
         "storage.duplicates",
         "storage.layout",
         "timeouts",
+        "webhook",
     }
 )
 """Keys, and whole sections, that may change; they hold for new associations, those that run keep theirs.

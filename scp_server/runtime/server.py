@@ -19,6 +19,7 @@ from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
 from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.sending import Source
 from scp_server.runtime.build import (
     build_callback_limits,
     build_callback_registry,
@@ -42,6 +43,7 @@ from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
+from scp_server.runtime.rules import Rules
 from scp_server.runtime.sight import Sight
 from scp_server.runtime.status import StatusReporter
 from scp_server.runtime.systemd import InheritedSockets
@@ -108,6 +110,8 @@ class Server:
         self._release = QuarantineRelease(self._quarantine, service)
         self._destinations = build_destinations(settings, self._measures)
         self._transcoder = build_transcoder(settings, self._measures)
+        source = Source(self._storage, self._transcoder)
+        self._rules = Rules(source, self._index, self._destinations, self._measures)
         self._manager = self._build_manager(settings, service)
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
@@ -186,6 +190,7 @@ class Server:
         descriptors = _raise_descriptor_limit(settings)
         self._lock.acquire()
         running.callback(self._lock.release)
+        rules = self._rules.prepare(settings)
         await self._storage.open()
         running.push_async_callback(self._storage.close)
         await self._quarantine.open()
@@ -194,6 +199,8 @@ class Server:
         running.push_async_callback(self._index.close)
         running.push_async_callback(self._transcoder.close)
         running.push_async_callback(self._destinations.close)
+        self._rules.take(rules)
+        running.push_async_callback(self._rules.close)
         self._callbacks.start()
         running.push_async_callback(self._callbacks.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
@@ -254,8 +261,10 @@ class Server:
         _raise_descriptor_limit(settings)
         service = self._build_storage_service(settings)
         fresh = self._build_manager(settings, service)
+        rules = self._rules.prepare(settings)
         self._manager.reconfigure(fresh.config, fresh.services)
         self._destinations.reconfigure(build_destinations_config(settings))
+        self._rules.take(rules)
         self._release.service = service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
         self._storage.layout = LayoutTemplate(settings.storage.layout)

@@ -19,13 +19,16 @@ from scp_server.objects.uid_names import sop_class_uid, transfer_syntax_uid
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
 from scp_server.settings.callbacks import CallbacksSettings
 from scp_server.settings.codecs import CodecsSettings
+from scp_server.settings.forward import ForwardSettings, check_remotes
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
 from scp_server.settings.names import ANY_OTHER, application_context_names
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
+from scp_server.settings.rules import check_names
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
+from scp_server.settings.webhook import WebhookSettings
 from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
 
 _PLUGIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
@@ -266,6 +269,27 @@ class SettingsTree(BaseModel):
         "nothing is ever dialled but what stands here.",
     )
 
+    forward: Annotated[tuple[ForwardSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that send what was stored on to remotes, by C-STORE; docs/rules.md.",
+    )
+    webhook: Annotated[tuple[WebhookSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that post what happened to a URL, as signed CloudEvents; docs/rules.md.",
+    )
+
+    @field_validator("forward")
+    @classmethod
+    def _forward(cls, rules: tuple[ForwardSettings, ...]) -> tuple[ForwardSettings, ...]:
+        check_names("forward", rules)
+        return rules
+
+    @field_validator("webhook")
+    @classmethod
+    def _webhook(cls, rules: tuple[WebhookSettings, ...]) -> tuple[WebhookSettings, ...]:
+        check_names("webhook", rules)
+        return rules
+
     @field_validator("plugins")
     @classmethod
     def _plugins(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -312,6 +336,11 @@ class SettingsTree(BaseModel):
                 raise ValueError(
                     f"peers.{position}.dicos is never, but negotiation.application_contexts lacks dicom"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _forwards_to_remotes(self) -> Self:
+        check_remotes(self.forward, self.remotes)
         return self
 
     @model_validator(mode="after")

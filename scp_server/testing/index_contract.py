@@ -39,6 +39,7 @@ from scp_server.index.base import (
     IndexEntry,
     IndexTotals,
     Level,
+    RetrievablePart,
     Scope,
     UniqueKey,
 )
@@ -327,6 +328,24 @@ class IndexContract:
 
     async def test_there_is_no_header_at_an_unknown_location(self, index: Index) -> None:
         assert await index.header("nowhere") is None
+
+    async def test_a_part_is_found_at_its_location_until_it_is_removed(self, index: Index) -> None:
+        first, second = (index_entry(content=b"%d" % n) for n in range(2))
+        for entry in (first, second):
+            await index.add(entry, PARTS)
+        for entry in (first, second):
+            assert await index.part(entry.location) == RetrievablePart(
+                entry.summary.sop_class_uid,
+                entry.summary.sop_instance_uid,
+                entry.transfer_syntax_uid,
+                entry.location,
+                entry.size_bytes,
+                entry.dataset_offset_bytes,
+            )
+        await index.remove([first.location])
+        assert await index.part(first.location) is None
+        assert await index.part(second.location) is not None
+        assert await index.part("nowhere") is None
 
     async def test_unknown_locations_are_those_without_a_part_in_their_order(self, index: Index) -> None:
         known = [index_entry(str(number)) for number in range(5)]

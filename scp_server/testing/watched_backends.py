@@ -197,6 +197,9 @@ class WatchedIndex:
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
         return await self._index.parts(sop_instance_uid)
 
+    async def part(self, location: str) -> RetrievablePart | None:
+        return await self._index.part(location)
+
     async def header(self, location: str) -> bytes | None:
         return await self._index.header(location)
 
