@@ -70,7 +70,7 @@ class Callback:
     @property
     def import_name(self) -> str:
         """`module:name` of the function."""
-        return f"{self.function.__module__}:{self.function.__qualname__}"
+        return f"{self.function.__module__}:{_called(self.function)}"
 
 
 def callback(
@@ -117,6 +117,8 @@ def callback(
             memory_bytes=memory_bytes,
             on_failure=on_failure,
         )
+        if inspect.ismethod(function):
+            raise ConfigurationError(f"callback {_called(function)}: a method cannot be one; a function can")
         setattr(function, _TAGS, (*callbacks_of(function), made))
         return function
 
@@ -277,7 +279,7 @@ def _listed(members: object) -> str:
 
 
 def _called(function: object) -> str:
-    return str(getattr(function, "__qualname__", repr(function)))
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _wrong(function: object, parameter: str, problem: str) -> ConfigurationError:

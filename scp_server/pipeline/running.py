@@ -15,7 +15,7 @@ from scp_server.pipeline.callback import Callback, RunIn
 from scp_server.pipeline.callback_processes import CallbackProcesses, ProcessLost, RaisedThere
 from scp_server.pipeline.forking import watch_forks
 from scp_server.pipeline.stages import DURABLE_STAGES, INLINE_STAGES, Stage
-from scp_server.pipeline.stepping import DeadlinePassed, Steps
+from scp_server.pipeline.stepping import DeadlinePassed, EndedItself, Steps
 from scp_server.pipeline.stuck import LoopOccupant
 from scp_server.pipeline.threads import CallbackThreads, NoThreadLeft
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
@@ -149,7 +149,8 @@ class CallbackRunner:
         except (ProcessLost, NoThreadLeft) as lost:
             raise self._failed(CallbackOutcome.LOST, subject, str(lost)) from None
         except Exception as error:
-            text = str(error) if isinstance(error, RaisedThere) else f"{type(error).__name__}: {error}"
+            is_told = isinstance(error, RaisedThere | EndedItself)
+            text = str(error) if is_told else f"{type(error).__name__}: {error}"
             raise self._failed(CallbackOutcome.RAISED, subject, text, error) from error
         finally:
             counts.running -= 1

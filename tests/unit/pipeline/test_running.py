@@ -93,6 +93,31 @@ async def test_a_timeout_of_its_own_is_what_it_raised(start: Start) -> None:
     assert outcome == "raised"
 
 
+async def test_one_that_would_end_the_server_or_its_caller_has_only_failed(start: Start) -> None:
+    @callback("connected", name="leaves")
+    async def leaves(connection: Any) -> None:
+        await asyncio.sleep(0)
+        sys.exit("enough")
+
+    @callback("connected", name="leaves_at_once")
+    async def leaves_at_once(connection: Any) -> None:
+        sys.exit("enough")
+
+    @callback("connected", name="cancelled")
+    async def cancelled(connection: Any) -> None:
+        other = asyncio.create_task(asyncio.Event().wait())
+        asyncio.get_running_loop().call_soon(other.cancel)
+        await other
+
+    for function, words in (
+        (leaves, "SystemExit: enough"),
+        (leaves_at_once, "SystemExit: enough"),
+        (cancelled, "CancelledError: what it waited for was cancelled"),
+    ):
+        outcome, line = await failure(start(function))
+        assert (outcome, line["error"]) == ("raised", words)
+
+
 @pytest.mark.parametrize("swallows", [False, True])
 async def test_one_that_never_returns_is_cancelled_at_its_deadline_and_then_closed(
     start: Start, swallows: bool, monkeypatch: pytest.MonkeyPatch
