@@ -25,6 +25,7 @@ _OBJECT_STAGES: Final = frozenset({Stage.RECEIVED, Stage.STORED})
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
+_Member = TypeVar("_Member", bound=StrEnum)
 
 
 class RunIn(StrEnum):
@@ -238,10 +239,7 @@ def _texts(function: Function, parameter: str, values: Sequence[str]) -> tuple[s
     return tuple(values)
 
 
-E_ = TypeVar("E_", bound=StrEnum)
-
-
-def _member(function: Function, parameter: str, kind: type[E_], value: str) -> E_:
+def _member(function: Function, parameter: str, kind: type[_Member], value: str) -> _Member:
     try:
         return kind(value)
     except ValueError:

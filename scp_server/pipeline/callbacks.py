@@ -226,7 +226,7 @@ def describe(callbacks: Sequence[Callback], limits: CallbackLimits) -> list[dict
             "run_in": each.run_in.value,
             "timeout_seconds": limits.timeout_of(each),
             "concurrency": limits.concurrency_of(each),
-            "memory_bytes": limits.memory_of(each) if each.run_in.value == "process" else None,
+            "memory_bytes": limits.memory_of(each) if each.run_in is RunIn.PROCESS else None,
             "on_failure": each.on_failure.value if each.stage in INLINE_STAGES else None,
             "sop_classes": list(each.filter.sop_classes),
             "modalities": list(each.filter.modalities),

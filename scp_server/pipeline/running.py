@@ -11,6 +11,7 @@ from typing import Any, Protocol, assert_never
 from scp_server.errors import SCPServerError
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import CallbackCounts, CallbackOutcome
+from scp_server.observability.text import safe_text
 from scp_server.pipeline.callback import Callback, RunIn
 from scp_server.pipeline.callback_processes import CallbackProcesses, ProcessLost, RaisedThere
 from scp_server.pipeline.forking import watch_forks
@@ -21,6 +22,9 @@ from scp_server.pipeline.threads import CallbackThreads, NoThreadLeft
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
 log = get_logger(__name__)
+
+_MAX_TEXT_CHARACTERS = 1_000
+"""Of what a callback raised, in a log line."""
 
 Verdicts = tuple[type[SCPServerError], ...]
 _INLINE_VERDICTS: Verdicts = (Reject,)
@@ -204,7 +208,7 @@ class CallbackRunner:
             callback=self.callback.name,
             stage=self.callback.stage.value,
             outcome=outcome.value,
-            error=text,
+            error=safe_text(text, _MAX_TEXT_CHARACTERS),
             exc_info=error,
             **subject.log_fields,
         )

@@ -23,7 +23,7 @@ class DeadlinePassed(Exception):
 
 
 class EndedItself(Exception):
-    """What ran raised SystemExit, or CancelledError though nobody has cancelled it: that ends itself alone."""
+    """What ran raised SystemExit, or CancelledError though nobody has cancelled it; nobody else ends."""
 
 
 class Deadline:
