@@ -22,9 +22,11 @@ from scp_server.settings.codecs import CodecsSettings
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
 from scp_server.settings.names import ANY_OTHER, application_context_names
+from scp_server.settings.object_rules import CoerceSettings, RequireAttributesSettings
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
+from scp_server.settings.rules import check_names
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
 from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
 
@@ -265,6 +267,31 @@ class SettingsTree(BaseModel):
         description="Where C-MOVE may send to, by AE title. A peer that names another title hears 0xA801: "
         "nothing is ever dialled but what stands here.",
     )
+
+    coerce: Annotated[tuple[CoerceSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that change attributes of objects before they are stored (docs/rules.md). All "
+        "that are about an object hold; of those that change one attribute, the last.",
+    )
+    require_attributes: Annotated[tuple[RequireAttributesSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that refuse objects without certain attributes (docs/rules.md). All that are "
+        "about an object hold, before anything of it is changed.",
+    )
+
+    @field_validator("coerce")
+    @classmethod
+    def _coerce(cls, rules: tuple[CoerceSettings, ...]) -> tuple[CoerceSettings, ...]:
+        check_names("coerce", rules)
+        return rules
+
+    @field_validator("require_attributes")
+    @classmethod
+    def _require_attributes(
+        cls, rules: tuple[RequireAttributesSettings, ...]
+    ) -> tuple[RequireAttributesSettings, ...]:
+        check_names("require_attributes", rules)
+        return rules
 
     @field_validator("plugins")
     @classmethod

@@ -104,7 +104,7 @@ async def test_one_that_fails_refuses_with_a700_unless_it_may_be_ignored(activat
 
     @callback("received", on_failure="ignore", order=-1)
     async def ignored(instance: ReceivedInstance) -> None:
-        instance.changes = "half of what it wanted"
+        instance.change({"PatientID": "half of what it wanted"})
         raise RuntimeError
 
     @callback("received")
