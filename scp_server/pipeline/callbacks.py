@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from importlib import import_module
 
 from scp_server.interfaces import AssociationInfo, AssociationVerdict
+from scp_server.objects.query_keys import parse_key
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import CallbackMeasures
 from scp_server.pipeline.callback import Callback, OnFailure, RunIn
@@ -89,8 +91,10 @@ class ActiveCallbacks:
             for runner in self._of(stage)
         ]
 
-    def start(self) -> None:
-        """Watch over those that run in the event loop."""
+    async def start(self) -> None:
+        """Load what the first call would keep everybody waiting for, and watch over those in the event loop."""
+        if self.registry.callbacks:
+            await asyncio.to_thread(_load_what_instances_use)
         if any(each.run_in is RunIn.LOOP for each in self.registry.callbacks):
             self._stuck.start()
 
@@ -197,6 +201,12 @@ class ActiveCallbacks:
 
 _FAILED_STATUS = 0xA700
 """Out of resources (PS3.4 B.2.3): nothing is wrong with the object, and it may be sent again."""
+
+
+def _load_what_instances_use() -> None:
+    """Some tenths of a second of imports and dictionaries."""
+    parse_key("PatientID")
+    import_module("scp_server.objects.pydicom_bridge")
 
 
 def _is_about(callback: Callback, association: AssociationInfo) -> bool:

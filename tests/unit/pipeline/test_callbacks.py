@@ -34,7 +34,9 @@ async def activate() -> AsyncIterator[Activate]:
 
     def activate(*functions: Any, measures: CallbackMeasures | None = None, **limits: Any) -> ActiveCallbacks:
         registry = load_callbacks(CallbackSources(functions, entry_points=False))
-        made.append(ActiveCallbacks(registry, CallbackLimits(**limits), measures))
+        made.append(
+            ActiveCallbacks(registry, CallbackLimits(**{"blocking_seconds": 60.0, **limits}), measures)
+        )
         return made[-1]
 
     yield activate

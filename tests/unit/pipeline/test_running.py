@@ -33,7 +33,11 @@ async def start() -> AsyncIterator[Start]:
     runners = []
 
     def start(function: Any, **limits: Any) -> CallbackRunner:
-        runner = CallbackRunner(callbacks_of(function)[-1], CallbackLimits(**limits), CallbackCounts())
+        runner = CallbackRunner(
+            callbacks_of(function)[-1],
+            CallbackLimits(**{"blocking_seconds": 60.0, **limits}),
+            CallbackCounts(),
+        )
         runners.append(runner)
         return runner
 

@@ -15,6 +15,7 @@ from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.pipeline.deliveries import Delivery, EventKind, LoggedEvent
 from scp_server.pipeline.instances import Archive, StoredFiles, StoredInstance
 from scp_server.pipeline.registry import CallbackSources, load_callbacks
+from scp_server.pipeline.running import CallbackLimits
 from scp_server.pipeline.settled import AssociationComplete, StoredParts, StudySettled
 from scp_server.pipeline.subscriber import CallbackSubscriber
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
@@ -65,7 +66,8 @@ class Events:
 
 
 def subscriber(function: Any, archive: Archive) -> CallbackSubscriber:
-    callbacks = ActiveCallbacks(load_callbacks(CallbackSources([function], entry_points=False)))
+    registry = load_callbacks(CallbackSources([function], entry_points=False))
+    callbacks = ActiveCallbacks(registry, CallbackLimits(blocking_seconds=60.0))
     (found,) = callbacks.subscribers(archive, Events())
     return found
 
