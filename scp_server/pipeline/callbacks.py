@@ -92,7 +92,7 @@ class ActiveCallbacks:
         ]
 
     async def start(self) -> None:
-        """Load what the first call would keep everybody waiting for, and watch over those in the event loop."""
+        """Load what everybody would wait for at the first call, and watch over those in the event loop."""
         if self.registry.callbacks:
             await asyncio.to_thread(_load_what_instances_use)
         if any(each.run_in is RunIn.LOOP for each in self.registry.callbacks):
