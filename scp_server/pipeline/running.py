@@ -182,9 +182,13 @@ class CallbackRunner:
     async def _in_thread(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
         return _type_of(await self._threads.call(self.callback.function, arguments, seconds))
 
-    async def _in_process(self, arguments: tuple[Any, ...], _seconds: float) -> str | None:
-        # The limit of the process is the callback's own, from the start of the process on.
-        answer = await self._processes.call(arguments)
+    async def _in_process(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
+        try:
+            # Sooner than the process's own limit where it had to wait for its turn; cancelled, it is killed.
+            async with asyncio.timeout(seconds):
+                answer = await self._processes.call(arguments)
+        except TimeoutError:
+            raise DeadlinePassed from None
         if answer.verdict is not None:
             raise answer.verdict
         if answer.changes is not None:

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from scp_server import Reject, Server, Settings, callback
+from scp_server import Reject, Server, callback
 from scp_server.observability.logs import captured_logs
 from scp_server.testing import wire
 from scp_server.testing.objects import ct_image
 from scp_server.testing.scripted_peer import Rejection, ScriptedPeer, storage_contexts
 from scp_server.testing.wire import ProposedContext
 
+StartServer = Callable[..., Awaitable[Server]]
 VERIFICATION = ProposedContext(99, wire.VERIFICATION, ("1.2.840.10008.1.2",))
-
-
-@asynccontextmanager
-async def serving(folder: Path, *callbacks: Any, **sections: Any) -> AsyncIterator[Server]:
-    settings = Settings(**{"listen": {"port": 0}, "http": {"port": 0}, "data_dir": folder, **sections})
-    async with Server(settings, callbacks=callbacks) as server:
-        yield server
 
 
 class Diary:
@@ -45,20 +37,20 @@ class Diary:
         return callback(stage, name=stage)(write)
 
 
-async def test_every_stage_of_an_association_is_told_in_order_with_its_id(tmp_path: Path) -> None:
+async def test_every_stage_of_an_association_is_told_in_order_with_its_id(start_server: StartServer) -> None:
     diary, stored = Diary(), ct_image()
     stages = ["connected", "associated", "accepted", "echo", "received", "invalid", "ended", "disconnected"]
-    async with serving(tmp_path, *map(diary.at, stages)) as server:
-        async with await ScriptedPeer.connect(*server.address) as peer:
-            await peer.associate([*storage_contexts(stored), VERIFICATION], calling_ae_title="CT1")
-            assert await peer.echo() == 0x0000
-            assert await peer.store(stored) == 0x0000
-            other = ct_image(seed=9, sop_instance_uid=stored.sop_instance_uid)
-            assert await peer.store(other) == 0xC111
-            await peer.release()
-        await asyncio.wait_for(diary.disconnected.wait(), 10)
-        async with httpx.AsyncClient() as client:
-            metrics = await client.get("http://{}:{}/metrics".format(*server.http_address))
+    server = await start_server(callbacks=list(map(diary.at, stages)))
+    async with await ScriptedPeer.connect(*server.address) as peer:
+        await peer.associate([*storage_contexts(stored), VERIFICATION], calling_ae_title="CT1")
+        assert await peer.echo() == 0x0000
+        assert await peer.store(stored) == 0x0000
+        other = ct_image(seed=9, sop_instance_uid=stored.sop_instance_uid)
+        assert await peer.store(other) == 0xC111
+        await peer.release()
+    await asyncio.wait_for(diary.disconnected.wait(), 10)
+    async with httpx.AsyncClient() as client:
+        metrics = await client.get("http://{}:{}/metrics".format(*server.http_address))
     order = ["connected", "associated", "accepted", "echo", "received", "received", "invalid", "ended"]
     assert [stage for stage, _ in diary.entries] == [*order, "disconnected"]
     told = dict(diary.entries)
@@ -80,22 +72,26 @@ async def test_every_stage_of_an_association_is_told_in_order_with_its_id(tmp_pa
     assert samples["scp_callback_duration_seconds_count", "echo"] == 1
 
 
-async def test_a_peer_that_a_callback_refuses_is_told_1_1_1_and_others_are_not(tmp_path: Path) -> None:
+async def test_a_peer_that_a_callback_refuses_is_told_1_1_1_and_others_are_not(
+    start_server: StartServer,
+) -> None:
     @callback("associated", calling_ae_titles=["MR*"], run_in="thread")
     def no_mr(association: Any) -> None:
         raise Reject(comment="no MR here")
 
-    async with serving(tmp_path, no_mr) as server:
-        async with await ScriptedPeer.connect(*server.address) as peer:
-            await peer.send(wire.associate_rq([VERIFICATION], calling_ae_title="MR1"))
-            assert await peer.expect_reject() == Rejection(1, 1, 1)
-        async with await ScriptedPeer.connect(*server.address) as peer:
-            await peer.associate([VERIFICATION], calling_ae_title="CT1")
-            assert await peer.echo() == 0x0000
-            await peer.release()
+    server = await start_server(callbacks=[no_mr])
+    async with await ScriptedPeer.connect(*server.address) as peer:
+        await peer.send(wire.associate_rq([VERIFICATION], calling_ae_title="MR1"))
+        assert await peer.expect_reject() == Rejection(1, 1, 1)
+    async with await ScriptedPeer.connect(*server.address) as peer:
+        await peer.associate([VERIFICATION], calling_ae_title="CT1")
+        assert await peer.echo() == 0x0000
+        await peer.release()
 
 
-async def test_a_callback_that_never_answers_costs_its_time_limit_and_nobody_else(tmp_path: Path) -> None:
+async def test_a_callback_that_never_answers_costs_its_time_limit_and_nobody_else(
+    start_server: StartServer,
+) -> None:
     asked = asyncio.Event()
 
     @callback("received", modalities=["CT"], timeout_seconds=0.3)
@@ -104,7 +100,8 @@ async def test_a_callback_that_never_answers_costs_its_time_limit_and_nobody_els
         await asyncio.Event().wait()
 
     stored = ct_image()
-    async with serving(tmp_path, endless) as server, await ScriptedPeer.connect(*server.address) as peer:
+    server = await start_server(callbacks=[endless])
+    async with await ScriptedPeer.connect(*server.address) as peer:
         await peer.associate(storage_contexts(stored))
         with captured_logs() as lines:
             storing = asyncio.create_task(peer.store(stored))
@@ -119,7 +116,9 @@ async def test_a_callback_that_never_answers_costs_its_time_limit_and_nobody_els
     assert [line["outcome"] for line in lines if line["event"] == "callback.failed"] == ["timed_out"]
 
 
-async def test_a_server_that_stops_waits_for_no_callback_beyond_its_drain_time(tmp_path: Path) -> None:
+async def test_a_server_that_stops_waits_for_no_callback_beyond_its_drain_time(
+    start_server: StartServer,
+) -> None:
     asked, leave = asyncio.Event(), threading.Event()
 
     @callback("received")
@@ -132,10 +131,8 @@ async def test_a_server_that_stops_waits_for_no_callback_beyond_its_drain_time(t
         leave.wait(60)
 
     stored = ct_image()
-    async with (
-        serving(tmp_path, endless, also_endless, drain_timeout_seconds=0.1) as server,
-        await ScriptedPeer.connect(*server.address) as peer,
-    ):
+    server = await start_server(callbacks=[endless, also_endless], drain_timeout_seconds=0.1)
+    async with await ScriptedPeer.connect(*server.address) as peer:
         await peer.associate(storage_contexts(stored))
         await peer.send_store(stored)
         await asyncio.wait_for(asked.wait(), 10)
