@@ -5,7 +5,7 @@ FROM ${BASE} AS build
 # A certificate bundle for pip, where the network needs one.
 ARG PIP_CERT
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-# Such as imagecodecs, with which retrieves decode JPEG, JPEG-LS and JPEG 2000.
+# Such as imagecodecs, with which retrieves decode JPEG, JPEG-LS and JPEG 2000, or httpx for webhooks.
 ARG EXTRA_PACKAGES
 WORKDIR /build
 RUN python3 -m venv /opt/scp-server

@@ -171,6 +171,11 @@ class Destinations(Protocol):
         """Whether a remote of that title is configured."""
         ...
 
+    def transfer_syntaxes_for(self, ae_title: str, stored: str, targets: Sequence[str]) -> tuple[str, ...]:
+        """The transfer syntaxes to propose to a remote for an object that is stored in `stored` and can be
+        given `targets`; empty where it takes none of them. For an unknown title, all of them."""
+        ...
+
     def send_to(
         self, ae_title: str, contexts: Sequence[tuple[str, Sequence[str]]]
     ) -> AbstractAsyncContextManager[Sender]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
@@ -175,8 +175,13 @@ class Index(Protocol):
         """Write what was accepted, then close."""
         ...
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         """Record an entry; returns when it is committed. Entries of several tasks share a transaction.
+
+        `first` is called before that transaction, in a thread, once or never; what it raises is raised here,
+        and nothing of the entry is recorded.
 
         One outcome for each SOP Instance UID, however many tasks add it at once. A cancelled caller does
         not undo its entry. Waits while the queue is full. Raises IndexUnavailable, or IndexFailure when it
@@ -198,6 +203,10 @@ class Index(Protocol):
 
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
         """Every part of an instance, in order of arrival; empty when it is unknown."""
+        ...
+
+    async def part(self, location: str) -> RetrievablePart | None:
+        """What sending the part at `location` needs; None where there is no such part (any more)."""
         ...
 
     async def header(self, location: str) -> bytes | None:

@@ -28,6 +28,20 @@ _COLUMNS: Final = (
 )
 
 
+_part_at: Final = (
+    select(*_COLUMNS)
+    .select_from(parts)
+    .join(instances, instances.c.instance_key == parts.c.instance_key)
+    .where(parts.c.location == bindparam("location"))
+)
+
+
+def part_at(connection: Connection, location: str) -> RetrievablePart | None:
+    """See `Index.part`."""
+    row = connection.execute(_part_at, {"location": location}).first()
+    return None if row is None else RetrievablePart(*row)
+
+
 def retrievable_parts(connection: Connection, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
     """See `Index.retrievable`."""
     prepared = statement(tuple(key.column for key in keys), connection.dialect.name)

@@ -32,7 +32,7 @@ from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, keys_below, page_of_parts, parts_with_keys
 from scp_server.index.migrations import HEAD, current_revision
 from scp_server.index.removal import RemoveRequest
-from scp_server.index.retrieving import retrievable_parts
+from scp_server.index.retrieving import part_at, retrievable_parts
 from scp_server.index.schema import discarded_objects, headers, instances, parts, totals
 from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
@@ -149,11 +149,13 @@ class SqlIndex:
             await queue.close()
             self._queue = None
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
         """Record an entry; returns when it is committed (see `Index.add`)."""
         if self._queue is None:
             raise IndexUnavailable("the index is not open")
-        result = await self._queue.submit(AddRequest(entry, policy))
+        result = await self._queue.submit(AddRequest(entry, policy, first))
         if not isinstance(result, AddResult):
             raise TypeError("the index's writer answered another request")
         return result
@@ -216,6 +218,14 @@ class SqlIndex:
             page = keys[start : start + limit]
             if found := await self._read(read):
                 yield found
+
+    async def part(self, location: str) -> RetrievablePart | None:
+        """What sending the part at `location` needs (see `Index.part`)."""
+
+        def read(connection: Connection) -> RetrievablePart | None:
+            return part_at(connection, location)
+
+        return await self._read(read)
 
     async def header(self, location: str) -> bytes | None:
         """The packed raw header of the part at `location`; None where there is no such part."""

@@ -172,7 +172,14 @@ class IndexWriter:
         return removed
 
     def _add(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:
-        """Record a batch in one transaction; when an entry spoils it, each in one of its own."""
+        """Do what comes first of each, then record a batch in one transaction; when an entry spoils it, each
+        in one of its own."""
+        outcomes: list[AddResult | Exception | None] = [_done(request) for request in batch]
+        left = [request for request, failed in zip(batch, outcomes, strict=True) if failed is None]
+        recorded = iter(self._record(left))
+        return [next(recorded) if failed is None else failed for failed in outcomes]
+
+    def _record(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:
         if not batch:
             return []
         try:
@@ -242,6 +249,16 @@ class IndexWriter:
             self._check_names()
             self._connection = self._engine.connect()
         return self._connection
+
+
+def _done(request: AddRequest) -> Exception | None:
+    """What comes first of a request, and what went wrong with it."""
+    if request.first is not None:
+        try:
+            request.first()
+        except Exception as error:
+            return error
+    return None
 
 
 def _is_entrys_fault(error: SQLAlchemyError | sqlite3.Error) -> bool:

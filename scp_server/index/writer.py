@@ -8,7 +8,7 @@ unique constraints: the second fails with an IntegrityError; its caller rolls ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -24,10 +24,11 @@ from scp_server.index.schema import headers, instance_references, instances, par
 
 
 class AddRequest(NamedTuple):
-    """An entry and what to do when its UID is known."""
+    """An entry, what to do when its UID is known, and what to do before anything else."""
 
     entry: IndexEntry
     policy: DuplicatePolicy
+    first: Callable[[], None] | None = None
 
 
 class _Identity(NamedTuple):
@@ -144,7 +145,7 @@ class EntryWriter:
         new_instances: list[tuple[_Instance, IndexEntry]] = []
         new_parts: list[_NewPart] = []
         replaced: dict[str, int] = {}
-        for entry, policy in requests:
+        for entry, policy, _ in requests:
             uid = entry.summary.sop_instance_uid
             instance = known.get(uid)
             if instance is None:
@@ -181,7 +182,7 @@ class EntryWriter:
                 patient_conflict=instance is not None and _conflicts(entry, instance.patient),
                 discarded=discarded[replaced[entry.location]] if outcome is AddOutcome.REPLACED else (),
             )
-            for (entry, _), (outcome, kept, instance) in zip(requests, outcomes, strict=True)
+            for (entry, *_), (outcome, kept, instance) in zip(requests, outcomes, strict=True)
         ]
 
     def _remove_instances(
@@ -240,7 +241,7 @@ def _runs(requests: Sequence[AddRequest]) -> Iterator[Sequence[AddRequest]]:
     """The requests in order, cut before each that may replace what one of the same piece has added."""
     begin = 0
     seen: set[str] = set()
-    for position, (entry, policy) in enumerate(requests):
+    for position, (entry, policy, _) in enumerate(requests):
         uid = entry.summary.sop_instance_uid
         if policy is DuplicatePolicy.REPLACE and uid in seen:
             yield requests[begin:position]

@@ -363,8 +363,9 @@ class Connection(AssociationTransport):
     def operations_ended(self) -> None:
         """None runs or waits any more."""
         self._manager.operations_ended(self)
-        self._release_if_idle()
-        self.flush()
+        if self._release_requested or self._release_wanted:
+            self._release_if_idle()
+            self.flush()
 
     def _release_if_idle(self) -> None:
         if self._operations.queued or self._outcome or self.info is None:

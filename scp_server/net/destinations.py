@@ -117,6 +117,11 @@ class DestinationPool:
         """See `Destinations.is_known`."""
         return ae_title in self._pools
 
+    def transfer_syntaxes_for(self, ae_title: str, stored: str, targets: Sequence[str]) -> tuple[str, ...]:
+        """See `Destinations.transfer_syntaxes_for`."""
+        pool = self._pools.get(ae_title)
+        return (stored, *targets) if pool is None else pool.remote.transfer_syntaxes_for(stored, targets)
+
     @asynccontextmanager
     async def send_to(
         self, ae_title: str, contexts: Sequence[tuple[str, Sequence[str]]]

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from scp_server.errors import LocalProtocolError
 from scp_server.interfaces import AcceptedContext, StoreOutcome
 from scp_server.net.requestor import Requestor
 from scp_server.net.requestor_connection import RequestorConfig, RequestorConnection
 from scp_server.net.sub_operations import LARGEST_MESSAGE_ID, store
+from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from scp_server.protocol.items import MAX_PRESENTATION_CONTEXTS
 from scp_server.protocol.message import Priority
-from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
+from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT, is_dicos_application_context
 from scp_server.protocol.status import Status
 
 Pair = tuple[str, str]
 """A SOP class and a transfer syntax: what one presentation context is proposed for."""
+
+FALLBACKS: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+"""What is proposed beside the stored transfer syntax, where an object can be given it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,20 @@ class Remote:
     connect_seconds: float = 10.0
     duplicates_are_warnings: bool = False
     """0x0111 says that it has the instance already: then it is no failure."""
+    glued: bool = False
+    """It is sent command set and data set in one PDV stream, as DICOS scanners do."""
+    transfer_syntaxes: tuple[str, ...] = ()
+    """What it may be sent in; when empty, whatever an object is stored in."""
+
+    def transfer_syntaxes_for(self, stored: str, targets: Iterable[str]) -> tuple[str, ...]:
+        """See `Destinations.transfer_syntaxes_for`. A DICOS remote is never offered implicit VR, which loses
+        the VRs that only DICOS has, unless its entry names it."""
+        if self.transfer_syntaxes:
+            return tuple(syntax for syntax in (stored, *targets) if syntax in self.transfer_syntaxes)
+        wanted = (stored, *(syntax for syntax in targets if syntax in FALLBACKS))
+        if not is_dicos_application_context(self.application_context_name):
+            return wanted
+        return tuple(syntax for syntax in wanted if syntax != IMPLICIT_VR_LITTLE_ENDIAN)
 
 
 def pairs_of(contexts: Sequence[tuple[str, Sequence[str]]]) -> frozenset[Pair]:
@@ -116,6 +135,7 @@ class OutboundAssociation:
                 priority=priority,
                 move_originator=move_originator,
                 response_seconds=self._config.response_seconds,
+                glued=self.remote.glued,
             )
         is_duplicate = outcome.status == Status.DUPLICATE_SOP_INSTANCE
         return replace(outcome, counts_as_warning=is_duplicate and self.remote.duplicates_are_warnings)

@@ -28,8 +28,10 @@ async def store(
     priority: int,
     move_originator: tuple[str, int] | None,
     response_seconds: float,
+    glued: bool = False,
 ) -> StoreOutcome:
-    """One C-STORE, as `Sender.store` has it, on an association that has no other request of ours."""
+    """One C-STORE, as `Sender.store` has it, on an association that has no other request of ours. `glued`
+    sends command set and data set in one PDV stream."""
     originator_ae_title, originator_message_id = move_originator or (None, None)
     request = CStoreRQ(
         message_id=message_id,
@@ -40,7 +42,9 @@ async def store(
         move_originator_application_entity_title=originator_ae_title,
         move_originator_message_id=originator_message_id,
     )
-    response = await perform(connection, context, request, dataset, None, response_seconds=response_seconds)
+    response = await perform(
+        connection, context, request, dataset, None, response_seconds=response_seconds, glued=glued
+    )
     return StoreOutcome(response.status, response.error_comment or "")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from scp_server.observability.rule_measures import ForwardMeasures, WebhookMeasures
 from scp_server.protocol.message import CEchoRQ, CFindRQ, CGetRQ, CMoveRQ, CStoreRQ, Message
 from scp_server.protocol.pdu import RejectReason
 from scp_server.protocol.status import Status, StatusClass, status_class
@@ -258,10 +259,11 @@ class StageClock:
         self.persist += now - self._last
         self._last = now
 
-    def indexed(self) -> None:
-        """What went by since the last call was waiting for the index."""
+    def indexed(self, *, persist_seconds: float = 0.0) -> None:
+        """What went by since the last call was waiting for the index, but for `persist_seconds`."""
         now = self._clock()
-        self.index += now - self._last
+        self.persist += persist_seconds
+        self.index += now - self._last - persist_seconds
         self._last = now
 
 
@@ -405,6 +407,8 @@ class Measures:
     outbound: OutboundMeasures = field(default_factory=OutboundMeasures)
     retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)
+    forward: ForwardMeasures = field(default_factory=ForwardMeasures)
+    webhook: WebhookMeasures = field(default_factory=WebhookMeasures)
     callbacks: CallbackMeasures = field(default_factory=CallbackMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
 

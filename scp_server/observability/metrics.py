@@ -357,6 +357,36 @@ METRICS: tuple[Declaration, ...] = (
         "Decoding processes that crashed or took too long.",
         lambda v: v.measures.retrieve.decoders_lost,
     ),
+    # -- rules
+    Declaration(
+        "scp_forward_objects_total",
+        "counter",
+        "Tries to forward an object.",
+        ("rule", "remote", "result"),
+        lambda v: [
+            ((rule, remote, str(result)), count)
+            for (rule, remote), counts in v.measures.forward.by_rule.items()
+            for result, count in counts.results.items()
+        ],
+    ),
+    Declaration(
+        "scp_forward_sent_bytes_total",
+        "counter",
+        "Bytes of data sets that were forwarded.",
+        ("rule", "remote"),
+        lambda v: [(labels, counts.sent_bytes) for labels, counts in v.measures.forward.by_rule.items()],
+    ),
+    Declaration(
+        "scp_webhook_calls_total",
+        "counter",
+        "Calls of webhooks.",
+        ("rule", "result"),
+        lambda v: [
+            ((rule, str(result)), count)
+            for rule, results in v.measures.webhook.by_rule.items()
+            for result, count in results.items()
+        ],
+    ),
     # -- callbacks
     Declaration(
         "scp_callback_calls_total",

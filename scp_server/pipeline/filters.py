@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -87,6 +87,19 @@ class ObjectFilter:
             if self.modalities and not self._modality.match(modality or ""):
                 return False
         return self.matches_association(calling_ae_title, called_ae_title)
+
+    def matches_event(self, data: Mapping[str, object]) -> bool:
+        """Whether what an event of the log tells of is meant: no association where a class or a modality is
+        asked for. What it does not say is empty."""
+        sop_class_uid = str(data.get("sop_class_uid") or "")
+        if self._needs_object and not sop_class_uid:
+            return False
+        return self.matches(
+            sop_class_uid,
+            str(data.get("modality") or ""),
+            str(data.get("calling_ae_title") or ""),
+            str(data.get("called_ae_title") or ""),
+        )
 
     def matches_association(self, calling_ae_title: str, called_ae_title: str) -> bool:
         """Whether what comes on an association of these AE titles is meant, as far as they say."""

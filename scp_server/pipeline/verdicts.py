@@ -32,7 +32,12 @@ def _reject(status: int, comment: str, quarantine: bool | None) -> Reject:
 
 
 class NotDelivered(SCPServerError):
-    """A delivery of the outbox failed, and is to be tried again later."""
+    """A delivery of the outbox failed, and is to be tried again later: where the destination has asked for
+    that, not before `retry_after_seconds`."""
+
+    def __init__(self, text: str = "", *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class DestinationDown(NotDelivered):

@@ -29,6 +29,7 @@ from scp_server.observability.measures import Measures
 from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.pipeline.registry import CallbackRegistry, CallbackSources, load_callbacks
 from scp_server.pipeline.running import CallbackLimits
+from scp_server.pipeline.sending import Source
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
@@ -39,7 +40,7 @@ from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, offered, offered_to_retrieve
 from scp_server.services.query_retrieve.plan import PlanConfig
 from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
-from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
+from scp_server.services.query_retrieve.suboperations import SubOperationsConfig
 from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
@@ -330,6 +331,8 @@ def build_destinations_config(settings: Settings) -> DestinationsConfig:
                 max_associations=remote.max_associations,
                 connect_seconds=remote.connect_seconds,
                 duplicates_are_warnings=remote.duplicates == "warning",
+                glued=remote.framing == "glued",
+                transfer_syntaxes=remote.transfer_syntax_uids,
             )
             for remote in settings.remotes
         },

@@ -25,9 +25,10 @@ RELOADABLE = frozenset(
     {
         "access",
         "close_timeout_seconds",
-        "drain_timeout_seconds",
-        "limits",
         "coerce",
+        "drain_timeout_seconds",
+        "forward",
+        "limits",
         "log",
         "negotiation",
         "peers",
@@ -39,6 +40,7 @@ RELOADABLE = frozenset(
         "storage.duplicates",
         "storage.layout",
         "timeouts",
+        "webhook",
     }
 )
 """Keys, and whole sections, that may change; they hold for new associations, those that run keep theirs.

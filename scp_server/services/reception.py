@@ -24,7 +24,7 @@ from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.rewriting import ChangedObject, Rewriting
-from scp_server.storage.base import ObjectKey, ObjectWriter, Storage, StoredObject
+from scp_server.storage.base import DeferredObject, ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Reception:
         self._begun_without_header = False
         self._changed: ChangedObject | None = None
         self._committed = False
+        self.deferred: DeferredObject | None = None
+        """What is still to be done to make the object visible, once `commit` has returned."""
         self._receive_ended_at_ns: int | None = None
         self.stages = StageClock()
         """Where the time went."""
@@ -190,16 +192,23 @@ class Reception:
         )
 
     async def commit(self) -> StoredObject:
-        """Make the object durable and visible under its location. Raises StorageError."""
+        """Make the object durable and visible under its location, unless that is `deferred`. Raises
+        StorageError."""
         if self._writer is None or self._file_meta is None:
             raise RuntimeError("nothing was received")
+        writer, arrival_id = self._writer, self._arrival.arrival_id
         if self._changed is not None:
-            stored = await self._changed.writer.commit(self._key(self._changed.arrival_id))
-        else:
-            offset_bytes = self._file_meta.dicos_version_offset_bytes
-            if self._begun_without_header and offset_bytes is not None:
-                await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
-            stored = await self._writer.commit(self._key(self._arrival.arrival_id))
+            writer, arrival_id = self._changed.writer, self._changed.arrival_id
+        elif self._begun_without_header and self._file_meta.dicos_version_offset_bytes is not None:
+            version = dicos_version_value(self.summary.dicos_version)
+            await writer.patch(self._file_meta.dicos_version_offset_bytes, version)
+        key = self._key(arrival_id)
+        self.deferred = writer.defer(key)
+        if self.deferred is not None:
+            # What it holds of the peer's bytes is released when the operation ends.
+            self._committed = True
+            return self.deferred.stored
+        stored = await writer.commit(key)
         self._committed = True
         self.stages.persisted()
         self._release()

@@ -35,7 +35,7 @@ from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
-from scp_server.storage.base import Storage, StoredObject
+from scp_server.storage.base import DeferredObject, Storage, StoredObject
 from scp_server.storage.layout import location_for_log
 from scp_server.storage.quarantine import Quarantine
 
@@ -161,6 +161,9 @@ class StorageService:
             wanted = await self._inspection.inspect(reception) if self._inspection.is_needed else None
             if wanted is None:
                 return await reception.commit(), Coercion()
+            if self._changing.locked():
+                # Its turn may take long to come, and what it holds is what others need.
+                await reception.let_go()
             async with self._changing:
                 arrival_id = self._arrivals.next().arrival_id
                 coercion = await self._inspection.coerce(reception, wanted, arrival_id)
@@ -175,12 +178,7 @@ class StorageService:
             self._tell_refused(reception, rejection)
             raise rejection from verdict
         except StorageError as failure:
-            log.error(
-                "storage.failed", error=str(failure), association_id=operation.association.association_id
-            )
-            # What went wrong in detail is the operator's business: it may name paths and machines.
-            comment = "out of space" if isinstance(failure, StorageFull) else "the object cannot be written"
-            raise OperationRefused(Status.OUT_OF_RESOURCES, comment) from failure
+            raise _not_kept(failure, operation.association) from failure
 
     async def _record(
         self,
@@ -196,13 +194,14 @@ class StorageService:
         """
         association_id = association.association_id
         policy = self._config.duplicate_policy(reception.summary.sop_class_uid, association.peer)
+        deferred = reception.deferred
         try:
-            result = await self._add(reception.index_entry(stored), policy)
+            result = await self._add(reception.index_entry(stored), policy, deferred)
         except (IndexFailure, StorageError) as failure:
-            log.error("index.failed", error=str(failure), association_id=association_id)
+            refusal = _not_kept(failure, association)
             await self._take_back(stored)
-            raise OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed") from failure
-        reception.stages.indexed()
+            raise refusal from failure
+        reception.stages.indexed(persist_seconds=deferred.placing_seconds if deferred is not None else 0.0)
         self._measures.recorded(reception.stages)
         if result.patient_conflict:
             self._measures.patient_conflicts += 1
@@ -220,12 +219,18 @@ class StorageService:
         await self._discard(result.discarded)
         await self._storage.indexed(stored)
 
-    async def _add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
-        """Bring an entry into the index. What it meets there counts only while nobody has decided to delete
-        it: otherwise that row goes now rather than in a moment, and the newcomer is kept in its own right.
+    async def _add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, deferred: DeferredObject | None
+    ) -> AddResult:
+        """Bring an entry into the index, its object into its place before that where it is not there yet.
+
+        What it meets there counts only while nobody has decided to delete it: otherwise that row goes now
+        rather than in a moment, and the newcomer is kept in its own right.
         """
+        first = None if deferred is None else deferred.place
         while True:
-            result = await self._index.add(entry, policy)
+            result = await self._index.add(entry, policy, first)
+            first = None
             if result.outcome not in _MET_ANOTHER or result.location == entry.location:
                 return result
             met = [result.location]
@@ -277,6 +282,16 @@ class StorageService:
             log.error("object.left_over", location=location_for_log(stored.location), error=str(failure))
             return
         await self._storage.indexed(stored)
+
+
+def _not_kept(failure: IndexFailure | StorageError, association: AssociationInfo) -> OperationRefused:
+    """Log what went wrong in detail, which may name paths and machines, and say the rest to the peer."""
+    if isinstance(failure, IndexFailure):
+        log.error("index.failed", error=str(failure), association_id=association.association_id)
+        return OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed")
+    log.error("storage.failed", error=str(failure), association_id=association.association_id)
+    comment = "out of space" if isinstance(failure, StorageFull) else "the object cannot be written"
+    return OperationRefused(Status.OUT_OF_RESOURCES, comment)
 
 
 def _check_command(request: CStoreRQ, operation: Operation) -> None:

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
@@ -19,6 +27,7 @@ from scp_server.objects.uid_names import sop_class_uid, transfer_syntax_uid
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
 from scp_server.settings.callbacks import CallbacksSettings
 from scp_server.settings.codecs import CodecsSettings
+from scp_server.settings.forward import ForwardSettings, check_remotes
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
 from scp_server.settings.names import ANY_OTHER, application_context_names
@@ -26,8 +35,9 @@ from scp_server.settings.object_rules import CoerceSettings, RequireAttributesSe
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
-from scp_server.settings.rules import check_names
+from scp_server.settings.rules import RuleSettings, check_names
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
+from scp_server.settings.webhook import WebhookSettings
 from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
 
 _PLUGIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
@@ -267,7 +277,6 @@ class SettingsTree(BaseModel):
         description="Where C-MOVE may send to, by AE title. A peer that names another title hears 0xA801: "
         "nothing is ever dialled but what stands here.",
     )
-
     coerce: Annotated[tuple[CoerceSettings, ...], Field(strict=False)] = Field(
         default=(),
         description="Rules that change attributes of objects before they are stored (docs/rules.md). All "
@@ -278,19 +287,19 @@ class SettingsTree(BaseModel):
         description="Rules that refuse objects without certain attributes (docs/rules.md). All that are "
         "about an object hold, before anything of it is changed.",
     )
+    forward: Annotated[tuple[ForwardSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that send what was stored on to remotes, by C-STORE; docs/rules.md.",
+    )
+    webhook: Annotated[tuple[WebhookSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that post what happened to a URL, as signed CloudEvents; docs/rules.md.",
+    )
 
-    @field_validator("coerce")
+    @field_validator("coerce", "require_attributes", "forward", "webhook")
     @classmethod
-    def _coerce(cls, rules: tuple[CoerceSettings, ...]) -> tuple[CoerceSettings, ...]:
-        check_names("coerce", rules)
-        return rules
-
-    @field_validator("require_attributes")
-    @classmethod
-    def _require_attributes(
-        cls, rules: tuple[RequireAttributesSettings, ...]
-    ) -> tuple[RequireAttributesSettings, ...]:
-        check_names("require_attributes", rules)
+    def _rules(cls, rules: tuple[RuleSettings, ...], info: ValidationInfo) -> tuple[RuleSettings, ...]:
+        check_names(str(info.field_name), rules)
         return rules
 
     @field_validator("plugins")
@@ -339,6 +348,11 @@ class SettingsTree(BaseModel):
                 raise ValueError(
                     f"peers.{position}.dicos is never, but negotiation.application_contexts lacks dicom"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _forwards_to_remotes(self) -> Self:
+        check_remotes(self.forward, self.remotes)
         return self
 
     @model_validator(mode="after")

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from scp_server.errors import ConfigurationError
+from scp_server.objects.uid_names import transfer_syntax_uid
 from scp_server.settings.limits import Count, Seconds
 from scp_server.settings.names import application_context_names
-from scp_server.settings.section import AETitle, Host, Section
+from scp_server.settings.section import AETitle, Host, Section, Texts
 
 
 class RemoteSettings(Section):
@@ -36,8 +37,31 @@ class RemoteSettings(Section):
     )
     duplicates: Literal["failure", "warning"] = Field(
         default="failure",
-        description="What its answer 0x0111, that it has the instance already, counts as in a C-MOVE.",
+        description="What its answer 0x0111, that it has the instance already, counts as.",
     )
+    framing: Literal["standard", "glued"] = Field(
+        default="standard",
+        description="How a C-STORE is sent: standard as PS3.8 has it, glued with command set and data set in "
+        "one PDV stream, as DICOS scanners send.",
+    )
+    transfer_syntaxes: Texts = Field(
+        default=(),
+        description="What it may be sent in, as UIDs or keywords; an object that is stored in something else "
+        "is given one of them, where that loses nothing. When empty, what an object is stored in, else "
+        "explicit or, but for DICOS remotes, implicit VR little endian.",
+    )
+
+    @field_validator("transfer_syntaxes")
+    @classmethod
+    def _transfer_syntaxes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            uids = [transfer_syntax_uid(name) for name in names]
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        for position, uid in enumerate(uids):
+            if uid in uids[:position]:
+                raise ValueError(f"names {uid} twice")
+        return names
 
     @field_validator("application_context")
     @classmethod
@@ -47,6 +71,11 @@ class RemoteSettings(Section):
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
         return name
+
+    @property
+    def transfer_syntax_uids(self) -> tuple[str, ...]:
+        """`transfer_syntaxes` as UIDs."""
+        return tuple(map(transfer_syntax_uid, self.transfer_syntaxes))
 
     @property
     def application_context_name(self) -> str:

@@ -51,8 +51,29 @@ class Digest(Protocol):
     def update(self, data: Buffer, /) -> object: ...
 
 
+class DeferredObject(Protocol):
+    """An object that lies whole in memory, and of which nothing is written yet."""
+
+    @property
+    def stored(self) -> StoredObject:
+        """What `place` makes of it."""
+        ...
+
+    @property
+    def placing_seconds(self) -> float:
+        """How long `place` took; 0 before it."""
+        ...
+
+    def place(self) -> None:
+        """Make it durable as configured, then visible, as `commit` does. Blocks; once, in whichever thread.
+
+        Raises StorageFull or StorageError, and then nothing is left of it. Never called, nothing ever was."""
+        ...
+
+
 class ObjectWriter(Protocol):
-    """One object being written. Exactly one of `commit` and `abort` ends it; `abort` may follow a failure."""
+    """One object being written. Exactly one of `commit`, `defer` and `abort` ends it; `abort` may follow a
+    failure, and a `defer` that returned None does nothing."""
 
     @property
     def held_bytes(self) -> int:
@@ -90,6 +111,12 @@ class ObjectWriter(Protocol):
         nothing is left of it. `key.arrival_id` is the one given to `begin`.
 
         When the caller is cancelled the object may or may not become visible, until `abort` removes it.
+        """
+        ...
+
+    def defer(self, key: ObjectKey) -> DeferredObject | None:
+        """In the place of `commit`, for an object that is written so quickly that whoever goes to a thread
+        anyway may as well do it there. The digest has seen all of it. None where `commit` is wanted.
         """
         ...
 

@@ -210,6 +210,10 @@ class _MemoryWriter:
             self._end()
         return StoredObject(location, len(self._data))
 
+    def defer(self, key: ObjectKey) -> None:
+        """Never: `commit` goes to no thread."""
+        self._refuse_unless_open()
+
     async def abort(self) -> None:
         self._end()
         self._data = bytearray()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -18,7 +19,14 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from scp_server.errors import StorageError
 from scp_server.protocol.events import Buffer
-from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, StoredObject, TakeAway
+from scp_server.storage.base import (
+    PATCHABLE_BYTES,
+    DeferredObject,
+    Digest,
+    ObjectKey,
+    StoredObject,
+    TakeAway,
+)
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.layout import INCOMING, PART_SUFFIX, directory_of
 from scp_server.storage.ledger import InFlightLedger
@@ -44,6 +52,30 @@ _FRAGMENT_COST_BYTES = 64
 """What the smallest buffer counts for: more than its PDU took on the wire, whose bytes it may keep alive."""
 _PLACING_ATTEMPTS = 16
 """Renames tried while deletions keep removing its directory in between."""
+DEFERRED_BYTES = 65_536
+"""The largest object that is deferred: it is hashed in the event loop, in ten or twenty microseconds."""
+_SLOW_SECONDS = 0.005
+_SLOW_FOR_SECONDS = 1.0
+"""A deferred object that took longer sends others to the storage's own threads for a while: there several
+wait for a slow disk together, and nobody else waits for them."""
+
+
+class Pace:
+    """Whether the disk takes small objects at once. Any thread may say so."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._slow_until = float("-inf")
+
+    @property
+    def is_quick(self) -> bool:
+        """No object took long just now."""
+        return self._clock() >= self._slow_until
+
+    def took(self, seconds: float) -> None:
+        """An object was placed, or was not, in `seconds`."""
+        if seconds > _SLOW_SECONDS:
+            self._slow_until = self._clock() + _SLOW_FOR_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +92,7 @@ class Workshop:
     spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
     writers: set[FilesystemWriter] = field(default_factory=set)
     left_overs: LeftOvers = field(default_factory=LeftOvers)
+    pace: Pace = field(default_factory=Pace)
 
     def hop(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> asyncio.Future[_T]:
         """Run `function` in a thread. Raises StorageError when the storage is closed."""
@@ -222,6 +255,35 @@ class _PartFile:
             os.close(descriptor)
 
 
+class _Deferred:
+    """A `DeferredObject`: what `finish` is to be called with."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        part: _PartFile,
+        prefix: bytes,
+        buffers: Sequence[Buffer],
+        stored: StoredObject,
+    ) -> None:
+        self._workshop = workshop
+        self._part = part
+        self._prefix = prefix
+        self._buffers = buffers
+        self.stored = stored
+        self.placing_seconds = 0.0
+
+    def place(self) -> None:
+        """See `DeferredObject.place`."""
+        began = time.perf_counter()
+        try:
+            self._part.finish(self._prefix, self._buffers, (), self.stored.location)
+        finally:
+            self._buffers = ()
+            self.placing_seconds = time.perf_counter() - began
+            self._workshop.pace.took(self.placing_seconds)
+
+
 class _State(Enum):
     OPEN = auto()
     COMMITTING = auto()
@@ -245,6 +307,7 @@ class FilesystemWriter:
         self._layout = layout
         self._arrival_id = arrival_id
         self._part = _PartFile(workshop, arrival_id, digest)
+        self._digest = digest
         self._prefix = prefix
         self._pending: list[Buffer] = []
         self._pending_cost = len(prefix)
@@ -313,15 +376,29 @@ class FilesystemWriter:
     async def commit(self, key: ObjectKey) -> StoredObject:
         """One hop: write, sync, rename, sync, as configured. See `ObjectWriter.commit`."""
         self._refuse_unless_open()
-        if key.arrival_id != self._arrival_id:
-            raise ValueError("the key has another arrival id than the writer")
-        location = self._layout.location_of(key)
+        location = self._location_of(key)
         prefix, pending = self._take_pending()
         self._state = _State.COMMITTING
         stored = await self._perform(self._part.finish, prefix, pending, self._patches, location)
         self._state = _State.COMMITTED
         self._workshop.writers.discard(self)
         return stored
+
+    def defer(self, key: ObjectKey) -> DeferredObject | None:
+        """A small object of which nothing was written, while nothing is synced. See `ObjectWriter.defer`."""
+        self._refuse_unless_open()
+        is_whole = self._hop is None and not self._patches and self._accepted_bytes <= DEFERRED_BYTES
+        if not is_whole or self._workshop.durable or not self._workshop.pace.is_quick:
+            return None
+        location = self._location_of(key)
+        prefix, pending = self._take_pending()
+        if self._digest is not None:
+            for data in pending:
+                self._digest.update(data)
+        self._state = _State.COMMITTED
+        self._workshop.writers.discard(self)
+        part = _PartFile(self._workshop, self._arrival_id, None)
+        return _Deferred(self._workshop, part, prefix, pending, StoredObject(location, self._accepted_bytes))
 
     async def hand_over(self, take_away: TakeAway) -> None:
         """One hop, in the place of `commit`. See `SettingAside.set_aside_written`."""
@@ -363,6 +440,11 @@ class FilesystemWriter:
                 await self._workshop.hop(self._part.discard)
         finally:
             self._workshop.writers.discard(self)
+
+    def _location_of(self, key: ObjectKey) -> str:
+        if key.arrival_id != self._arrival_id:
+            raise ValueError("the key has another arrival id than the writer")
+        return self._layout.location_of(key)
 
     def _refuse_unless_open(self) -> None:
         if self._state is not _State.OPEN:

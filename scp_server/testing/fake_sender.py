@@ -109,6 +109,8 @@ class FakeRemote:
     answers: list[Answer] = field(default_factory=list)
     """Shared by all its associations, in the order in which they take them."""
     answer_by_instance: dict[str, Answer] = field(default_factory=dict)
+    transfer_syntaxes: tuple[str, ...] = ()
+    """What it may be sent in; when empty, anything."""
     refusal: AssociationError | None = None
     """Raised by whoever asks for an association."""
     before_answer: Callable[[], Awaitable[object]] | None = None
@@ -133,6 +135,11 @@ class FakeDestinations:
     def is_known(self, ae_title: str) -> bool:
         """See `Destinations.is_known`."""
         return ae_title in self.remotes
+
+    def transfer_syntaxes_for(self, ae_title: str, stored: str, targets: Sequence[str]) -> tuple[str, ...]:
+        """See `Destinations.transfer_syntaxes_for`."""
+        only = self.remotes[ae_title].transfer_syntaxes if ae_title in self.remotes else ()
+        return tuple(syntax for syntax in (stored, *targets) if not only or syntax in only)
 
     @asynccontextmanager
     async def send_to(

@@ -19,6 +19,7 @@ for a context manager inside which an open index over that place cannot write, a
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -29,14 +30,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from scp_server.errors import IndexUnavailable
+from scp_server.errors import IndexUnavailable, StorageFull
 from scp_server.index.base import (
     AddOutcome,
+    AddResult,
     DuplicatePolicy,
     Index,
     IndexEntry,
     IndexTotals,
     Level,
+    RetrievablePart,
     Scope,
     UniqueKey,
 )
@@ -134,6 +137,27 @@ class IndexContract:
         assert result.outcome is AddOutcome.ADDED
         assert (result.location, result.part_number) == (entry.location, 1)
         assert result.patient_conflict is False
+
+    async def test_what_comes_first_is_done_in_a_thread_before_the_entry_is_known(self, index: Index) -> None:
+        entry = index_entry()
+        threads: list[int] = []
+        result = await index.add(entry, KEEP_FIRST, lambda: threads.append(threading.get_ident()))
+        assert result.outcome is AddOutcome.ADDED
+        assert len(threads) == 1
+        assert threads != [threading.get_ident()]
+
+    async def test_what_comes_first_and_fails_costs_its_own_entry_only(self, index: Index) -> None:
+        def fail() -> None:
+            raise StorageFull("no space")
+
+        entries = [index_entry(str(number)) for number in range(20)]
+        results = await asyncio.gather(
+            *(index.add(entry, KEEP_FIRST, fail if n % 3 == 0 else None) for n, entry in enumerate(entries)),
+            return_exceptions=True,
+        )
+        for number, (entry, result) in enumerate(zip(entries, results, strict=True)):
+            assert isinstance(result, StorageFull if number % 3 == 0 else AddResult)
+            assert len(await index.parts(_uid(entry))) == (number % 3 != 0)
 
     @pytest.mark.parametrize("policy", list(DuplicatePolicy))
     async def test_the_same_bytes_again_are_the_same_part(
@@ -304,6 +328,24 @@ class IndexContract:
 
     async def test_there_is_no_header_at_an_unknown_location(self, index: Index) -> None:
         assert await index.header("nowhere") is None
+
+    async def test_a_part_is_found_at_its_location_until_it_is_removed(self, index: Index) -> None:
+        first, second = (index_entry(content=b"%d" % n) for n in range(2))
+        for entry in (first, second):
+            await index.add(entry, PARTS)
+        for entry in (first, second):
+            assert await index.part(entry.location) == RetrievablePart(
+                entry.summary.sop_class_uid,
+                entry.summary.sop_instance_uid,
+                entry.transfer_syntax_uid,
+                entry.location,
+                entry.size_bytes,
+                entry.dataset_offset_bytes,
+            )
+        await index.remove([first.location])
+        assert await index.part(first.location) is None
+        assert await index.part(second.location) is not None
+        assert await index.part("nowhere") is None
 
     async def test_unknown_locations_are_those_without_a_part_in_their_order(self, index: Index) -> None:
         known = [index_entry(str(number)) for number in range(5)]

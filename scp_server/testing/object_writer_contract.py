@@ -107,6 +107,40 @@ class ObjectWriterContract:
         expected = b"".join(pattern(5000, number) + b"tail" for number in range(3))
         assert await content(storage, stored.location) == PREFIX + expected
 
+    # --- defer
+
+    @pytest.mark.parametrize("size", [0, 10, 30_000, 2_500_000])
+    async def test_a_deferred_object_is_there_once_it_is_placed_and_not_before(
+        self, storage: Storage, size: int
+    ) -> None:
+        data, digest = pattern(size), sha256()
+        key = object_key(arrival_id())
+        writer = await storage.begin(key.arrival_id, PREFIX, digest)
+        await writer.write([memoryview(data)])
+        deferred = writer.defer(key)
+        if deferred is None:
+            stored = await writer.commit(key)
+        else:
+            assert digest.digest() == sha256(data).digest()
+            assert await listed(storage) == {}
+            await asyncio.to_thread(deferred.place)
+            stored = deferred.stored
+            assert deferred.placing_seconds > 0
+        assert await listed(storage) == {stored.location: stored.size_bytes}
+        assert await content(storage, stored.location) == PREFIX + data
+        assert await storage.not_yet_indexed([stored.location]) == {stored.location}
+        with pytest.raises(StorageError):
+            writer.defer(key)
+        await writer.abort()
+        assert len(await listed(storage)) == 1
+
+    async def test_a_deferred_object_that_is_never_placed_leaves_nothing(self, storage: Storage) -> None:
+        key = object_key(arrival_id())
+        writer = await storage.begin(key.arrival_id, PREFIX)
+        if writer.defer(key) is None:
+            await writer.abort()
+        assert await listed(storage) == {}
+
     # --- reading back
 
     @pytest.mark.parametrize("size", [0, 10, 100_000, 2_500_001])

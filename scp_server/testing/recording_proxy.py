@@ -61,6 +61,14 @@ class Recording:
             if int.from_bytes(command[Tag.COMMAND_FIELD], "little") == C_STORE_RQ
         ]
 
+    def sent_datasets(self) -> list[tuple[bytes, bool]]:
+        """Data set of each C-STORE, and whether it was glued: also where the A-ASSOCIATE-AC is malformed."""
+        return [
+            (dataset, glued)
+            for _, command, dataset, glued in _messages(self.sent)
+            if int.from_bytes(command[Tag.COMMAND_FIELD], "little") == C_STORE_RQ
+        ]
+
     def statuses(self) -> list[int]:
         """The statuses of the responses, in their order."""
         return [

@@ -11,9 +11,10 @@ from typing import Self
 from scp_server.index.store import SqlIndex
 from scp_server.interfaces import AcceptedContext, FinalResponse, Transcoding
 from scp_server.observability.measures import RetrieveMeasures
+from scp_server.pipeline.sending import Source
 from scp_server.protocol.message import CGetRQ, CMoveRQ, SubOperationsResponse
 from scp_server.services.query_retrieve.retrieve import RetrieveConfig, RetrieveService
-from scp_server.services.query_retrieve.suboperations import Source, SubOperationsConfig
+from scp_server.services.query_retrieve.suboperations import SubOperationsConfig
 from scp_server.storage.filesystem import FilesystemStorage
 from scp_server.testing.archive import Archive
 from scp_server.testing.dataset_encoder import DatasetEncoder, Element, TransferSyntax

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from scp_server.index.base import (
@@ -96,6 +96,9 @@ class WatchedWriter:
         self._steps.log.append("commit.done")
         return stored
 
+    def defer(self, key: ObjectKey) -> None:
+        """Never, so that `commit` is a step of its own."""
+
     async def abort(self) -> None:
         self._writing.discard(self)
         self._steps.log.append("abort")
@@ -171,7 +174,11 @@ class WatchedIndex:
     async def close(self) -> None:
         await self._index.close()
 
-    async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+    async def add(
+        self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+    ) -> AddResult:
+        if first is not None:
+            await asyncio.to_thread(first)
         await self._steps.enter("add")
         result = await self._index.add(entry, policy)
         self._steps.log.append("add.done")
@@ -186,6 +193,9 @@ class WatchedIndex:
 
     async def parts(self, sop_instance_uid: str) -> list[PartRecord]:
         return await self._index.parts(sop_instance_uid)
+
+    async def part(self, location: str) -> RetrievablePart | None:
+        return await self._index.part(location)
 
     async def header(self, location: str) -> bytes | None:
         return await self._index.header(location)

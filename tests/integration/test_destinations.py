@@ -30,13 +30,16 @@ from scp_server.observability.measures import OutboundMeasures
 from scp_server.protocol.limits import Limits
 from scp_server.testing import wire
 from scp_server.testing.daemon import DaemonProcess
+from scp_server.testing.dicos_objects import dicos_ct, dicos_tdr
 from scp_server.testing.encoded_object import EncodedObject, make_uid
 from scp_server.testing.objects import ct_image, structured_report
+from scp_server.testing.recording_proxy import RecordingProxy
 from scp_server.testing.scripted_destination import Script, StorageScript, destination
 from scp_server.testing.wire import Tag
 from tests.integration.conftest import StartServer
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
+DICOS_V03 = "1.2.840.10008.3.1.1.1.3"
 CT = ct_image(seed=1)
 REPORT = structured_report()
 QUICK = RequestorConfig(
@@ -122,6 +125,22 @@ async def test_objects_arrive_as_they_are_over_one_association_that_is_released_
         assert command[Tag.PRIORITY] == b"\1\0"
         assert command[Tag.MOVE_ORIGINATOR_AE_TITLE].strip() == b"MOVER"
         assert command[Tag.MOVE_ORIGINATOR_MESSAGE_ID] == b"\x09\0"
+
+
+@pytest.mark.parametrize("glued", [False, True])
+async def test_a_remote_is_sent_the_framing_that_it_wants(server: Server, glued: bool) -> None:
+    dicos, tdr = dicos_ct(), dicos_tdr(dicos_ct())
+    async with (
+        RecordingProxy(*server.address) as proxy,
+        pool_to(proxy.port, glued=glued, application_context_name=DICOS_V03) as pool,
+    ):
+        for stored in (dicos, tdr):
+            async with pool.send_to("DEST", [(stored.sop_class_uid, [stored.transfer_syntax_uid])]) as sender:
+                assert await send(sender, stored) == StoreOutcome(0)
+    assert [(one.glued, one.dataset) for one in proxy.stores()] == [
+        (glued, dicos.dataset),
+        (glued, tdr.dataset),
+    ]
 
 
 async def test_parallel_senders_have_associations_of_their_own() -> None:

@@ -107,12 +107,18 @@ def _stopped(server: Server) -> int:
     return sum(stop.count for stop in server._measures.associations.stops.values())
 
 
-@pytest.mark.parametrize(("name", "path"), STEPS, ids=[" ".join(step) for step in STEPS])
+CASES = [
+    *(("full", *step) for step in STEPS),
+    *(("process", *step) for step in STEPS if step[0] not in ("fdatasync", "fsync")),
+]
+
+
+@pytest.mark.parametrize(("durability", "name", "path"), CASES, ids=[" ".join(case) for case in CASES])
 async def test_an_object_is_answered_after_its_disk_and_nobody_else_waits(
-    start_server: StartServer, disk: HangingDisk, tmp_path: Path, name: str, path: str
+    start_server: StartServer, disk: HangingDisk, tmp_path: Path, durability: str, name: str, path: str
 ) -> None:
     slow, other = ct_image(seed=1), ct_image(seed=2)
-    server = await start_server(storage={"durability": "full"})
+    server = await start_server(storage={"durability": durability})
     async with _associated(server, slow) as waiting, _associated(server, other) as bystander:
         with disk.hanging(name, path):
             answer = asyncio.create_task(waiting.store(slow))

@@ -10,12 +10,9 @@ from typing import Final
 from scp_server.errors import AssociationError
 from scp_server.index.base import RetrievablePart
 from scp_server.interfaces import Destinations, Operation
-from scp_server.objects.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from scp_server.pipeline.sending import NO_CONTEXT
 from scp_server.protocol.items import MAX_PRESENTATION_CONTEXTS
 from scp_server.services.query_retrieve.suboperations import SubOperations
-
-FALLBACKS: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-"""What is proposed beside the stored transfer syntax, where a part can be given it."""
 
 _MOST_IN_VAIN: Final = 2
 """Associations in a row that ended before any sub-operation did: then no further one is asked for."""
@@ -23,7 +20,8 @@ _INLINE_PARTS: Final = 2_000
 """More are sorted in a thread: it takes milliseconds."""
 _UNREACHABLE: Final = "no association with the destination"
 
-Targets = Callable[[RetrievablePart], tuple[str, ...]]
+Proposals = Callable[[RetrievablePart], tuple[str, ...]]
+"""The transfer syntaxes that are proposed for a part."""
 _Pair = tuple[str, str]
 
 
@@ -43,26 +41,25 @@ class Batch:
         return [(sop_class, tuple(syntaxes)) for sop_class, syntaxes in by_class.items()]
 
 
-async def batched(parts: Sequence[RetrievablePart], targets: Targets) -> list[Batch]:
+async def batched(parts: Sequence[RetrievablePart], proposals: Proposals) -> list[Batch]:
     """The same as `batches`, off the event loop where that takes long."""
     if len(parts) <= _INLINE_PARTS:
-        return batches(parts, targets)
-    return await asyncio.to_thread(batches, parts, targets)
+        return batches(parts, proposals)
+    return await asyncio.to_thread(batches, parts, proposals)
 
 
-def batches(parts: Iterable[RetrievablePart], targets: Targets) -> list[Batch]:
+def batches(parts: Iterable[RetrievablePart], proposals: Proposals) -> list[Batch]:
     """Parts in their order, in as few batches as have at most 128 contexts each: nearly always one.
 
-    Beside the stored transfer syntax those of `FALLBACKS` are proposed which `targets` says are possible.
+    A part for which nothing is proposed is in one of them, too: there it fails.
     """
     found: list[Batch] = []
-    kinds: dict[tuple[str, str, tuple[str, ...]], Batch] = {}
+    kinds: dict[tuple[str, tuple[str, ...]], Batch] = {}
     for part in parts:
-        fallbacks = tuple(syntax for syntax in targets(part) if syntax in FALLBACKS)
-        kind = part.sop_class_uid, part.transfer_syntax_uid, fallbacks
+        kind = part.sop_class_uid, proposals(part)
         batch = kinds.get(kind)
         if batch is None:
-            wanted = [(part.sop_class_uid, syntax) for syntax in (part.transfer_syntax_uid, *fallbacks)]
+            wanted = [(part.sop_class_uid, syntax) for syntax in kind[1]]
             batch = next(_with_room(found, wanted), None)
             if batch is None:
                 batch = Batch()
@@ -100,6 +97,9 @@ class Move:
         waiting = self._sub_operations.waiting
         waiting.clear()
         waiting.extend(batch.parts)
+        if not batch.pairs:
+            self._sub_operations.fail_all(NO_CONTEXT, "the remote takes no transfer syntax that it has")
+            return
         async with asyncio.TaskGroup() as tasks:
             for number in range(min(associations, len(batch.parts))):
                 tasks.create_task(self._send_over_associations(batch), name=f"move-{number}")

@@ -15,6 +15,7 @@ from scp_server.objects.matching import MatchingOptions
 from scp_server.objects.vr import tag_text
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import RetrieveMeasures
+from scp_server.pipeline.sending import Source
 from scp_server.protocol.message import CGetRQ, CMoveRQ, Message
 from scp_server.protocol.status import Status
 from scp_server.services.query_retrieve.asking import (
@@ -33,7 +34,7 @@ from scp_server.services.query_retrieve.models import (
     InformationModel,
 )
 from scp_server.services.query_retrieve.negotiation import RelationalQueries, is_relational
-from scp_server.services.query_retrieve.suboperations import Source, SubOperations, SubOperationsConfig
+from scp_server.services.query_retrieve.suboperations import SubOperations, SubOperationsConfig
 from scp_server.services.registry import handles
 
 log = get_logger(__name__)
@@ -85,9 +86,14 @@ class RetrieveService:
         if destinations is None or not destinations.is_known(ae_title):
             raise OperationRefused(Status.MOVE_DESTINATION_UNKNOWN, "the move destination is not known")
 
+        def proposals(part: RetrievablePart) -> tuple[str, ...]:
+            return destinations.transfer_syntaxes_for(
+                ae_title, part.transfer_syntax_uid, self._source.targets(part)
+            )
+
         async def send(sub_operations: SubOperations) -> None:
             move = Move(operation, sub_operations, destinations, ae_title)
-            for batch in await batched(tuple(sub_operations.waiting), self._source.targets):
+            for batch in await batched(tuple(sub_operations.waiting), proposals):
                 await move.send(batch, self._config.sub_operations.associations)
 
         return await self._retrieve(operation, model, model.move_sop_class_uid, send)

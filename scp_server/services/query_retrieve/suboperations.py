@@ -1,16 +1,12 @@
-"""The C-STORE sub-operations of a retrieve: each streams from the storage to a `Sender`, and is counted.
-
-Nothing is decoded where the stored transfer syntax was accepted, and no object is ever held: a piece is read
-when the one before it has been sent.
-"""
+"""The C-STORE sub-operations of a retrieve: each streams from the storage to a `Sender`, and is counted."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -22,19 +18,22 @@ from scp_server.errors import (
     StorageError,
 )
 from scp_server.index.base import RetrievablePart
-from scp_server.interfaces import AcceptedContext, FinalResponse, Operation, Sender, Transcoding
+from scp_server.interfaces import FinalResponse, Operation, Sender
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import RetrieveMeasures
+from scp_server.pipeline.sending import (
+    CANNOT_READ,
+    CANNOT_TRANSCODE,
+    NO_CONTEXT,
+    NOT_ANSWERED,
+    Source,
+    context_for,
+    send_part,
+)
 from scp_server.protocol.message import CGetRQ, CMoveRQ, Message, Priority, is_sendable_text
 from scp_server.services.query_retrieve.tally import Tally
-from scp_server.storage.base import Storage
 
 log = get_logger(__name__)
-
-NO_CONTEXT: Final = "no presentation context that it can be sent on"
-CANNOT_READ: Final = "the object cannot be read"
-CANNOT_TRANSCODE: Final = "the object cannot be given a transfer syntax that was accepted"
-NOT_ANSWERED: Final = "no answer from the destination"
 
 _PRIORITIES: Final = frozenset(Priority)
 _MAX_AE_TITLE_CHARACTERS: Final = 16
@@ -50,53 +49,6 @@ class SubOperationsConfig:
     """Longest time without a pending response."""
     least_pending_seconds: float = 0.1
     """Shortest time between two."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where objects come from, and what gives them another transfer syntax, where something does."""
-
-    storage: Storage
-    transcoding: Transcoding | None = None
-
-    def targets(self, part: RetrievablePart) -> tuple[str, ...]:
-        """The other transfer syntaxes that a part can be sent in, best first."""
-        if self.transcoding is None:
-            return ()
-        return self.transcoding.targets(part.transfer_syntax_uid, dataset_bytes(part))
-
-    async def dataset(self, part: RetrievablePart, transfer_syntax: str) -> AsyncGenerator[bytes, None]:
-        """A part's data set. Raises CannotTranscode, StorageError, UnreadableDataset; so do the pieces."""
-        stored = self._stored(part)
-        if transfer_syntax == part.transfer_syntax_uid or self.transcoding is None:
-            return stored
-        try:
-            return await self.transcoding.start(
-                stored, part.transfer_syntax_uid, transfer_syntax, dataset_bytes(part)
-            )
-        except BaseException:
-            await stored.aclose()
-            raise
-
-    async def _stored(self, part: RetrievablePart) -> AsyncGenerator[bytes, None]:
-        left = dataset_bytes(part)
-        pieces = cast(
-            AsyncGenerator[bytes, None], self.storage.read(part.location, part.dataset_offset_bytes, left)
-        )
-        async with aclosing(pieces):
-            async for piece in pieces:
-                left -= len(piece)
-                yield piece
-                if not left:
-                    return
-        if left:
-            # Whoever sends these has not sent the last of them: nobody takes a part for the whole.
-            raise StorageError(f"the object ends {left} bytes early")
-
-
-def dataset_bytes(part: RetrievablePart) -> int:
-    """How long a part's data set is as it is stored."""
-    return part.size_bytes - part.dataset_offset_bytes
 
 
 class SubOperations:
@@ -173,31 +125,26 @@ class SubOperations:
     async def _send(self, sender: Sender, part: RetrievablePart) -> bool:
         """One sub-operation, counted; False when the association was given up for it. Raises AssociationError
         when it ended by itself, and then nothing is counted."""
-        context = self._context_for(sender, part)
+        context = context_for(sender, self._source, part)
         if context is None:
             self.tally.failed(part, NO_CONTEXT, part.transfer_syntax_uid)
             return True
         sent_bytes = 0
 
-        async def counted(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        def count(size_bytes: int) -> None:
             nonlocal sent_bytes
-            async for piece in pieces:
-                sent_bytes += len(piece)
-                yield piece
+            sent_bytes += size_bytes
 
         try:
-            async with AsyncExitStack() as stack:
-                pieces = await self._source.dataset(part, context.transfer_syntax)
-                await stack.enter_async_context(aclosing(pieces))
-                dataset = await stack.enter_async_context(aclosing(counted(pieces)))
-                outcome = await sender.store(
-                    context,
-                    sop_class_uid=part.sop_class_uid,
-                    sop_instance_uid=part.sop_instance_uid,
-                    dataset=dataset,
-                    priority=self._priority(),
-                    move_originator=self._move_originator(),
-                )
+            outcome = await send_part(
+                sender,
+                context,
+                self._source,
+                part,
+                priority=self._priority(),
+                move_originator=self._move_originator(),
+                count=count,
+            )
         except AssociationError:
             raise
         except (StorageError, CannotTranscode, OperationRefused) as failure:
@@ -217,14 +164,6 @@ class SubOperations:
             self._measures.sent_bytes += sent_bytes
         self.tally.answered(part, outcome)
         return True
-
-    def _context_for(self, sender: Sender, part: RetrievablePart) -> AcceptedContext | None:
-        """The context with the stored transfer syntax, else the best one that the part can be given."""
-        contexts = {context.transfer_syntax: context for context in sender.contexts_for(part.sop_class_uid)}
-        if part.transfer_syntax_uid in contexts:
-            return contexts[part.transfer_syntax_uid]
-        targets = self._source.targets(part) if contexts else ()
-        return next((contexts[target] for target in targets if target in contexts), None)
 
     def _priority(self) -> int:
         """The request's, for all of its sub-operations (PS3.4 C.4.2.1.2)."""

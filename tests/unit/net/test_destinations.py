@@ -595,3 +595,34 @@ async def test_what_opens_while_it_closes_is_given_to_nobody(stage: Stage) -> No
     with pytest.raises(ConnectFailed, match="the server stops"):
         await use.task
     await asyncio.wait_for(closing, 5)
+
+
+# -- what it is offered -----------------------------------------------------------------------------------
+
+JPEG, LONG = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.1.64"
+DICOS = replace(PACS, ae_title="BELT", application_context_name="1.2.840.10008.3.1.1.1.3")
+
+
+@pytest.mark.parametrize(
+    ("remote", "stored", "targets", "offered"),
+    [
+        (PACS, EXPLICIT, (), (EXPLICIT,)),
+        (PACS, EXPLICIT, (IMPLICIT, LONG), (EXPLICIT, IMPLICIT)),
+        (PACS, JPEG, (EXPLICIT, IMPLICIT, LONG), (JPEG, EXPLICIT, IMPLICIT)),
+        (DICOS, JPEG, (EXPLICIT, IMPLICIT, LONG), (JPEG, EXPLICIT)),
+        (DICOS, LONG, (EXPLICIT, IMPLICIT), (LONG, EXPLICIT)),
+        (DICOS, IMPLICIT, (EXPLICIT, LONG), (EXPLICIT,)),
+        (DICOS, IMPLICIT, (), ()),
+        (replace(DICOS, transfer_syntaxes=(IMPLICIT,)), EXPLICIT, (IMPLICIT, LONG), (IMPLICIT,)),
+        (replace(PACS, transfer_syntaxes=(LONG, JPEG)), EXPLICIT, (IMPLICIT, LONG), (LONG,)),
+        (replace(PACS, transfer_syntaxes=(LONG, JPEG)), JPEG, (EXPLICIT, IMPLICIT), (JPEG,)),
+        (replace(PACS, transfer_syntaxes=(JPEG,)), EXPLICIT, (IMPLICIT,), ()),
+    ],
+)
+async def test_a_remote_is_offered_what_its_entry_allows(
+    stage: Stage, remote: Remote, stored: str, targets: tuple[str, ...], offered: tuple[str, ...]
+) -> None:
+    """The stored transfer syntax first; DICOS remotes implicit VR only where their entry says so."""
+    pool = stage.pool(remote)
+    assert pool.transfer_syntaxes_for(remote.ae_title, stored, targets) == offered
+    assert pool.transfer_syntaxes_for("UNKNOWN", stored, targets) == (stored, *targets)

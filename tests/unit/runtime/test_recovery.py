@@ -288,10 +288,12 @@ async def test_an_object_that_the_index_refuses_for_ever_does_not_stop_the_start
     refused = ct_image(seed=1).sop_instance_uid
 
     class Picky(WatchedIndex):
-        async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
+        async def add(
+            self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+        ) -> AddResult:
             if entry.summary.sop_instance_uid == refused:
                 raise IndexFailure("cannot be recorded")
-            return await super().add(entry, policy)
+            return await super().add(entry, policy, first)
 
     async with Restarted(place, tmp_path) as process:
         process.index = Picky(process.index, process.steps)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import io
+import sys
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydicom
 import pytest
@@ -25,6 +27,7 @@ from scp_server.protocol.message import CStoreRSP
 from scp_server.runtime.build import build_quarantine, build_storage
 from scp_server.services.release import QuarantineRelease
 from scp_server.settings import Settings
+from scp_server.settings.models import StorageSettings
 from scp_server.settings.object_rules import RequireAttributesSettings
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.testing.dataset_encoder import TransferSyntax
@@ -190,10 +193,11 @@ async def test_what_the_character_set_cannot_say_is_refused(tmp_path: Path) -> N
         await bench.nothing_is_left()
 
 
+@pytest.mark.parametrize("durability", ["full", "process"])
 async def test_of_what_is_refused_the_quarantine_keeps_what_came_and_a_release_changes_it(
-    tmp_path: Path,
+    tmp_path: Path, durability: Literal["full", "process"]
 ) -> None:
-    settings = Settings(data_dir=tmp_path)
+    settings = Settings(data_dir=tmp_path, storage=StorageSettings(durability=durability))
     storage = build_storage(settings)
     place = build_quarantine(settings, storage)
     first, other = ct_image(), ct_image(seed=5, sop_instance_uid=ct_image().sop_instance_uid)
@@ -400,13 +404,13 @@ async def test_no_more_objects_are_written_anew_at_once_than_may_be(tmp_path: Pa
     async with StorageBench(tmp_path, rules=rules(set={"PatientID": "NEW"}), max_changed_objects=1) as bench:
         reached = bench.steps.stop_at("commit")
         with captured_logs():
-            first, second = (
-                asyncio.create_task(bench.status(store_operation(ct_image(seed=seed)))) for seed in range(2)
-            )
+            operations = [store_operation(ct_image(seed=seed)) for seed in range(2)]
+            first, second = (asyncio.create_task(bench.status(operation)) for operation in operations)
             await reached.wait()
             for _ in range(200):
                 await asyncio.sleep(0)
             assert bench.steps.log.count("read_back") == 1
+            assert operations[1].dataset.held_bytes == 0, "what waits uses up nobody's memory"
             bench.steps.heal()
             first.cancel()
             assert await second == 0x0000
@@ -436,3 +440,23 @@ async def test_a_large_object_is_changed_at_constant_memory(tmp_path: Path, pres
     assert part.size_bytes > pieces * len(piece)
     assert pydicom.dcmread(tmp_path / part.location, stop_before_pixels=True).PatientID == "NEW"
     assert peak < 12 << 20
+
+
+async def test_a_callback_in_a_process_of_its_own_changes_an_object_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "changing_plugin.py").write_text(
+        "from scp_server import callback\n"
+        "@callback('received', run_in='process')\n"
+        "def change(instance):\n"
+        "    instance.change({'PatientID': instance.attribute('PatientID') + '-P', 'StudyID': 'P'})\n"
+    )
+    plugin = importlib.import_module("changing_plugin")
+    changing = rules(set={"StudyID": "R", "InstitutionName": "R"})
+    async with StorageBench(tmp_path, callbacks=[plugin.change], rules=changing) as bench:
+        with captured_logs():
+            assert await bench.status(store_operation(ct_image())) == 0x0000
+        _, _, dataset = only_object(bench)
+    sys.modules.pop("changing_plugin")
+    assert (dataset.PatientID, dataset.StudyID, dataset.InstitutionName) == ("PAT-0001-P", "P", "R")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scp_server.runtime.recovery import recover
+from scp_server.services.storage import StorageService
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.testing.dicos_objects import dicos_tdr
 from scp_server.testing.fake_operation import PRESSURE, FakeOperation, store_operation
@@ -104,6 +105,32 @@ async def test_failing_at_any_system_call_is_a700_or_a_success_and_nothing_betwe
         assert len(await listed(bench.storage)) == kept
         assert (await bench.index.totals()).parts == kept
         assert await bench.status(_staged()) == 0x0000
+    assert await _after_a_restart(tmp_path) == (1, 1)
+
+
+def _small_bench(tmp_path: Path) -> StorageBench:
+    """Small objects are deferred here."""
+    config = FilesystemStorageConfig(tmp_path / "data", Durability.PROCESS, reserve_bytes=0)
+    storage = FilesystemStorage(config)
+    bench = StorageBench(tmp_path, storage)
+    # Watched writers defer nothing.
+    bench.service = StorageService(storage, bench.index, bench.config)
+    return bench
+
+
+@pytest.mark.parametrize("number", range(12))
+async def test_a_small_object_failing_at_any_system_call_is_a700_or_a_success_and_nothing_between(
+    tmp_path: Path, calls: SystemCalls, number: int
+) -> None:
+    async with _small_bench(tmp_path) as bench:
+        calls.fail(number, errno.ENOSPC)
+        status = await bench.status(store_operation(dicos_tdr()))
+        calls.before = None
+        kept = status == 0x0000
+        assert status in (0x0000, 0xA700)
+        assert len(await listed(bench.storage)) == kept
+        assert (await bench.index.totals()).parts == kept
+        assert await bench.status(store_operation(dicos_tdr())) == 0x0000
     assert await _after_a_restart(tmp_path) == (1, 1)
 
 

@@ -30,6 +30,8 @@ OTHERS = frozenset(
         "peers.idle_seconds",
         "remotes.connect_seconds",
         "remotes.max_associations",
+        "webhook.concurrency",
+        "webhook.timeout_seconds",
         "storage.reserve_bytes",
         "storage.threads",
         "storage.write_buffer_bytes",
@@ -49,6 +51,7 @@ SUB_OPERATIONS = "unit/services/query_retrieve/test_suboperations.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
 TRANSCODING = "unit/services/test_transcoding.py::"
+WEBHOOK = "unit/pipeline/test_webhook.py::"
 DESTINATIONS = "unit/net/test_destinations.py::"
 
 RUNNING = "unit/pipeline/test_running.py::"
@@ -149,6 +152,8 @@ REACHED_BY: dict[str, str] = {
     "codecs.max_objects": TRANSCODING + "test_more_objects_than_allowed_wait_until_another_is_sent",
     "codecs.max_frame_bytes": TRANSCODING
     + "test_what_contradicts_its_data_set_is_refused_before_anything_is_sent",
+    "webhook.concurrency": WEBHOOK + "test_no_more_calls_are_made_at_once_than_concurrency",
+    "webhook.timeout_seconds": WEBHOOK + "test_a_receiver_that_does_not_answer_in_time_is_tried_again",
     "callbacks.entry_points": "unit/pipeline/test_registry.py::"
     "test_a_package_that_is_installed_takes_part_by_its_entry_point",
     "callbacks.timeout_seconds": RUNNING

@@ -74,7 +74,7 @@ def test_example_configurations_load(path: Path) -> None:
 
 def test_the_configurations_that_are_promised_are_there() -> None:
     names = {path.name for path in (ROOT / "config").glob("*.toml")}
-    assert {"example.toml", "hospital.toml", "dicos-checkpoint.toml"} <= names
+    assert {"example.toml", "hospital.toml", "dicos-checkpoint.toml", "forwarding.toml"} <= names
 
 
 def test_reference_writes_both_files(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ def config(tmp_path: Path) -> Path:
 def test_every_key_of_a_remote_is_read(config: Path) -> None:
     config.write_text(
         ONE + "[[remotes]]\nae_title = ' BELT '\nhost = '::1'\nport = 11112\napplication_context = 'dicos'\n"
-        "max_associations = 1\nconnect_seconds = 2.5\n"
+        "max_associations = 1\nconnect_seconds = 2.5\nframing = 'glued'\n"
+        "transfer_syntaxes = ['1.2.840.10008.1.2.1.64', 'ExplicitVRLittleEndian']\n"
     )
     first, second = load_settings(config).remotes
     assert (first.ae_title, first.host, first.port) == ("PACS", "pacs.example", 104)
@@ -28,6 +29,8 @@ def test_every_key_of_a_remote_is_read(config: Path) -> None:
     assert (second.ae_title, second.host, second.port) == ("BELT", "::1", 11_112)
     assert second.application_context_name == "1.2.840.10008.3.1.1.1.3"
     assert (second.max_associations, second.connect_seconds) == (1, 2.5)
+    assert (first.framing, second.framing) == ("standard", "glued")
+    assert second.transfer_syntax_uids == ("1.2.840.10008.1.2.1.64", "1.2.840.10008.1.2.1")
     assert Settings().remotes == ()
 
 
@@ -44,6 +47,16 @@ def test_every_key_of_a_remote_is_read(config: Path) -> None:
             ONE + "application_context = 'dicomm'\n",
             "5: remotes.0.application_context: 'dicomm' is neither dicom nor dicos nor a UID",
         ),
+        (
+            ONE + "transfer_syntaxes = ['Explicit']\n",
+            "5: remotes.0.transfer_syntaxes: 'Explicit' is no UID and no keyword of a Transfer Syntax such "
+            "as ExplicitVRLittleEndian",
+        ),
+        (
+            ONE + "transfer_syntaxes = ['1.2.840.10008.1.2', 'ImplicitVRLittleEndian']\n",
+            "5: remotes.0.transfer_syntaxes: names 1.2.840.10008.1.2 twice",
+        ),
+        (ONE + "framing = 'gluedd'\n", "5: remotes.0.framing: must be 'standard' or 'glued', not 'gluedd'"),
         (ONE + "max_associations = 0\n", "5: remotes.0.max_associations: must be at least 1, not 0"),
         (ONE + "connect_seconds = 0.0\n", "5: remotes.0.connect_seconds: must be greater than 0, not 0.0"),
     ],
@@ -71,6 +84,8 @@ def test_the_effective_remotes_are_shown(config: Path) -> None:
             "max_associations": 4,
             "connect_seconds": 10.0,
             "duplicates": "failure",
+            "framing": "standard",
+            "transfer_syntaxes": [],
         }
     ]
 

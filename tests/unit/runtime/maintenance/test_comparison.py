@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,10 @@ async def test_it_can_be_switched_off(archive: Archive) -> None:
 
 async def test_an_object_adopted_while_it_is_being_stored_is_not_taken_back(tmp_path: Path) -> None:
     class Adopting(WatchedIndex):
-        async def add(self, entry: IndexEntry, policy: DuplicatePolicy) -> AddResult:
-            await super().add(entry, DuplicatePolicy.PARTS)
+        async def add(
+            self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
+        ) -> AddResult:
+            await super().add(entry, DuplicatePolicy.PARTS, first)
             return await super().add(entry, policy)
 
     async with StorageBench(tmp_path) as bench:

@@ -380,6 +380,14 @@ async def test_a_cancel_lets_the_sub_operation_in_hand_end_and_begins_no_other(
     assert retrieved.failed_uids == ([bench.objects[1].sop_instance_uid] if failed else None)
 
 
+async def test_a_destination_is_offered_only_what_it_may_be_sent(bench: RetrieveBench) -> None:
+    """Without an association, where that is nothing."""
+    bench.remote.transfer_syntaxes = ("1.2.840.10008.1.2.4.70",)
+    retrieved = await bench.perform(retrieve_operation(study(STUDY)))
+    assert retrieved.outcome == (0xA702, (None, 0, 5, 0))
+    assert bench.remote.senders == []
+
+
 async def test_a_cancel_does_not_wait_for_a_destination_that_does_not_answer(
     bench: RetrieveBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +398,9 @@ async def test_a_cancel_does_not_wait_for_a_destination_that_does_not_answer(
     class Deaf:
         def is_known(self, _ae_title: str) -> bool:
             return True
+
+        def transfer_syntaxes_for(self, _title: str, stored: str, _targets: object) -> tuple[str, ...]:
+            return (stored,)
 
         def send_to(self, _ae_title: str, _contexts: object) -> Deaf:
             return self
