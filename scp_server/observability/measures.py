@@ -280,6 +280,7 @@ class ReceptionMeasures:
     persist: Histogram = field(default_factory=_durations)
     index: Histogram = field(default_factory=_durations)
     patient_conflicts: int = 0
+    coerced: int = 0
 
     def recorded(self, stages: StageClock) -> None:
         """An object went through all stages."""

@@ -201,7 +201,7 @@ class Server:
         running.push_async_callback(self._destinations.close)
         self._rules.take(rules)
         running.push_async_callback(self._rules.close)
-        self._callbacks.start()
+        await self._callbacks.start()
         running.push_async_callback(self._callbacks.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
