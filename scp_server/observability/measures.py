@@ -424,6 +424,17 @@ class SubscriptionCounts:
     """Its destination is down."""
 
 
+class FollowerEnd(StrEnum):
+    """Why a follower of the event stream is no longer sent anything."""
+
+    LEFT = "left"
+    SLOW = "slow"
+    FAILED = "failed"
+    """The log could not be read."""
+    STOPPED = "stopped"
+    """The server stops."""
+
+
 class OutboxMeasures:
     """The counts of each subscription, by its name; names are ours, and few."""
 
@@ -433,7 +444,7 @@ class OutboxMeasures:
         """Of the event log."""
         self.followers = 0
         """Who follows the event stream."""
-        self.followers_ended: dict[str, int] = {}
+        self.followers_ended: dict[str, int] = dict.fromkeys(FollowerEnd, 0)
 
     def of(self, name: str) -> SubscriptionCounts:
         """Where to count for it."""
