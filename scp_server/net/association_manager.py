@@ -84,7 +84,8 @@ class AssociationManager:
         self.refused_contexts = 0
         """Presentation contexts that were refused because their service is not allowed to the peer."""
         self._ids = itertools.count(1)
-        self._id_prefix = secrets.token_hex(3)
+        self.id_prefix = secrets.token_hex(3)
+        """What the ids of its associations begin with."""
         self._draining = False
         self._changed: asyncio.Future[None] | None = None
 
@@ -142,7 +143,7 @@ class AssociationManager:
 
     def next_association_id(self) -> str:
         """A name for an association, unique over restarts, for logs."""
-        return f"{self._id_prefix}-{next(self._ids)}"
+        return f"{self.id_prefix}-{next(self._ids)}"
 
     # -- who is let in ------------------------------------------------------------------------------------
 

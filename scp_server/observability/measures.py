@@ -403,6 +403,62 @@ class CallbackMeasures:
         return self.by_name.setdefault(name, CallbackCounts())
 
 
+class DeliveryOutcome(StrEnum):
+    """How trying to deliver an event ended."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """To be tried again."""
+    DOWN = "down"
+    """The destination takes nothing now."""
+    DEAD = "dead"
+    """Not to be tried again."""
+
+
+@dataclass(slots=True)
+class SubscriptionCounts:
+    """What the outbox does for one subscription, and where it is."""
+
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DeliveryOutcome, 0))
+    running: int = 0
+    parked: int = 0
+    """Events that wait for another try, or behind one that does."""
+    dead: int = 0
+    behind: int = 0
+    """Events of the log behind its position."""
+    oldest_at_ns: int = 0
+    """When the oldest event happened that is neither delivered nor dead; 0 where there is none."""
+    is_open: bool = False
+    """Its destination is down."""
+
+
+class FollowerEnd(StrEnum):
+    """Why a follower of the event stream is no longer sent anything."""
+
+    LEFT = "left"
+    SLOW = "slow"
+    FAILED = "failed"
+    """The log could not be read."""
+    STOPPED = "stopped"
+    """The server stops."""
+
+
+class OutboxMeasures:
+    """The counts of each subscription, by its name; names are ours, and few."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, SubscriptionCounts] = {}
+        self.newest_id = 0
+        """Of the event log."""
+        self.followers = 0
+        """Who follows the event stream."""
+        self.followers_ended: dict[str, int] = dict.fromkeys(FollowerEnd, 0)
+
+    def of(self, name: str) -> SubscriptionCounts:
+        """Where to count for it."""
+        return self.by_name.setdefault(name, SubscriptionCounts())
+
+
 @dataclass(frozen=True, slots=True)
 class Measures:
     """Everything one server counts. Each component gets its own part."""
@@ -419,6 +475,7 @@ class Measures:
     forward: ForwardMeasures = field(default_factory=ForwardMeasures)
     webhook: WebhookMeasures = field(default_factory=WebhookMeasures)
     callbacks: CallbackMeasures = field(default_factory=CallbackMeasures)
+    outbox: OutboxMeasures = field(default_factory=OutboxMeasures)
     loop_lag: Histogram = field(default_factory=lambda: Histogram(LAG_BOUNDS_SECONDS))
 
 

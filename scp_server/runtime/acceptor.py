@@ -5,6 +5,7 @@ from __future__ import annotations
 from scp_server.index.store import SqlIndex
 from scp_server.net.places import Grants
 from scp_server.observability.measures import Measures
+from scp_server.pipeline.association_log import AssociationLog
 from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.runtime.build import (
     build_destinations,
@@ -50,6 +51,7 @@ class Acceptor:
         self.transcoder = build_transcoder(settings, measures)
         self.service = self._build_service(settings)
         """What performs C-STORE; another one after `reload`."""
+        following = callbacks if callbacks is not None and callbacks.listens else None
         self.manager = build_manager(
             settings,
             storage,
@@ -59,8 +61,10 @@ class Acceptor:
             self.destinations,
             self.transcoder,
             grants,
-            callbacks if callbacks is not None and callbacks.listens else None,
+            AssociationLog(index.event_log, following),
         )
+        # So that whoever recovers what this worker leaves knows its associations.
+        self.manager.id_prefix = self._arrivals.writer
 
     def _build_service(self, settings: Settings) -> StorageService:
         return build_storage_service(

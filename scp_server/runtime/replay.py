@@ -12,7 +12,6 @@ from enum import StrEnum
 
 from scp_server.errors import ConfigurationError, OperationRefused, StorageError
 from scp_server.index.base import Index, PartRecord, Scope
-from scp_server.objects.changes import Changes
 from scp_server.objects.differences import differences
 from scp_server.objects.raw_header import RawHeader
 from scp_server.objects.summary import summarize
@@ -139,7 +138,7 @@ class Replay:
         except CallbackFailed as failure:
             return Replayed(part, ReplayOutcome.FAILED, (str(failure),))
         changes = instance.changes
-        if not isinstance(changes, Changes):
+        if changes is None:
             return Replayed(part, ReplayOutcome.ACCEPTED)
         try:
             lines = differences(header, changes)

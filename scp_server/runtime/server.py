@@ -18,6 +18,9 @@ from scp_server.objects.dictionary import sequence_tags
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
+from scp_server.pipeline.instances import Archive, StoredFiles
+from scp_server.pipeline.log_reader import LogReader
+from scp_server.pipeline.sending import Source
 from scp_server.runtime.acceptor import Acceptor
 from scp_server.runtime.build import (
     build_callbacks,
@@ -27,7 +30,8 @@ from scp_server.runtime.build import (
     build_storage_service_config,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
-from scp_server.runtime.control_commands import callback_commands, quarantine_commands
+from scp_server.runtime.control_commands import callback_commands, outbox_commands, quarantine_commands
+from scp_server.runtime.delivering import Deliveries
 from scp_server.runtime.maintenance.adoption import Adopter
 from scp_server.runtime.maintenance.commands import MaintenanceCommands
 from scp_server.runtime.maintenance.comparison import Comparison
@@ -35,6 +39,7 @@ from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
+from scp_server.runtime.rules import Rules
 from scp_server.runtime.sight import Sight
 from scp_server.runtime.status import StatusReporter
 from scp_server.runtime.systemd import InheritedSockets
@@ -115,6 +120,9 @@ class Server:
             ArrivalClock(self._workers.new_name()),
         )
         self._release = QuarantineRelease(self._quarantine, self._acceptor.service)
+        source = Source(self._storage, self._acceptor.transcoder)
+        self._rules = Rules(source, self._index, self._acceptor.destinations, self._measures)
+        self._deliveries = Deliveries(settings, self._index.event_log, self._measures.outbox)
         self._manager = self._acceptor.manager
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
@@ -146,6 +154,7 @@ class Server:
             {
                 "status": status.report,
                 **callback_commands(self._callbacks.registry),
+                **outbox_commands(self._deliveries.desk),
                 **quarantine_commands(self._quarantine, self._release),
                 **maintenance.commands,
             },
@@ -154,7 +163,10 @@ class Server:
         self._inherited = sockets.dicom
         self._listener = Listener(self._manager, settings.listen.host, settings.listen.port)
         self._reloading: asyncio.Task[None] | None = None
-        app = health_app(self.health, metrics_route(self._sight.scrape))
+        routes = [metrics_route(self._sight.scrape)]
+        if settings.events.max_followers:
+            routes.append(self._deliveries.followers.route)
+        app = health_app(self.health, *routes)
         self._http = HttpServer(settings.http.host, settings.http.port, app, inherited=sockets.http)
         self._address: tuple[str, int] = ("", 0)
         self._http_address: tuple[str, int] = ("", 0)
@@ -202,6 +214,7 @@ class Server:
         descriptors = _raise_descriptor_limit(settings)
         self._lock.acquire()
         running.callback(self._lock.release)
+        rules = self._rules.prepare(settings)
         if self._prunes is not None:
             self._prunes.open()
             running.callback(self._prunes.close)
@@ -215,7 +228,9 @@ class Server:
         running.push_async_callback(self._index.close)
         running.push_async_callback(self._acceptor.transcoder.close)
         running.push_async_callback(self._acceptor.destinations.close)
-        self._callbacks.start()
+        self._rules.take(rules)
+        running.push_async_callback(self._rules.close)
+        await self._callbacks.start()
         running.push_async_callback(self._callbacks.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
@@ -223,12 +238,14 @@ class Server:
         await self._deletions.open()
         running.push_async_callback(self._deletions.stop)
         await recover(self._storage, self._index, build_storage_service_config(settings), self._deletions)
+        await self._deliver()
         self._sight.start()
         running.push_async_callback(self._sight.stop)
         await self._control.start()
         running.push_async_callback(self._control.stop)
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
+        running.push_async_callback(self._deliveries.followers.close)
         started_at_ns = time.time_ns()
         await self._listen()
         self._serving = True
@@ -279,6 +296,13 @@ class Server:
         running.push_async_callback(self._listener.stop)
         await self._workers.accept()
 
+    async def _deliver(self) -> None:
+        """Once all that a crash left is in the index, and before anything else is."""
+        archive = Archive(self._storage, StoredFiles(self.settings.data_dir))
+        callbacks = self._callbacks.subscribers(archive, LogReader(self._index.event_log))
+        await self._deliveries.start(tuple(self._rules.subscribers.values()), callbacks)
+        self._running.push_async_callback(self._deliveries.stop)
+
     def reload(self, settings: Settings) -> list[Change]:
         """Take over other settings for the associations that come, all or none; returns what changed.
 
@@ -289,7 +313,10 @@ class Server:
         if not changed:
             return []
         _raise_descriptor_limit(settings)
+        rules = self._rules.prepare(settings)
         self._acceptor.reload(share_of(settings, 0))
+        self._rules.take(rules)
+        self._deliveries.reload(tuple(rules.values()))
         self._release.service = self._acceptor.service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
         self.settings = settings
@@ -331,6 +358,8 @@ class Server:
         config = build_storage_service_config(self.settings)
         async with self._adopter.turn:
             await recover(self._storage, self._index, config, self._deletions, self._adopter.orphans_among)
+        if self._index.event_log.keeps:
+            await self._index.event_log.end_open_associations(f"{writer}-")
 
     def _compare(self, started_at_ns: int) -> None:
         """Compare storage and index in a task of its own, until it has ended or the server stops."""

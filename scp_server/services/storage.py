@@ -90,12 +90,12 @@ class ArrivalClock:
 
     def __init__(self, writer: str | None = None) -> None:
         self._last_ns = 0
-        self._writer = writer or secrets.token_hex(3)
+        self.writer = writer or secrets.token_hex(3)
 
     def next(self) -> Arrival:
         """Nanoseconds since the epoch, never twice the same, and the id made from them."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
-        return Arrival(f"{self._last_ns:016x}{self._writer}", self._last_ns)
+        return Arrival(f"{self._last_ns:016x}{self.writer}", self._last_ns)
 
 
 class StorageService:

@@ -145,7 +145,7 @@ class _Worker:
         await self._storage.open()
         await self._quarantine.open()
         await self._index.open()
-        self._callbacks.start()
+        await self._callbacks.start()
         try:
             if self._addresses:
                 bound = bind_again(self._addresses)

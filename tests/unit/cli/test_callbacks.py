@@ -25,7 +25,6 @@ SECOND = ct_image(seed=2, study_instance_uid=STUDY, patient=Patient("ROE^JOHN", 
 TDR = dicos_tdr()
 PLUGIN = """
 from scp_server import Reject, callback
-from scp_server.objects.changes import Changes
 
 @callback("received", sop_classes=["medical"], order=2)
 async def only_jane(instance):
@@ -48,10 +47,7 @@ def failing(instance):
 
 @callback("received", order=3)
 async def renaming(instance):
-    instance.changes = Changes.of(
-        {"PatientID": "P-1", "AccessionNumber": "A-7"},
-        remove=["PatientSex"],
-    )
+    instance.change({"PatientID": "P-1", "AccessionNumber": "A-7"}, remove=["PatientSex"])
 
 @callback("ended")
 async def over(end): ...

@@ -61,6 +61,22 @@ def _open_files() -> set[str]:
     return set(links)
 
 
+async def test_a_rule_that_cannot_be_made_keeps_the_server_from_starting_and_a_reload_from_being(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    """Whole or not at all: exit code 2 at the start, and nothing changed by a reload."""
+    rule = {"name": "hook", "url": "https://example.org", "secret_file": tmp_path / "secret"}
+    assert await serve(make_settings(webhook=[rule])) == 2
+    async with Server(make_settings()) as server:
+        before = server.settings
+        with pytest.raises(ConfigurationError, match=r"webhook hook: secret_file .* cannot be read"):
+            server.reload(make_settings(webhook=[rule], limits={"max_associations": 3}))
+        assert server.settings is before
+        (tmp_path / "secret").write_text("key")
+        changed = server.reload(make_settings(webhook=[rule]))
+        assert [change.key for change in changed] == ["webhook"]
+
+
 async def test_the_ready_line_tells_where_it_listens_once_both_listeners_accept(
     make_settings: MakeSettings,
 ) -> None:

@@ -1,0 +1,603 @@
+"""One subscription of the outbox at work: what it reads, delivers, parks, and how far that is.
+
+Everything here happens in memory, at once; `Outbox` reads the log for it and writes what has changed. In
+between is the promise: an event is begun to be delivered only when the database says that it may have been
+(`started_to`, or its row among the parked), so that whatever a crash makes to be repeated is known to be.
+
+An event is in one of three places. In the *window*: read and not done, in the order of the log; the position
+is before the first of these. *Parked*: it failed, or it waits behind one of its order key that did, and the
+position has gone past it. Or it is done with, delivered or dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
+
+from scp_server.index.outbox import OutboxChanges, ParkedRow, SubscriptionRow
+from scp_server.observability.logs import get_logger
+from scp_server.observability.measures import DeliveryOutcome, SubscriptionCounts
+from scp_server.observability.text import peer_text
+from scp_server.pipeline.backoff import NANOSECONDS, Backoff, Circuit
+from scp_server.pipeline.deliveries import Delivery, LoggedEvent, Subscriber
+from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
+
+log = get_logger(__name__)
+
+WINDOW: Final = 1_024
+"""Events of a subscription in memory, beside a page of the log."""
+LOADED: Final = 512
+"""Parked events in memory that are being tried again, or come behind one that is."""
+CHAIN: Final = 64
+"""Those of one order key among them."""
+_ERROR_CHARACTERS: Final = 256
+_TURN_SECONDS: Final = 0.005
+"""How long deliveries that never wait may keep the event loop."""
+
+_event_id = attrgetter("event_id")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxConfig:
+    """What failing deliveries may cost."""
+
+    first_retry_seconds: float = 2.0
+    max_retry_seconds: float = 3_600.0
+    max_attempts: int = 36
+    """Tries after which an event is a dead letter."""
+    max_parked: int = 10_000
+    """Parked events of one subscription; with more it reads no further."""
+    max_dead: int = 10_000
+    """Dead letters of one subscription; the oldest make room for new ones."""
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """An event in memory that is to be delivered."""
+
+    event: LoggedEvent
+    attempts: int = 0
+    may_be_repeated: bool = False
+    is_parked: bool = False
+    is_broken_off: bool = False
+    is_done: bool = False
+
+
+class OutboxLine:
+    """See the module. `wake` is called when there is something for the outbox to do."""
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        config: OutboxConfig,
+        backoff: Backoff,
+        counts: SubscriptionCounts,
+        archive_id: str,
+        now_ns: Callable[[], int],
+        wake: Callable[[], None],
+    ) -> None:
+        self.subscriber = subscriber
+        self.name = subscriber.name
+        self.counts = counts
+        self.circuit = Circuit(backoff)
+        self.last_error = ""
+        self._config = config
+        self._backoff = backoff
+        self._now_ns = now_ns
+        self._wake = wake
+        self._archive_id = archive_id
+        self._written = SubscriptionRow(self.name, -1, -1)
+        self.read_to = 0
+        """The log has been read up to here."""
+        self._started_before = 0
+        """Up to here events may have been delivered by an earlier process."""
+        self._begun_to = 0
+        """At the end: up to here the next process will find what an earlier one may have delivered."""
+        self._dead_ahead: frozenset[int] = frozenset()
+        self._window: deque[_Item] = deque()
+        self._fresh: list[_Item] = []
+        """Read, and not to be begun yet: the database does not know of it."""
+        self._waiting: dict[str, deque[_Item]] = {}
+        """What may be begun, by order key; the first of each may be under way."""
+        self._ready: deque[str] = deque()
+        """Keys of which nothing is under way."""
+        self._parked: dict[str, list[ParkedRow]] = {}
+        self._parked_ids: dict[int, ParkedRow] = {}
+        """The same rows by the ids of their events."""
+        self._loaded: set[int] = set()
+        """Parked events that are in `_fresh` or `_waiting`."""
+        self._due: list[tuple[int, int, str]] = []
+        """When the first of a parked key is to be tried, with its id; what is no longer so is passed over."""
+        self._changed: dict[int, ParkedRow | None] = {}
+        """What the database is to be told of parked events."""
+        self._workers: set[asyncio.Task[None]] = set()
+        self._more_later: asyncio.Handle | None = None
+        self._is_stopping = False
+
+    # -- where it begins ----------------------------------------------------------------------------------
+
+    def begin_at(self, row: SubscriptionRow | None, newest_id: int) -> None:
+        """Go on where the database says; it is at the end of the log where that does not know it."""
+        if row is None:
+            self.read_to = self._started_before = newest_id
+        else:
+            self._written = row
+            self.read_to, self._started_before = row.position, row.started_to
+
+    def remember(self, parked: Iterable[ParkedRow], dead: Collection[ParkedRow]) -> None:
+        """What is parked already, and the dead letters."""
+        self.counts.dead = len(dead)
+        self._dead_ahead = frozenset(each.event_id for each in dead if each.event_id > self.read_to)
+        for each in parked:
+            self._park(each)
+        for key, rows in self._parked.items():
+            self._await(key, rows[0])
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the log should be read for it."""
+        if (
+            self._is_stopping
+            or len(self._window) >= WINDOW
+            or len(self._parked_ids) >= self._config.max_parked
+        ):
+            return False
+        return not self.circuit.is_open or (
+            not self._window and not self._loaded and self.circuit.is_due(self._now_ns())
+        )
+
+    def take(self, events: Iterable[LoggedEvent], read_to: int) -> None:
+        """What the log has behind `self.read_to`, up to `read_to`."""
+        wants, begin = self.subscriber.wants, self.read_to
+        for event in events:
+            event_id = event.event_id
+            if event_id <= begin or not wants(event):
+                continue
+            if event_id in self._parked_ids or event_id in self._dead_ahead:
+                continue
+            may_be_repeated = event_id <= self._started_before
+            if event.order_key in self._parked:
+                self._park_behind(event, may_be_repeated=may_be_repeated)
+                continue
+            item = _Item(event, may_be_repeated=may_be_repeated)
+            self._window.append(item)
+            self._fresh.append(item)
+        self.read_to = read_to
+
+    def due_events(self) -> list[int]:
+        """Parked events that are due and are not in memory yet. They are given to `load`."""
+        now = self._now_ns()
+        found: list[int] = []
+        if self._is_stopping or not self.circuit.is_due(now):
+            return []
+        while self._due and self._due[0][0] <= now and len(self._loaded) + len(found) < LOADED:
+            _, event_id, key = heapq.heappop(self._due)
+            rows = self._parked.get(key)
+            if rows and rows[0].event_id == event_id and event_id not in self._loaded:
+                found += [row.event_id for row in rows[:CHAIN]]
+        return list(dict.fromkeys(found))
+
+    def load(self, wanted: Collection[int], events: Mapping[int, LoggedEvent]) -> None:
+        """`events` are those of `wanted` that the log still has."""
+        for event_id in wanted:
+            event = events.get(event_id)
+            row = self._parked_ids[event_id]
+            if event is None:
+                self._is_dead(row, "the event is no longer in the log")
+                continue
+            self._loaded.add(event_id)
+            # Until it is known how this ends, it may be arriving.
+            self._changed[event_id] = row._replace(may_be_repeated=True)
+            self._fresh.append(_Item(event, row.attempts, row.may_be_repeated, is_parked=True))
+
+    # -- what the database is told ------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """Everything up to here is done with, or parked."""
+        return self._window[0].event.event_id - 1 if self._window else self.read_to
+
+    @property
+    def written_position(self) -> int:
+        """The same, as the database knows it: where it is gone on from after a crash."""
+        return self._written.position
+
+    @property
+    def has_to_write(self) -> bool:
+        """Whether something waits for the database to know of it."""
+        return bool(self._fresh or self._changed)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the database knows less than how far it is."""
+        return self.position != self._written.position
+
+    def changes(self) -> OutboxChanges:
+        """What the database is to know before what was read is begun. `written` says that it does; nothing is
+        taken or loaded in between."""
+        position = self.position
+        started_to = max(position, self._window[-1].event.event_id if self._window else self._begun_to)
+        changes = OutboxChanges()
+        if (position, started_to) != self._written[1:]:
+            changes.subscriptions.append(SubscriptionRow(self.name, position, started_to))
+        for event_id, row in self._changed.items():
+            if row is None:
+                changes.take_away.append((self.name, event_id))
+            else:
+                changes.put.append(row)
+        return changes
+
+    def written(self, changes: OutboxChanges) -> None:
+        """The database knows `changes`: what was read may be begun."""
+        for row in changes.subscriptions:
+            self._written = row
+        for put in changes.put:
+            if self._changed.get(put.event_id) is put:
+                del self._changed[put.event_id]
+        for _, event_id in changes.take_away:
+            if event_id in self._changed and self._changed[event_id] is None:
+                del self._changed[event_id]
+        fresh, self._fresh = self._fresh, []
+        for item in fresh:
+            self._make_ready(item)
+
+    # -- delivering ---------------------------------------------------------------------------------------
+
+    def _make_ready(self, item: _Item) -> None:
+        key = item.event.order_key
+        if not item.is_parked and key in self._parked:
+            self._put_back(item)
+            self._shift()
+            return
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            self._waiting[key] = deque((item,))
+            self._ready.append(key)
+        else:
+            waiting.append(item)
+
+    def begin(self) -> None:
+        """Deliver what is ready, as much at once as the subscriber takes."""
+        if (
+            self._ready
+            and len(self._workers) < self.subscriber.concurrency
+            and not self._is_stopping
+            and self.circuit.is_due(self._now_ns())
+        ):
+            task = asyncio.get_running_loop().create_task(self._work(), name=f"outbox {self.name}")
+            self._workers.add(task)
+            task.add_done_callback(self._worker_ended)
+            if self._more_later is None and self.subscriber.concurrency > 1:
+                # Most deliveries end without waiting: another task is worth it only once one does.
+                self._more_later = asyncio.get_running_loop().call_soon(self._more)
+
+    def _more(self) -> None:
+        self._more_later = None
+        self.begin()
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        self._workers.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("outbox.failed", subscription=self.name, error=type(error).__name__)
+        self._wake()
+
+    async def _work(self) -> None:
+        turn_ends = time.perf_counter() + _TURN_SECONDS
+        while self._ready and not self._is_stopping and self.circuit.is_due(self._now_ns()):
+            key = self._ready.popleft()
+            item = self._waiting[key][0]
+            self.circuit.try_begins()
+            self.counts.running += 1
+            try:
+                await self._deliver(item)
+            finally:
+                self.counts.running -= 1
+            if time.perf_counter() > turn_ends:
+                self._wake()
+                await asyncio.sleep(0)
+                turn_ends = time.perf_counter() + _TURN_SECONDS
+
+    async def _deliver(self, item: _Item) -> None:
+        event = item.event
+        delivery = Delivery(
+            event,
+            item.attempts + 1,
+            item.may_be_repeated,
+            f"{self._archive_id}:{event.event_id}:{self.name}",
+        )
+        try:
+            await self.subscriber.deliver(delivery)
+        except DestinationDown as error:
+            self._went_down(item, error)
+        except Undeliverable as error:
+            self._answered()
+            self._give_up(item, error)
+        except NotDelivered as error:
+            self._answered()
+            self._failed(item, error)
+        except asyncio.CancelledError as error:
+            item.may_be_repeated = item.is_broken_off = True
+            self.circuit.try_broken_off()
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._failed(item, error)  # Not this task, but something that the subscriber waited for.
+        except Exception as error:
+            log.exception("delivery.failed", subscription=self.name, event_id=event.event_id)
+            self._answered()
+            self._failed(item, error)
+        else:
+            self._answered()
+            self._delivered(item)
+
+    def _answered(self) -> None:
+        if self.circuit.is_open:
+            log.info("outbox.circuit_closed", subscription=self.name)
+            self._wake()
+        self.circuit.try_ended(is_down=False, now_ns=self._now_ns())
+
+    def _went_down(self, item: _Item, error: DestinationDown) -> None:
+        """It keeps its place, and nothing has been tried."""
+        was_open = self.circuit.is_open
+        self.circuit.try_ended(is_down=True, now_ns=self._now_ns())
+        self.counts.outcomes[DeliveryOutcome.DOWN] += 1
+        self._ready.appendleft(item.event.order_key)
+        self._note(error)
+        if not was_open:
+            log.warning("outbox.circuit_opened", subscription=self.name, error=self.last_error)
+        self._wake()
+
+    def _delivered(self, item: _Item) -> None:
+        self.counts.outcomes[DeliveryOutcome.DELIVERED] += 1
+        if item.is_parked:
+            self._leave_parked(item.event.order_key, item.event.event_id)
+        self._is_done(item)
+
+    def _give_up(self, item: _Item, error: BaseException) -> None:
+        row = self._row_of(item)._replace(attempts=item.attempts + 1)
+        self._is_dead(row, self._note(error))
+        self._is_done(item)
+
+    def _failed(self, item: _Item, error: BaseException) -> None:
+        """It is parked until another try is due, with everything behind it that has its key."""
+        attempts = item.attempts + 1
+        if attempts >= self._config.max_attempts:
+            self._give_up(item, error)
+            return
+        self.counts.outcomes[DeliveryOutcome.FAILED] += 1
+        retry_ns = self._backoff.after(attempts)
+        if isinstance(error, NotDelivered) and error.retry_after_seconds is not None:
+            retry_ns = max(retry_ns, int(error.retry_after_seconds * NANOSECONDS))
+        row = self._row_of(item)._replace(
+            attempts=attempts,
+            due_at_ns=self._now_ns() + retry_ns,
+            error=self._note(error),
+        )
+        key = item.event.order_key
+        if item.is_parked:
+            self._parked[key][0] = self._parked_ids[row.event_id] = row
+        else:
+            self._park(row)
+        self._changed[row.event_id] = row
+        self._await(key, row)
+        self._is_done(item, blocks=True)
+        log.warning(
+            "delivery.postponed",
+            subscription=self.name,
+            event_id=row.event_id,
+            attempts=attempts,
+            seconds=round(retry_ns / NANOSECONDS, 1),
+            error=row.error,
+        )
+
+    def _is_done(self, item: _Item, *, blocks: bool = False) -> None:
+        """What is next of its key may begin, or is parked where this one `blocks` it."""
+        item.is_done = True
+        event = item.event
+        key = event.order_key
+        self._loaded.discard(event.event_id)
+        waiting = self._waiting.get(key)
+        if waiting and waiting[0] is item:
+            waiting.popleft()
+            if blocks:
+                for behind in waiting:
+                    self._put_back(behind)
+                waiting.clear()
+            if waiting:
+                self._ready.append(key)
+            else:
+                del self._waiting[key]
+        self._shift()
+
+    def _shift(self) -> None:
+        """The position moves on, past what is done."""
+        window = self._window
+        was_full = len(window) >= WINDOW
+        while window and window[0].is_done:
+            window.popleft()
+        if (was_full and len(window) < WINDOW) or not window:
+            self._wake()
+
+    def _put_back(self, item: _Item) -> None:
+        """It will be tried after what is before it."""
+        event_id = item.event.event_id
+        if item.is_parked:
+            self._loaded.discard(event_id)
+            self._changed[event_id] = self._parked_ids[event_id]
+        else:
+            self._park_behind(item.event, may_be_repeated=item.may_be_repeated)
+            item.is_done = True
+
+    def _note(self, error: BaseException) -> str:
+        self.last_error = peer_text(str(error) or type(error).__name__)[:_ERROR_CHARACTERS]
+        return self.last_error
+
+    # -- what is parked -----------------------------------------------------------------------------------
+
+    def _row_of(self, item: _Item) -> ParkedRow:
+        event = item.event
+        return ParkedRow(
+            name=self.name,
+            event_id=event.event_id,
+            order_key=event.order_key,
+            at_ns=event.at_ns,
+            attempts=item.attempts,
+            due_at_ns=0,
+            is_dead=False,
+            may_be_repeated=item.may_be_repeated,
+            error="",
+        )
+
+    def _park(self, row: ParkedRow) -> None:
+        insort(self._parked.setdefault(row.order_key, []), row, key=_event_id)
+        self._parked_ids[row.event_id] = row
+        self.counts.parked = len(self._parked_ids)
+
+    def _park_behind(self, event: LoggedEvent, *, may_be_repeated: bool) -> None:
+        row = self._row_of(_Item(event, may_be_repeated=may_be_repeated))
+        self._park(row)
+        self._changed[row.event_id] = row
+
+    def _await(self, key: str, row: ParkedRow) -> None:
+        heapq.heappush(self._due, (row.due_at_ns, row.event_id, key))
+
+    def _leave_parked(self, key: str, event_id: int) -> None:
+        rows = self._parked.get(key)
+        if rows is None:
+            return
+        was_first = rows[0].event_id == event_id
+        if was_first:
+            del rows[0]
+        else:
+            rows[:] = [row for row in rows if row.event_id != event_id]
+        self._parked_ids.pop(event_id, None)
+        self.counts.parked = len(self._parked_ids)
+        self._changed[event_id] = None
+        if not rows:
+            del self._parked[key]
+        elif was_first:
+            self._await(key, rows[0])
+        self._wake()
+
+    def _is_dead(self, row: ParkedRow, error: str) -> None:
+        self._leave_parked(row.order_key, row.event_id)
+        self._changed[row.event_id] = row._replace(is_dead=True, error=error)
+        self.counts.dead += 1
+        self.counts.outcomes[DeliveryOutcome.DEAD] += 1
+        self.last_error = error
+        log.error(
+            "delivery.dead",
+            subscription=self.name,
+            event_id=row.event_id,
+            attempts=row.attempts,
+            error=error,
+        )
+        self._wake()
+
+    def revive(self, rows: Iterable[ParkedRow]) -> None:
+        """Dead letters are parked again, to be tried at once."""
+        for row in rows:
+            self.counts.dead -= 1
+            fresh = row._replace(is_dead=False, attempts=0, due_at_ns=0)
+            self._park(fresh)
+            self._changed[fresh.event_id] = fresh
+            self._try_now(fresh.order_key)
+
+    def retry(self, event_id: int | None = None) -> int:
+        """Try what is parked at once, or one event of that; returns how many. Its attempts count from 0."""
+        self.circuit.close()
+        found = 0
+        for key, rows in self._parked.items():
+            for place, row in enumerate(rows):
+                if row.event_id not in self._loaded and event_id in (None, row.event_id):
+                    fresh = row._replace(attempts=0, due_at_ns=0)
+                    rows[place] = self._parked_ids[row.event_id] = self._changed[row.event_id] = fresh
+                    found += 1
+            if event_id is None or event_id == rows[0].event_id:
+                self._try_now(key)
+        self._wake()
+        return found
+
+    def _try_now(self, key: str) -> None:
+        first = self._parked[key][0]
+        if first.event_id not in self._loaded:
+            self._await(key, first._replace(due_at_ns=0))
+        self._wake()
+
+    def drop(self, event_id: int) -> bool:
+        """Forget a parked event; False where it is not parked, or being delivered."""
+        if event_id not in self._parked_ids or event_id in self._loaded:
+            return False
+        key = next(key for key, rows in self._parked.items() if any(row.event_id == event_id for row in rows))
+        self._leave_parked(key, event_id)
+        return True
+
+    def forget_dead(self, event_id: int) -> None:
+        """A dead letter is no longer kept."""
+        self._changed[event_id] = None
+        self.counts.dead -= 1
+        self._wake()
+
+    # -- ends ---------------------------------------------------------------------------------------------
+
+    @property
+    def due_at_ns(self) -> int | None:
+        """When there is something to do of which nobody tells; None where there is nothing."""
+        if len(self._workers) >= self.subscriber.concurrency or len(self._loaded) >= LOADED:
+            return None
+        due = self._due[0][0] if self._due else None
+        if not self.circuit.is_open:
+            return due
+        if self.circuit.is_probing:
+            return None
+        if self._ready:
+            return self.circuit.due_at_ns
+        return None if due is None else max(due, self.circuit.due_at_ns)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._is_stopping = True
+        if self._more_later is not None:
+            self._more_later.cancel()
+
+    async def ended(self, seconds: float) -> None:
+        """Wait for what is under way; after `seconds` it is broken off, and may have arrived."""
+        if self._workers:
+            await asyncio.wait(tuple(self._workers), timeout=seconds)
+        workers = tuple(self._workers)
+        for task in workers:
+            task.cancel()
+        if workers:
+            await asyncio.wait(workers)
+
+    def leave_nothing_open(self) -> None:
+        """Once it has ended: park what is before something that was begun, so that of what was delivered
+        nothing is behind the position, and nothing will have to be repeated."""
+        window = self._window
+        last = max((item.event.event_id for item in window if item.is_done or item.is_broken_off), default=0)
+        while window and window[0].event.event_id <= last:
+            item = window.popleft()
+            if not item.is_done:
+                self._park_behind(item.event, may_be_repeated=item.may_be_repeated)
+        self._begun_to = max((item.event.event_id for item in window if item.may_be_repeated), default=0)
+        self._fresh.clear()
+        self.read_to = self.position
+        window.clear()
+
+    def look(self, newest_id: int) -> None:
+        """Bring the counts up to date."""
+        counts = self.counts
+        counts.behind = max(0, newest_id - self.position)
+        counts.is_open = self.circuit.is_open
+        oldest = [item.event.at_ns for item in (self._window[0],)] if self._window else []
+        oldest += [rows[0].at_ns for rows in self._parked.values()]
+        counts.oldest_at_ns = min(oldest, default=0)
