@@ -53,7 +53,7 @@ class Scene:
             self.storage, self.index, build_storage_service_config(self.archive.settings)
         )
         for each in objects:
-            assert (await service.store(store_operation(each))).status == 0x0000
+            await service.store(store_operation(each))
 
     @asynccontextmanager
     async def forwarding(self, **rule: Any) -> AsyncIterator[Outbox]:
