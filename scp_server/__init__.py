@@ -12,29 +12,35 @@ if TYPE_CHECKING:
     from scp_server.net.requestor import Requestor
     from scp_server.objects.storage_contexts import storage_contexts
     from scp_server.pipeline.callback import callback
-    from scp_server.pipeline.verdicts import Reject
+    from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Reject, Undeliverable
     from scp_server.runtime.server import Server
     from scp_server.settings import Settings
     from scp_server.storage.received_folder import ReceivedFolder
 
 __version__ = "0.1.0"
 __all__ = [
+    "DestinationDown",
+    "NotDelivered",
     "ReceivedFolder",
     "Reject",
     "Requestor",
     "Server",
     "Settings",
+    "Undeliverable",
     "__version__",
     "callback",
     "storage_contexts",
 ]
 
 _MODULES = {
+    "DestinationDown": "scp_server.pipeline.verdicts",
+    "NotDelivered": "scp_server.pipeline.verdicts",
     "ReceivedFolder": "scp_server.storage.received_folder",
     "Reject": "scp_server.pipeline.verdicts",
     "Requestor": "scp_server.net.requestor",
     "Server": "scp_server.runtime.server",
     "Settings": "scp_server.settings",
+    "Undeliverable": "scp_server.pipeline.verdicts",
     "callback": "scp_server.pipeline.callback",
     "storage_contexts": "scp_server.objects.storage_contexts",
 }

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, bindparam, select
 from scp_server.errors import IndexUnavailable
 from scp_server.index.batching import BatchQueue
 from scp_server.index.event_writing import EventWriter
-from scp_server.index.events import EventRow, LogRequest, Work
+from scp_server.index.events import EventRow, LogPage, LogRequest, Work
 from scp_server.index.outbox import trimmed_to
-from scp_server.index.schema import events
+from scp_server.index.schema import event_log, events
 from scp_server.index.transactions import IndexRequest
 
 HOLD_SECONDS: Final = 0.05
@@ -28,6 +28,7 @@ _rows = (
     .order_by(events.c.event_id)
     .limit(bindparam("limit"))
 )
+_page = _rows.add_columns(select(event_log.c.trimmed_to).scalar_subquery())
 
 
 class _Read(Protocol):
@@ -57,8 +58,13 @@ class SqlEventLog:
             for callback in tuple(self._callbacks.values()):
                 callback()
 
+    @property
+    def keeps(self) -> bool:
+        """See `EventLog.keeps`."""
+        return self._writer.keeps
+
     def keep(self, keeps: bool) -> None:
-        """Whether anything is written that happens."""
+        """See `EventLog.keep`."""
         self._writer.keeps = keeps
 
     @property
@@ -95,9 +101,17 @@ class SqlEventLog:
 
         return await self._read(query)
 
-    async def trimmed_to(self) -> int:
-        """See `EventSource.trimmed_to`."""
-        return await self._read(trimmed_to)
+    async def page(self, after: int, limit: int) -> LogPage:
+        """See `EventSource.page`."""
+
+        def query(connection: Connection) -> LogPage:
+            # In one statement, since what is trimmed between two would be missed by nobody.
+            found = connection.execute(_page, {"after": after, "limit": limit}).all()
+            if not found:
+                return LogPage((), trimmed_to(connection))
+            return LogPage([EventRow(*row[:-1]) for row in found], found[0][-1])
+
+        return await self._read(query)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """See `EventLog.read`."""

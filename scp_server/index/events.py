@@ -35,6 +35,14 @@ class EventRow(NamedTuple):
     data: str
 
 
+class LogPage(NamedTuple):
+    """Some events in their order. Those up to `trimmed_to` may be gone: whoever has seen that one has missed
+    nothing."""
+
+    rows: Sequence[EventRow]
+    trimmed_to: int
+
+
 class LogRequest(NamedTuple):
     """Note that an association was accepted, or has ended. `data` is a JSON object.
 
@@ -68,8 +76,8 @@ class EventSource(Protocol):
         """Up to `limit` events with an id greater than `after`, ascending. Raises IndexUnavailable."""
         ...
 
-    async def trimmed_to(self) -> int:
-        """Events up to this id may be gone: whoever has seen that one has missed nothing."""
+    async def page(self, after: int, limit: int) -> LogPage:
+        """The same, and what may be missing of it. Raises IndexUnavailable."""
         ...
 
     def on_news(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -79,6 +87,15 @@ class EventSource(Protocol):
 
 class EventLog(EventSource, Protocol):
     """The log, also for writing. For the tasks of one event loop."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything that happens is written."""
+        ...
+
+    def keep(self, keeps: bool) -> None:
+        """From now on, write what happens, or do not."""
+        ...
 
     @property
     def archive_id(self) -> str:

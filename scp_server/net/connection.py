@@ -80,6 +80,7 @@ class Connection(AssociationTransport):
         self.error: AssociationError | None = None
         """What ended the association."""
         self._outcome = ""
+        self._is_end_told = False
         self.opened_at = time.monotonic()
         self.info: AssociationInfo | None = None
         self.peer = ("", 0)
@@ -363,6 +364,7 @@ class Connection(AssociationTransport):
     def operations_ended(self) -> None:
         """None runs or waits any more."""
         self._manager.operations_ended(self)
+        self._tell_of_end()
         if self._release_requested or self._release_wanted:
             self._release_if_idle()
             self.flush()
@@ -410,9 +412,16 @@ class Connection(AssociationTransport):
             duration_seconds=round(time.monotonic() - self.opened_at, 6),
             **_safe(details),
         )
+        self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
+        """Once nothing of it is performed any more: an object may still become safe when its peer is gone."""
+        if self._is_end_told or self.info is None or not self._outcome or self._operations.queued:
+            return
+        self._is_end_told = True
         if self._manager.listener is not None:
             self._manager.listener.ended(
-                self.info, outcome.value, self._operations.count, self._operations.dataset_bytes
+                self.info, self._outcome, self._operations.count, self._operations.dataset_bytes
             )
 
     # -- the budget ---------------------------------------------------------------------------------------

@@ -280,6 +280,7 @@ class ReceptionMeasures:
     persist: Histogram = field(default_factory=_durations)
     index: Histogram = field(default_factory=_durations)
     patient_conflicts: int = 0
+    coerced: int = 0
 
     def recorded(self, stages: StageClock) -> None:
         """An object went through all stages."""
@@ -423,6 +424,17 @@ class SubscriptionCounts:
     """Its destination is down."""
 
 
+class FollowerEnd(StrEnum):
+    """Why a follower of the event stream is no longer sent anything."""
+
+    LEFT = "left"
+    SLOW = "slow"
+    FAILED = "failed"
+    """The log could not be read."""
+    STOPPED = "stopped"
+    """The server stops."""
+
+
 class OutboxMeasures:
     """The counts of each subscription, by its name; names are ours, and few."""
 
@@ -432,7 +444,7 @@ class OutboxMeasures:
         """Of the event log."""
         self.followers = 0
         """Who follows the event stream."""
-        self.followers_ended: dict[str, int] = {}
+        self.followers_ended: dict[str, int] = dict.fromkeys(FollowerEnd, 0)
 
     def of(self, name: str) -> SubscriptionCounts:
         """Where to count for it."""

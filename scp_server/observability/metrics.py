@@ -222,6 +222,12 @@ METRICS: tuple[Declaration, ...] = (
         "Objects kept that name another patient than their study.",
         lambda v: v.measures.reception.patient_conflicts,
     ),
+    _single(
+        "scp_objects_coerced_total",
+        "counter",
+        "Objects of which attributes were changed before they were stored.",
+        lambda v: v.measures.reception.coerced,
+    ),
     # -- back-pressure
     Declaration(
         "scp_reading_stopped",

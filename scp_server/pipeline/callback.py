@@ -25,6 +25,7 @@ _OBJECT_STAGES: Final = frozenset({Stage.RECEIVED, Stage.STORED})
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
+_Member = TypeVar("_Member", bound=StrEnum)
 
 
 class RunIn(StrEnum):
@@ -70,7 +71,7 @@ class Callback:
     @property
     def import_name(self) -> str:
         """`module:name` of the function."""
-        return f"{self.function.__module__}:{self.function.__qualname__}"
+        return f"{self.function.__module__}:{_called(self.function)}"
 
 
 def callback(
@@ -117,6 +118,8 @@ def callback(
             memory_bytes=memory_bytes,
             on_failure=on_failure,
         )
+        if inspect.ismethod(function):
+            raise ConfigurationError(f"callback {_called(function)}: a method cannot be one; a function can")
         setattr(function, _TAGS, (*callbacks_of(function), made))
         return function
 
@@ -236,10 +239,7 @@ def _texts(function: Function, parameter: str, values: Sequence[str]) -> tuple[s
     return tuple(values)
 
 
-E_ = TypeVar("E_", bound=StrEnum)
-
-
-def _member(function: Function, parameter: str, kind: type[E_], value: str) -> E_:
+def _member(function: Function, parameter: str, kind: type[_Member], value: str) -> _Member:
     try:
         return kind(value)
     except ValueError:
@@ -277,7 +277,7 @@ def _listed(members: object) -> str:
 
 
 def _called(function: object) -> str:
-    return str(getattr(function, "__qualname__", repr(function)))
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _wrong(function: object, parameter: str, problem: str) -> ConfigurationError:

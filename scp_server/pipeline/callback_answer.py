@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from scp_server.objects.changes import Changes
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
 ANSWERED: Final = 0
@@ -24,4 +25,4 @@ class Answer:
     verdict: Reject | NotDelivered | Undeliverable | None = None
     raised: str = ""
     traceback: str = ""
-    changes: object = None
+    changes: Changes | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from importlib import import_module
 
 from scp_server.interfaces import AssociationInfo, AssociationVerdict
+from scp_server.objects.query_keys import parse_key
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import CallbackMeasures
 from scp_server.pipeline.callback import Callback, OnFailure, RunIn
@@ -89,8 +91,10 @@ class ActiveCallbacks:
             for runner in self._of(stage)
         ]
 
-    def start(self) -> None:
-        """Watch over those that run in the event loop."""
+    async def start(self) -> None:
+        """Load what everybody would wait for at the first call, and watch over those in the event loop."""
+        if self.registry.callbacks:
+            await asyncio.to_thread(_load_what_instances_use)
         if any(each.run_in is RunIn.LOOP for each in self.registry.callbacks):
             self._stuck.start()
 
@@ -199,6 +203,12 @@ _FAILED_STATUS = 0xA700
 """Out of resources (PS3.4 B.2.3): nothing is wrong with the object, and it may be sent again."""
 
 
+def _load_what_instances_use() -> None:
+    """Some tenths of a second of imports and dictionaries."""
+    parse_key("PatientID")
+    import_module("scp_server.objects.pydicom_bridge")
+
+
 def _is_about(callback: Callback, association: AssociationInfo) -> bool:
     return callback.filter.matches_association(association.calling_ae_title, association.called_ae_title)
 
@@ -226,7 +236,7 @@ def describe(callbacks: Sequence[Callback], limits: CallbackLimits) -> list[dict
             "run_in": each.run_in.value,
             "timeout_seconds": limits.timeout_of(each),
             "concurrency": limits.concurrency_of(each),
-            "memory_bytes": limits.memory_of(each) if each.run_in.value == "process" else None,
+            "memory_bytes": limits.memory_of(each) if each.run_in is RunIn.PROCESS else None,
             "on_failure": each.on_failure.value if each.stage in INLINE_STAGES else None,
             "sop_classes": list(each.filter.sop_classes),
             "modalities": list(each.filter.modalities),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scp_server.errors import StorageError
+from scp_server.objects.changes import Changes
 from scp_server.objects.header_tap import HeaderTap
 from scp_server.objects.identifier import Key, located
 from scp_server.objects.query_keys import parse_key
@@ -64,7 +65,7 @@ class ReceivedInstance:
         """The attributes as their own bytes."""
         self.transfer_syntax_uid = transfer_syntax_uid
         self.size_bytes = size_bytes
-        self.changes: object = None
+        self.changes: Changes | None = None
         """What callbacks and rules want changed; None where that is nothing."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -115,6 +116,24 @@ class ReceivedInstance:
         """
         return _attribute(self.header, name)
 
+    def change(
+        self,
+        set: Mapping[str, object] | None = None,
+        *,
+        remove: Iterable[str] = (),
+        copy: Mapping[str, str] | None = None,
+    ) -> None:
+        """Have the object stored with other attributes: values by attribute, attributes that go, sources by
+        attribute. What is asked for later wins; all of it is done once every callback has seen the object.
+
+        Attributes are named as in `attribute`. Only those of the data set itself can be changed; the original
+        values go into its Original Attributes Sequence. Raises ConfigurationError for what cannot be changed,
+        or a value that the attribute cannot have. A value that this object's character set cannot say refuses
+        the object with 0xC000.
+        """
+        changes = Changes.of(set, remove, copy)
+        self.changes = changes if self.changes is None else self.changes.merged(changes)
+
     def dataset(self) -> Dataset:
         """The attributes before pixel data as a pydicom data set of the caller's own: changing it changes
         nothing that is stored."""
@@ -128,7 +147,7 @@ def _received(
     packed: bytes,
     transfer_syntax_uid: str,
     size_bytes: int,
-    changes: object,
+    changes: Changes | None,
 ) -> ReceivedInstance:
     header = RawHeader.unpack(packed)
     instance = ReceivedInstance(association, times, summary, header, transfer_syntax_uid, size_bytes)

@@ -58,7 +58,7 @@ class Outbox:
         self._reader = LogReader(log)
         self._config = config or OutboxConfig()
         self._measures = measures or OutboxMeasures()
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         self._backoff = Backoff(self._config.first_retry_seconds, self._config.max_retry_seconds, jitter)
         self._lines: dict[str, OutboxLine] = {}
         self._known: dict[str, SubscriptionRow] = {}
@@ -69,7 +69,7 @@ class Outbox:
         self._lazy: asyncio.TimerHandle | None = None
         self._is_due_lazily = False
         self._is_out = False
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
         """Held by a round, and by whoever adds or takes away a subscription."""
 
     # -- who is delivered to ------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class Outbox:
         """Deliver to one more, from where it was before, or from now on. Raises IndexUnavailable, and
         ValueError for a name that another has."""
         name = subscriber.name
-        async with self._turn:
+        async with self.turn:
             if name in self._lines:
                 raise ValueError(f"two subscribers are called {name}")
             counts = self._measures.of(name)
@@ -99,7 +99,7 @@ class Outbox:
                 self._backoff,
                 counts,
                 self._log.archive_id,
-                self._now_ns,
+                self.now_ns,
                 self.wake,
             )
             known = self._known.get(name)
@@ -120,16 +120,48 @@ class Outbox:
         self.wake()
 
     async def unsubscribe(self, name: str, seconds: float) -> None:
-        """Deliver to one less; what is under way may take `seconds`. Its place is remembered."""
+        """Deliver to one less; what is under way may take `seconds`. Its place is remembered. Raises
+        IndexUnavailable; then the place is that of before."""
         line = self._lines[name]
         line.stop()
         await line.ended(seconds)
-        async with self._turn:
+        async with self.turn:
             del self._lines[name]
             line.leave_nothing_open()
-            await self._log.perform(partial(rows.apply, changes=line.changes()), at_once=True)
-            self._known[name] = SubscriptionRow(name, line.position, line.position)
+            changes = line.changes()
             del self._measures.by_name[name]
+            await self._log.perform(partial(rows.apply, changes=changes), at_once=True)
+            for row in changes.subscriptions:
+                self._known[name] = row
+
+    async def reconfigure(self, subscribers: Sequence[Subscriber], seconds: float) -> None:
+        """Deliver to these, and to no others; what is under way to those may take `seconds`. Raises as
+        `subscribe` and `unsubscribe`."""
+        wanted = {each.name: each for each in subscribers}
+        for name, line in tuple(self._lines.items()):
+            if wanted.get(name) is not line.subscriber:
+                await self.unsubscribe(name, seconds)
+        for name, subscriber in wanted.items():
+            if name not in self._lines:
+                await self.subscribe(subscriber)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Who is delivered to."""
+        return frozenset(self._lines)
+
+    def line(self, name: str) -> OutboxLine:
+        """One of those."""
+        return self._lines[name]
+
+    def forget(self, name: str) -> None:
+        """There is no such subscription any more, and none is active."""
+        self._known.pop(name, None)
+
+    @property
+    def position(self) -> int:
+        """Nobody needs an event up to here, unless it is parked."""
+        return min((line.written_position for line in self._lines.values()), default=self._log.newest_id)
 
     async def stop(self, seconds: float) -> None:
         """Deliver no more. What is under way may take `seconds`; then it is broken off. Never raises."""
@@ -162,7 +194,7 @@ class Outbox:
         while True:
             self._wakened.clear()
             try:
-                async with self._turn:
+                async with self.turn:
                     await self._round()
                 self._is_out = False
                 seconds = self._seconds_to_sleep()
@@ -257,7 +289,7 @@ class Outbox:
         due = min((at for line in self._lines.values() if (at := line.due_at_ns) is not None), default=None)
         if due is None:
             return _LONGEST_SLEEP_SECONDS
-        return min(max(0.0, (due - self._now_ns()) / NANOSECONDS), _LONGEST_SLEEP_SECONDS)
+        return min(max(0.0, (due - self.now_ns()) / NANOSECONDS), _LONGEST_SLEEP_SECONDS)
 
 
 def _parked_of(connection: Connection, name: str) -> tuple[list[ParkedRow], list[ParkedRow], int]:

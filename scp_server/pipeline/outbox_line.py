@@ -207,6 +207,11 @@ class OutboxLine:
         return self._window[0].event.event_id - 1 if self._window else self.read_to
 
     @property
+    def written_position(self) -> int:
+        """The same, as the database knows it: where it is gone on from after a crash."""
+        return self._written.position
+
+    @property
     def has_to_write(self) -> bool:
         """Whether something waits for the database to know of it."""
         return bool(self._fresh or self._changed)
@@ -535,6 +540,12 @@ class OutboxLine:
         key = next(key for key, rows in self._parked.items() if any(row.event_id == event_id for row in rows))
         self._leave_parked(key, event_id)
         return True
+
+    def forget_dead(self, event_id: int) -> None:
+        """A dead letter is no longer kept."""
+        self._changed[event_id] = None
+        self.counts.dead -= 1
+        self._wake()
 
     # -- ends ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -92,6 +93,8 @@ def _imported(plugin: str) -> object:
 
 def _found_in(given: object, source: str) -> list[Callback]:
     """The callbacks of a function, or of all functions that a module or a list holds."""
+    if inspect.ismethod(given):
+        raise ConfigurationError(f"{source}: {_shown(given)} is a method; a callback is a function")
     found = [replace(each, source=source) for one in _candidates(given) for each in callbacks_of(one)]
     if not found:
         raise ConfigurationError(f"{source}: {_shown(given)} is no callback; decorate it with @callback")

@@ -11,16 +11,20 @@ from typing import Any, Protocol, assert_never
 from scp_server.errors import SCPServerError
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import CallbackCounts, CallbackOutcome
+from scp_server.observability.text import safe_text
 from scp_server.pipeline.callback import Callback, RunIn
 from scp_server.pipeline.callback_processes import CallbackProcesses, ProcessLost, RaisedThere
 from scp_server.pipeline.forking import watch_forks
 from scp_server.pipeline.stages import DURABLE_STAGES, INLINE_STAGES, Stage
-from scp_server.pipeline.stepping import DeadlinePassed, Steps
+from scp_server.pipeline.stepping import DeadlinePassed, EndedItself, Steps
 from scp_server.pipeline.stuck import LoopOccupant
 from scp_server.pipeline.threads import CallbackThreads, NoThreadLeft
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
 log = get_logger(__name__)
+
+_MAX_TEXT_CHARACTERS = 1_000
+"""Of what a callback raised, in a log line."""
 
 Verdicts = tuple[type[SCPServerError], ...]
 _INLINE_VERDICTS: Verdicts = (Reject,)
@@ -149,7 +153,8 @@ class CallbackRunner:
         except (ProcessLost, NoThreadLeft) as lost:
             raise self._failed(CallbackOutcome.LOST, subject, str(lost)) from None
         except Exception as error:
-            text = str(error) if isinstance(error, RaisedThere) else f"{type(error).__name__}: {error}"
+            is_told = isinstance(error, RaisedThere | EndedItself)
+            text = str(error) if is_told else f"{type(error).__name__}: {error}"
             raise self._failed(CallbackOutcome.RAISED, subject, text, error) from error
         finally:
             counts.running -= 1
@@ -177,9 +182,13 @@ class CallbackRunner:
     async def _in_thread(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
         return _type_of(await self._threads.call(self.callback.function, arguments, seconds))
 
-    async def _in_process(self, arguments: tuple[Any, ...], _seconds: float) -> str | None:
-        # The limit of the process is the callback's own, from the start of the process on.
-        answer = await self._processes.call(arguments)
+    async def _in_process(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
+        try:
+            # Sooner than the process's own limit where it had to wait for its turn; cancelled, it is killed.
+            async with asyncio.timeout(seconds):
+                answer = await self._processes.call(arguments)
+        except TimeoutError:
+            raise DeadlinePassed from None
         if answer.verdict is not None:
             raise answer.verdict
         if answer.changes is not None:
@@ -203,7 +212,7 @@ class CallbackRunner:
             callback=self.callback.name,
             stage=self.callback.stage.value,
             outcome=outcome.value,
-            error=text,
+            error=safe_text(text, _MAX_TEXT_CHARACTERS),
             exc_info=error,
             **subject.log_fields,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +21,40 @@ class StoredEvents(Protocol):
         ...
 
 
+class StoredParts:
+    """Parts in the order in which they were stored, read as they are asked for: an association may last for
+    months and bring a million.
+
+    `async for part in parts` in an async function, `for part in parts` in a plain one.
+    """
+
+    def __init__(self, association_id: str, archive: Archive, events: StoredEvents) -> None:
+        self._association_id = association_id
+        self._archive = archive
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+
+    async def __aiter__(self) -> AsyncIterator[StoredInstance]:
+        async for event in self._events.stored_by(self._association_id):
+            yield StoredInstance.of(event, self._archive)
+
+    def __iter__(self) -> Iterator[StoredInstance]:
+        """For a thread, which waits for the loop. Raises RuntimeError in an async function."""
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("in an async function it is `async for part in parts`")
+        parts = aiter(self)
+        while (part := asyncio.run_coroutine_threadsafe(_next(parts), self._loop).result()) is not None:
+            yield part
+
+    async def loaded(self) -> tuple[StoredInstance, ...]:
+        """All of them, for a process, which can ask for nothing."""
+        return tuple([part async for part in self])
+
+
+async def _next(parts: AsyncIterator[StoredInstance]) -> StoredInstance | None:
+    return await anext(parts, None)
+
+
 @dataclass(frozen=True, slots=True)
 class AssociationComplete:
     """An association that has ended, and all the parts that it brought.
@@ -30,8 +65,8 @@ class AssociationComplete:
     association: AssociationFacts
     outcome: str
     ended_at_ns: int
-    parts: tuple[StoredInstance, ...]
-    """In the order in which they were stored."""
+    parts: StoredParts | tuple[StoredInstance, ...]
+    """In the order in which they were stored; a tuple in the process of a callback."""
 
     @property
     def log_fields(self) -> dict[str, object]:
@@ -39,15 +74,17 @@ class AssociationComplete:
         return self.association.log_fields
 
     @classmethod
-    async def of(cls, event: LoggedEvent, archive: Archive, events: StoredEvents) -> AssociationComplete:
+    async def of(
+        cls, event: LoggedEvent, archive: Archive, events: StoredEvents, *, for_process: bool = False
+    ) -> AssociationComplete:
         """The association that an event `association.ended` is about."""
-        parts = [StoredInstance.of(each, archive) async for each in events.stored_by(event.association_id)]
+        parts = StoredParts(event.association_id, archive, events)
         outcome = event.data.get("outcome")
         return cls(
             association=association_of(event),
             outcome=outcome if isinstance(outcome, str) else "",
             ended_at_ns=event.at_ns,
-            parts=tuple(parts),
+            parts=await parts.loaded() if for_process else parts,
         )
 
 

@@ -22,6 +22,10 @@ class DeadlinePassed(Exception):
     """The time limit is over, and what ran has been cancelled, closed or abandoned."""
 
 
+class EndedItself(Exception):
+    """What ran raised SystemExit, or CancelledError though nobody has cancelled it; nobody else ends."""
+
+
 class Deadline:
     """Cancels the running task after some seconds, and again after GRACE_SECONDS more."""
 
@@ -70,7 +74,19 @@ class Steps:
         self._deadline: Deadline | None = None
 
     async def run(self, seconds: float) -> object:
-        """What the coroutine returns. Raises what it raises, and DeadlinePassed after `seconds`."""
+        """What the coroutine returns. Raises what it raises, with EndedItself in place of what would end more
+        than the coroutine, and DeadlinePassed after `seconds`."""
+        try:
+            return await self._run(seconds)
+        except SystemExit as error:
+            raise EndedItself(f"SystemExit: {error}") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise EndedItself("CancelledError: what it waited for was cancelled") from error
+
+    async def _run(self, seconds: float) -> object:
         try:
             waits_for = self._step(self._coroutine.send, None)
         except StopIteration as end:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from scp_server.observability.measures import CallbackOutcome
-from scp_server.pipeline.callback import Callback
+from scp_server.pipeline.callback import Callback, RunIn
 from scp_server.pipeline.deliveries import Delivery, EventKind, LoggedEvent
 from scp_server.pipeline.instances import Archive, StoredInstance
 from scp_server.pipeline.running import CallbackFailed, CallbackRunner, Logged
@@ -60,7 +60,8 @@ class CallbackSubscriber:
             return StoredInstance.of(event, self._archive)
         if self._kind is EventKind.STUDY_SETTLED:
             return StudySettled.of(event)
-        return await AssociationComplete.of(event, self._archive, self._events)
+        for_process = self._runner.callback.run_in is RunIn.PROCESS
+        return await AssociationComplete.of(event, self._archive, self._events, for_process=for_process)
 
 
 def _filter_of(callback: Callback) -> Callable[[LoggedEvent], bool] | None:

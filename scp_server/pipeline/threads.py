@@ -14,7 +14,7 @@ from typing import Any
 
 from scp_server.observability.measures import CallbackCounts
 from scp_server.pipeline.forking import end_copy, process
-from scp_server.pipeline.stepping import DeadlinePassed
+from scp_server.pipeline.stepping import DeadlinePassed, EndedItself
 
 _Job = tuple[Callable[..., Any], tuple[object, ...], asyncio.Future[object]]
 
@@ -117,6 +117,6 @@ class CallbackThreads:
             answer.set_result(result)
         elif isinstance(error, StopIteration | asyncio.CancelledError | SystemExit | KeyboardInterrupt):
             # What a future cannot hold, or what would end the server, is an error of the callback's.
-            answer.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+            answer.set_exception(EndedItself(f"{type(error).__name__}: {error}"))
         else:
             answer.set_exception(error)

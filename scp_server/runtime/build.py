@@ -33,6 +33,7 @@ from scp_server.pipeline.sending import Source
 from scp_server.protocol.limits import Limits
 from scp_server.protocol.message import VERIFICATION_SOP_CLASS_UID
 from scp_server.protocol.negotiation import NegotiationPolicy
+from scp_server.runtime.build_rules import build_object_rules
 from scp_server.services.query_retrieve.find import FindConfig, FindService
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig
 from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
@@ -127,6 +128,7 @@ def build_storage_service(
         quarantine,
         deletions=deletions,
         callbacks=callbacks,
+        rules=build_object_rules(settings),
     )
 
 
@@ -150,6 +152,8 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
         max_object_bytes=limits.max_object_bytes,
         duplicates=DuplicatePolicy(settings.storage.duplicates),
         dicos_duplicates=DuplicatePolicy(settings.storage.dicos_duplicates),
+        max_changed_objects=limits.max_changed_objects,
+        modifying_system=settings.listen.ae_title,
     )
 
 
@@ -430,7 +434,8 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
     and a page of answers with the one that is being made; or pieces of an object that is sent. Of an object
     that is decoded there are a frame, the fragment behind it, the decoded frame, and what waits in pipes; of
-    one that is re-encoded, a few pieces.
+    one that is re-encoded, a few pieces. Of one that is changed on arrival there are another header and what
+    changes of it, pieces that are read back, and what the second writer holds.
     """
     limits, query = settings.limits, settings.query
     outbound = (
@@ -443,6 +448,13 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + REENCODING_BYTES
     )
     commands = (limits.max_pending_operations + 1) * DECODED_COMMAND_FACTOR + 1
+    changing = (
+        3 * limits.max_header_bytes
+        + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
+        + settings.storage.write_buffer_bytes
+        + 2 * READ_PIECE_BYTES
+        + REENCODING_BYTES
+    )
     storing = 2 * limits.max_header_bytes + limits.max_indexed_elements * INDEXED_ELEMENT_BYTES
     querying = (
         2 * query.max_identifier_bytes
@@ -466,4 +478,5 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + limits.max_associations * per_association
         + settings.most_outbound_associations * outbound
         + settings.codecs.max_objects * 4 * settings.codecs.max_frame_bytes
+        + limits.max_changed_objects * changing
     )

@@ -131,10 +131,24 @@ def _association(settings: Settings, policy: NegotiationPolicy) -> Statement:
     }
 
 
+def _coercion(settings: Settings) -> str:
+    """What is said of coercion (PS3.4 B.4.1.3): which attributes rules change, and what the sender hears."""
+    if not settings.coerce:
+        return "none by rules; callbacks may" if settings.plugins else "none"
+    rules = [
+        f"{rule.name}: {', '.join(rule.changes.names)} ({'0xB000' if rule.warning else '0x0000'})"
+        for rule in settings.coerce
+    ]
+    return (
+        f"by rules, {'; '.join(rules)}. Original values are kept in Original Attributes Sequence (0400,0561)"
+    )
+
+
 def _storage(settings: Settings) -> Statement:
     return {
-        "level": "2 (full): every element is kept, as the bytes that were received",
-        "coercion": "none",
+        "level": "2 (full): every element is kept, as the bytes that were received"
+        + (", but for those that are coerced" if settings.coerce else ""),
+        "coercion": _coercion(settings),
         "durability": settings.storage.durability,
         "duplicates": settings.storage.duplicates,
         "dicos_duplicates": settings.storage.dicos_duplicates,

@@ -1,4 +1,4 @@
-"""What can be asked of callbacks and of the quarantine over the control socket."""
+"""What can be asked of callbacks, of the outbox and of the quarantine over the control socket."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from scp_server.errors import StorageError
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import QuarantineEvent
+from scp_server.pipeline.outbox_desk import OutboxDesk
 from scp_server.pipeline.registry import CallbackRegistry
 from scp_server.runtime.control import Command, WrongArguments, only, text
 from scp_server.services.release import QuarantineRelease
@@ -29,6 +30,47 @@ def callback_commands(registry: CallbackRegistry) -> dict[str, Command]:
         return [each.name for each in registry.callbacks]
 
     return {"callbacks": names}
+
+
+def outbox_commands(desk: OutboxDesk) -> dict[str, Command]:
+    """`outbox.list`, `.retry` and `.drop`, and `.drop_dead` and `.drop_subscription`."""
+
+    async def list_subscriptions(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        only(arguments)
+        return [asdict(state) for state in await desk.states()]
+
+    async def retry(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "name", "event_id")
+        event_id = _event_id(arguments) if "event_id" in arguments else None
+        return {"events": await desk.retry(text(arguments, "name"), event_id)}
+
+    async def drop(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "name", "event_id")
+        await desk.drop(text(arguments, "name"), _event_id(arguments))
+        return {"events": 1}
+
+    async def drop_dead(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "name")
+        return {"events": await desk.drop_dead(text(arguments, "name"))}
+
+    async def drop_subscription(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "name")
+        return {"events": await desk.drop_subscription(text(arguments, "name"))}
+
+    return {
+        "outbox.list": list_subscriptions,
+        "outbox.retry": retry,
+        "outbox.drop": drop,
+        "outbox.drop_dead": drop_dead,
+        "outbox.drop_subscription": drop_subscription,
+    }
+
+
+def _event_id(arguments: Mapping[str, Any]) -> int:
+    value = arguments.get("event_id")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**63:
+        raise WrongArguments("event_id is no id of an event")
+    return value
 
 
 def quarantine_commands(quarantine: Quarantine, release: QuarantineRelease) -> dict[str, Command]:

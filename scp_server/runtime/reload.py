@@ -25,6 +25,7 @@ RELOADABLE = frozenset(
     {
         "access",
         "close_timeout_seconds",
+        "coerce",
         "drain_timeout_seconds",
         "forward",
         "limits",
@@ -33,6 +34,7 @@ RELOADABLE = frozenset(
         "peers",
         "query",
         "remotes",
+        "require_attributes",
         "retrieve",
         "storage.dicos_duplicates",
         "storage.duplicates",

@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scp_server.errors import ConfigurationError, StorageError
+from scp_server.errors import ConfigurationError, OperationRefused, StorageError
 from scp_server.index.base import Index, PartRecord, Scope
+from scp_server.objects.differences import differences
 from scp_server.objects.raw_header import RawHeader
 from scp_server.objects.summary import summarize
 from scp_server.pipeline.callback import Callback
@@ -136,7 +137,14 @@ class Replay:
             return Replayed(part, ReplayOutcome.REJECTED, (f"0x{verdict.status:04X} {verdict.comment}",))
         except CallbackFailed as failure:
             return Replayed(part, ReplayOutcome.FAILED, (str(failure),))
-        return Replayed(part, ReplayOutcome.ACCEPTED)
+        changes = instance.changes
+        if changes is None:
+            return Replayed(part, ReplayOutcome.ACCEPTED)
+        try:
+            lines = differences(header, changes)
+        except OperationRefused as refusal:
+            return Replayed(part, ReplayOutcome.REJECTED, (f"0x{refusal.status:04X} {refusal.comment}",))
+        return Replayed(part, ReplayOutcome.CHANGED if lines else ReplayOutcome.ACCEPTED, tuple(lines))
 
     async def _stored(self, part: PartRecord, modality: str | None) -> Replayed:
         if not self._apply:

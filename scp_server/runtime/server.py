@@ -19,6 +19,8 @@ from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.observability.rates import Rates
 from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.instances import Archive, StoredFiles
+from scp_server.pipeline.log_reader import LogReader
 from scp_server.pipeline.sending import Source
 from scp_server.runtime.build import (
     build_callback_limits,
@@ -35,7 +37,8 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
-from scp_server.runtime.control_commands import callback_commands, quarantine_commands
+from scp_server.runtime.control_commands import callback_commands, outbox_commands, quarantine_commands
+from scp_server.runtime.delivering import Deliveries
 from scp_server.runtime.maintenance.adoption import Adopter
 from scp_server.runtime.maintenance.commands import MaintenanceCommands
 from scp_server.runtime.maintenance.comparison import Comparison
@@ -112,6 +115,7 @@ class Server:
         self._transcoder = build_transcoder(settings, self._measures)
         source = Source(self._storage, self._transcoder)
         self._rules = Rules(source, self._index, self._destinations, self._measures)
+        self._deliveries = Deliveries(settings, self._index.event_log, self._measures.outbox)
         self._manager = self._build_manager(settings, service)
         rates = Rates(self._measures.operations, time.monotonic)
         self._sight = Sight(
@@ -136,13 +140,17 @@ class Server:
             {
                 "status": status.report,
                 **callback_commands(self._callbacks.registry),
+                **outbox_commands(self._deliveries.desk),
                 **quarantine_commands(self._quarantine, self._release),
                 **maintenance.commands,
             },
             maintenance.long_commands,
         )
         self._listener = Listener(self._manager, settings.listen.host, settings.listen.port, sockets.dicom)
-        app = health_app(self.health, metrics_route(self._sight.scrape))
+        routes = [metrics_route(self._sight.scrape)]
+        if settings.events.max_followers:
+            routes.append(self._deliveries.followers.route)
+        app = health_app(self.health, *routes)
         self._http = HttpServer(settings.http.host, settings.http.port, app, inherited=sockets.http)
         self._address: tuple[str, int] = ("", 0)
         self._http_address: tuple[str, int] = ("", 0)
@@ -201,7 +209,7 @@ class Server:
         running.push_async_callback(self._destinations.close)
         self._rules.take(rules)
         running.push_async_callback(self._rules.close)
-        self._callbacks.start()
+        await self._callbacks.start()
         running.push_async_callback(self._callbacks.close)
         # A tenth of a second, which the first object in implicit VR would cost everybody.
         await asyncio.to_thread(sequence_tags, True)
@@ -209,12 +217,14 @@ class Server:
         await self._deletions.open()
         running.push_async_callback(self._deletions.stop)
         await recover(self._storage, self._index, build_storage_service_config(settings), self._deletions)
+        await self._deliver()
         self._sight.start()
         running.push_async_callback(self._sight.stop)
         await self._control.start()
         running.push_async_callback(self._control.stop)
         self._http_address = await self._http.start()
         running.push_async_callback(self._http.stop)
+        running.push_async_callback(self._deliveries.followers.close)
         started_at_ns = time.time_ns()
         # Last, for whoever is let in now stays: nothing may fail after it.
         self._address = await self._listener.start()
@@ -249,6 +259,13 @@ class Server:
                 write_lines=KNOWN_PEERS_LINES,
             )
 
+    async def _deliver(self) -> None:
+        """Once all that a crash left is in the index, and before anything else is."""
+        archive = Archive(self._storage, StoredFiles(self.settings.data_dir))
+        callbacks = self._callbacks.subscribers(archive, LogReader(self._index.event_log))
+        await self._deliveries.start(tuple(self._rules.subscribers.values()), callbacks)
+        self._running.push_async_callback(self._deliveries.stop)
+
     def reload(self, settings: Settings) -> list[Change]:
         """Take over other settings for the associations that come, all or none; returns what changed.
 
@@ -265,6 +282,7 @@ class Server:
         self._manager.reconfigure(fresh.config, fresh.services)
         self._destinations.reconfigure(build_destinations_config(settings))
         self._rules.take(rules)
+        self._deliveries.reload(tuple(rules.values()))
         self._release.service = service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
         self._storage.layout = LayoutTemplate(settings.storage.layout)
@@ -280,7 +298,7 @@ class Server:
             service,
             self._destinations,
             self._transcoder,
-            self._callbacks if self._callbacks.listens else None,
+            self._deliveries.listener(self._callbacks if self._callbacks.listens else None),
         )
 
     def _build_storage_service(self, settings: Settings) -> StorageService:

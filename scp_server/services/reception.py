@@ -11,8 +11,10 @@ from blake3 import blake3
 from scp_server.errors import OperationRefused, StorageFull
 from scp_server.index.base import IndexEntry
 from scp_server.interfaces import Operation
+from scp_server.objects.changes import Changes
+from scp_server.objects.coercion import Modification, planning
 from scp_server.objects.header_tap import HeaderTap
-from scp_server.objects.part10 import FileMetaBytes, dicos_version_value, file_meta
+from scp_server.objects.part10 import FileMetaBytes, ReceivedDigest, dicos_version_value, file_meta
 from scp_server.objects.summary import InstanceSummary, summarizing
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.measures import StageClock
@@ -21,6 +23,7 @@ from scp_server.pipeline.subjects import AssociationFacts, InvalidInstance, Time
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
+from scp_server.services.rewriting import ChangedObject, Rewriting
 from scp_server.storage.base import DeferredObject, ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
@@ -70,6 +73,7 @@ class Reception:
         self._file_meta: FileMetaBytes | None = None
         self._summary: InstanceSummary | None = None
         self._begun_without_header = False
+        self._changed: ChangedObject | None = None
         self._committed = False
         self.deferred: DeferredObject | None = None
         """What is still to be done to make the object visible, once `commit` has returned."""
@@ -79,7 +83,7 @@ class Reception:
 
     @property
     def summary(self) -> InstanceSummary:
-        """What the index is told; known once the header has ended."""
+        """What the index is told, of the object as it is stored; known once the header has ended."""
         if self._summary is None:
             raise RuntimeError("the header has not ended")
         return self._summary
@@ -127,6 +131,40 @@ class Reception:
             await self._writer.flush()
         self._release()
 
+    @property
+    def is_changed(self) -> bool:
+        """What is stored is not what was received."""
+        return self._changed is not None
+
+    async def change(self, changes: Changes, modification: Modification, arrival_id: str) -> tuple[int, ...]:
+        """Have the object, which has been received, stored with changes and under another arrival id; returns
+        the tags of what changes, none where it is as it should be already.
+
+        What was received stays until `end`, for it may still be refused. Raises OperationRefused or
+        StorageError.
+        """
+        if self._writer is None:
+            raise RuntimeError("nothing was received")
+        plan = await self._share.run(planning(self._tap.header, changes, modification))
+        if plan is None:
+            return ()
+        # Then the digest is that of everything that was received.
+        await self.let_go()
+        received = ReceivedDigest(DIGEST_ALGORITHM, self._digest.digest())
+        rewriting = Rewriting(
+            self._storage, self._share, self._config.tap_limits, self._operation.context.transfer_syntax
+        )
+        changed = await rewriting.run(
+            self._writer,
+            self._file_meta_bytes,
+            plan.splices,
+            arrival_id,
+            self._file_meta_of(arrival_id, received),
+        )
+        # From now on nobody needs the header that was received.
+        self._changed, self._tap, self._summary = changed, changed.tap, changed.summary
+        return plan.tags
+
     def received_instance(self) -> ReceivedInstance:
         """The object for whoever looks at it before `commit`; known once it has been received."""
         return ReceivedInstance(
@@ -158,28 +196,31 @@ class Reception:
         StorageError."""
         if self._writer is None or self._file_meta is None:
             raise RuntimeError("nothing was received")
-        offset_bytes = self._file_meta.dicos_version_offset_bytes
-        if self._begun_without_header and offset_bytes is not None:
-            await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
-        key = self._key()
-        self.deferred = self._writer.defer(key)
+        writer, arrival_id = self._writer, self._arrival.arrival_id
+        if self._changed is not None:
+            writer, arrival_id = self._changed.writer, self._changed.arrival_id
+        elif self._begun_without_header and self._file_meta.dicos_version_offset_bytes is not None:
+            version = dicos_version_value(self.summary.dicos_version)
+            await writer.patch(self._file_meta.dicos_version_offset_bytes, version)
+        key = self._key(arrival_id)
+        self.deferred = writer.defer(key)
         if self.deferred is not None:
             # What it holds of the peer's bytes is released when the operation ends.
             self._committed = True
             return self.deferred.stored
-        stored = await self._writer.commit(key)
+        stored = await writer.commit(key)
         self._committed = True
         self.stages.persisted()
         self._release()
         return stored
 
-    def _key(self) -> ObjectKey:
+    def _key(self, arrival_id: str) -> ObjectKey:
         summary = self.summary
         return ObjectKey(
             study_instance_uid=summary.study_instance_uid,
             series_instance_uid=summary.series_instance_uid,
             sop_instance_uid=summary.sop_instance_uid,
-            arrival_id=self._arrival.arrival_id,
+            arrival_id=arrival_id,
             sop_class_uid=summary.sop_class_uid,
             patient_id=summary.patient_id,
             modality=summary.modality,
@@ -236,15 +277,18 @@ class Reception:
         )
 
     async def end(self) -> None:
-        """Leave nothing behind unless `commit` succeeded."""
-        if self._writer is not None and not self._committed:
+        """Leave nothing behind but what was committed. To be called once it is indexed, or refused."""
+        if self._changed is not None:
+            await self._changed.writer.abort()
+        if self._writer is not None and (self.is_changed or not self._committed):
             await self._writer.abort()
 
     def index_entry(self, stored: StoredObject) -> IndexEntry:
         """What the index is to know of the committed object."""
         if self._file_meta is None or not self._committed:
             raise RuntimeError("nothing was committed")
-        association = self._operation.association
+        association, changed = self._operation.association, self._changed
+        file_meta = self._file_meta if changed is None else changed.file_meta
         return IndexEntry(
             summary=self.summary,
             transfer_syntax_uid=self._operation.context.transfer_syntax,
@@ -252,12 +296,13 @@ class Reception:
             digest=self._digest.digest(),
             location=stored.location,
             size_bytes=stored.size_bytes,
-            dataset_offset_bytes=len(self._file_meta.data),
-            arrival_id=self._arrival.arrival_id,
+            dataset_offset_bytes=len(file_meta.data),
+            arrival_id=self._arrival.arrival_id if changed is None else changed.arrival_id,
             received_at_ns=self._arrival.received_at_ns,
             calling_ae_title=association.calling_ae_title,
             called_ae_title=association.called_ae_title,
             header=self._tap.header,
+            stored_digest=None if changed is None else changed.digest.digest(),
             receive_ended_at_ns=self._receive_ended_at_ns,
             association_id=association.association_id,
             peer_host=association.peer_host,
@@ -338,11 +383,15 @@ class Reception:
         return len(self._file_meta.data) if self._file_meta is not None else 0
 
     def _make_file_meta(self) -> FileMetaBytes:
+        self._begun_without_header = self._summary is None
+        self._file_meta = self._file_meta_of(self._arrival.arrival_id)
+        return self._file_meta
+
+    def _file_meta_of(self, arrival_id: str, received_digest: ReceivedDigest | None = None) -> FileMetaBytes:
         request = self._store_request
         association = self._operation.association
         summary = self._summary
-        self._begun_without_header = summary is None
-        self._file_meta = file_meta(
+        return file_meta(
             sop_class_uid=_writable(request.affected_sop_class_uid),
             sop_instance_uid=_writable(request.affected_sop_instance_uid),
             transfer_syntax_uid=self._operation.context.transfer_syntax,
@@ -352,9 +401,9 @@ class Reception:
             sending_ae_title=association.calling_ae_title,
             receiving_ae_title=association.called_ae_title,
             received_at_ns=self._arrival.received_at_ns,
-            arrival_id=self._arrival.arrival_id,
+            arrival_id=arrival_id,
+            received_digest=received_digest,
         )
-        return self._file_meta
 
     def _release(self) -> None:
         """Everything received that neither waits here nor in the writer is held no longer."""

@@ -64,7 +64,13 @@ class RefusedObjects:
     async def keep_stored(
         self, reception: Reception, stored: StoredObject, refusal: OperationRefused
     ) -> bool:
-        """Keep an object that was committed before it was refused; False when it is where it was."""
+        """Keep an object that was committed before it was refused; False when it is where it was.
+
+        Of one that was changed on arrival what was received is kept, and it is where it was all the same.
+        """
+        if reception.is_changed:
+            await self.keep_received(reception, refusal)
+            return False
         quarantine = self._quarantine
         if not self._is_wanted(refusal) or quarantine is None:
             return False

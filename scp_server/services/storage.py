@@ -6,6 +6,7 @@ Whatever fails before that leaves nothing behind, but for what the quarantine ke
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -25,10 +26,11 @@ from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import ReceptionMeasures
 from scp_server.pipeline.callbacks import ActiveCallbacks
+from scp_server.pipeline.rules import ObjectRules
 from scp_server.pipeline.verdicts import Reject
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
-from scp_server.services.inspection import inspect
+from scp_server.services.inspection import Coercion, Inspection
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
@@ -40,6 +42,8 @@ from scp_server.storage.quarantine import Quarantine
 log = get_logger(__name__)
 
 _AFFECTED_SOP_INSTANCE_UID = 0x00001000
+_MAX_NAMED_ELEMENTS = 64
+"""Of what was changed, in the answer's Offending Element (0000,0901)."""
 _MET_ANOTHER = frozenset({AddOutcome.SAME, AddOutcome.CONFLICT})
 """The newcomer is not in the index, because of what is."""
 
@@ -57,6 +61,10 @@ class StorageServiceConfig:
     """Other bytes under a SOP Instance UID already kept, for all but DICOS objects."""
     dicos_duplicates: DuplicatePolicy = DuplicatePolicy.PARTS
     """The same for DICOS objects: every section of a CT arrives under one SOP Instance UID."""
+    max_changed_objects: int = 8
+    """Written anew at once, because they are changed on arrival."""
+    modifying_system: str = ""
+    """What an Original Attributes Sequence calls us."""
 
     def duplicate_policy(self, sop_class_uid: str, peer: PeerRules | None = None) -> DuplicatePolicy:
         """What holds for an object of this class from this peer."""
@@ -100,6 +108,7 @@ class StorageService:
         share: LoopShare | None = None,
         deletions: Deletions | None = None,
         callbacks: ActiveCallbacks | None = None,
+        rules: ObjectRules | None = None,
     ) -> None:
         self._storage = storage
         self._share = share or LoopShare()
@@ -110,6 +119,8 @@ class StorageService:
         self._refused = RefusedObjects(quarantine)
         self._deletions = deletions
         self._callbacks = callbacks
+        self._changing = asyncio.Semaphore(config.max_changed_objects)
+        self._inspection = Inspection(rules or ObjectRules(), callbacks, config.modifying_system)
         self._nothing_refused = RefusedObjects(None)
 
     @handles(CStoreRQ)
@@ -125,11 +136,38 @@ class StorageService:
         request = cast(CStoreRQ, operation.request)
         reception = Reception(self._storage, self._config, operation, self._arrivals.next(), self._share)
         try:
-            _check_command(request, operation)
+            stored, coercion = await self._receive(reception, operation, refused)
+            await self._record(reception, stored, operation.association, refused)
+        finally:
+            await reception.end()
+        if coercion.tags:
+            self._measures.coerced += 1
+        if coercion.tags and coercion.warning:
+            return response_to(
+                request,
+                Status.COERCION_OF_DATA_ELEMENTS,
+                comment="attributes were changed",
+                offending_elements=coercion.tags[:_MAX_NAMED_ELEMENTS],
+            )
+        return response_to(request, Status.SUCCESS)
+
+    async def _receive(
+        self, reception: Reception, operation: Operation, refused: RefusedObjects
+    ) -> tuple[StoredObject, Coercion]:
+        """From the first byte to a durable object, and what was changed of it."""
+        try:
+            _check_command(cast(CStoreRQ, operation.request), operation)
             await reception.receive()
-            if self._callbacks is not None and self._callbacks.inspects:
-                await inspect(self._callbacks, reception)
-            stored = await reception.commit()
+            wanted = await self._inspection.inspect(reception) if self._inspection.is_needed else None
+            if wanted is None:
+                return await reception.commit(), Coercion()
+            if self._changing.locked():
+                # Its turn may take long to come, and what it holds is what others need.
+                await reception.let_go()
+            async with self._changing:
+                arrival_id = self._arrivals.next().arrival_id
+                coercion = await self._inspection.coerce(reception, wanted, arrival_id)
+                return await reception.commit(), coercion
         except OperationRefused as refusal:
             await refused.keep_received(reception, refusal)
             self._tell_refused(reception, refusal)
@@ -141,10 +179,6 @@ class StorageService:
             raise rejection from verdict
         except StorageError as failure:
             raise _not_kept(failure, operation.association) from failure
-        finally:
-            await reception.end()
-        await self._record(reception, stored, operation.association, refused)
-        return response_to(request, Status.SUCCESS)
 
     async def _record(
         self,
@@ -253,12 +287,10 @@ class StorageService:
 def _not_kept(failure: IndexFailure | StorageError, association: AssociationInfo) -> OperationRefused:
     """Log what went wrong in detail, which may name paths and machines, and say the rest to the peer."""
     if isinstance(failure, IndexFailure):
-        event, comment = "index.failed", "the object cannot be indexed"
-    elif isinstance(failure, StorageFull):
-        event, comment = "storage.failed", "out of space"
-    else:
-        event, comment = "storage.failed", "the object cannot be written"
-    log.error(event, error=str(failure), association_id=association.association_id)
+        log.error("index.failed", error=str(failure), association_id=association.association_id)
+        return OperationRefused(Status.OUT_OF_RESOURCES, "the object cannot be indexed")
+    log.error("storage.failed", error=str(failure), association_id=association.association_id)
+    comment = "out of space" if isinstance(failure, StorageFull) else "the object cannot be written"
     return OperationRefused(Status.OUT_OF_RESOURCES, comment)
 
 

@@ -121,6 +121,11 @@ class LimitsSettings(Section):
     max_reference_items: Count = Field(
         default=5_000, description="Sequence items that are looked at to find them."
     )
+    max_changed_objects: Count = Field(
+        default=8,
+        description="Objects that are written anew at once, because rules or callbacks change them; further "
+        "ones wait.",
+    )
     max_sequence_depth: int = Field(
         default=64,
         ge=1,

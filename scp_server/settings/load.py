@@ -155,6 +155,7 @@ def _problem(details: ErrorDetails, file: _File, environment: Layer, overrides: 
     if named_table is not None and details["type"] == "value_error":
         path = (named_table["table"], int(named_table["position"]), *filter(None, [named_table["key"]]))
         text = text.removeprefix(f"{first} ")
+    path = next((at for at in file.lines if at[:-1] == path and text.startswith(f"{at[-1]} ")), path)
     key = ".".join(str(part) for part in path if not isinstance(part, int))
     if path and path[0] in tables_of(Settings):
         key = str(path[0])

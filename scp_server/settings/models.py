@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from scp_server.errors import ConfigurationError
@@ -19,14 +27,16 @@ from scp_server.objects.uid_names import sop_class_uid, transfer_syntax_uid
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
 from scp_server.settings.callbacks import CallbacksSettings
 from scp_server.settings.codecs import CodecsSettings
+from scp_server.settings.events import EventsSettings, OutboxSettings
 from scp_server.settings.forward import ForwardSettings, check_remotes
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
 from scp_server.settings.names import ANY_OTHER, application_context_names
+from scp_server.settings.object_rules import CoerceSettings, RequireAttributesSettings
 from scp_server.settings.peers import Duplicates, PeerSettings, check_each_once
 from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
-from scp_server.settings.rules import check_names
+from scp_server.settings.rules import RuleSettings, check_names
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
 from scp_server.settings.webhook import WebhookSettings
 from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
@@ -258,6 +268,8 @@ class SettingsTree(BaseModel):
     quarantine: QuarantineSettings = Field(default_factory=QuarantineSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     callbacks: CallbacksSettings = Field(default_factory=CallbacksSettings)
+    events: EventsSettings = Field(default_factory=EventsSettings)
+    outbox: OutboxSettings = Field(default_factory=OutboxSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
         default=(),
         description="Single peers, or networks of them: what they may do, how they are treated. The first "
@@ -268,7 +280,16 @@ class SettingsTree(BaseModel):
         description="Where C-MOVE may send to, by AE title. A peer that names another title hears 0xA801: "
         "nothing is ever dialled but what stands here.",
     )
-
+    coerce: Annotated[tuple[CoerceSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that change attributes of objects before they are stored (docs/rules.md). All "
+        "that are about an object hold; of those that change one attribute, the last.",
+    )
+    require_attributes: Annotated[tuple[RequireAttributesSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Rules that refuse objects without certain attributes (docs/rules.md). All that are "
+        "about an object hold, before anything of it is changed.",
+    )
     forward: Annotated[tuple[ForwardSettings, ...], Field(strict=False)] = Field(
         default=(),
         description="Rules that send what was stored on to remotes, by C-STORE; docs/rules.md.",
@@ -278,16 +299,10 @@ class SettingsTree(BaseModel):
         description="Rules that post what happened to a URL, as signed CloudEvents; docs/rules.md.",
     )
 
-    @field_validator("forward")
+    @field_validator("coerce", "require_attributes", "forward", "webhook")
     @classmethod
-    def _forward(cls, rules: tuple[ForwardSettings, ...]) -> tuple[ForwardSettings, ...]:
-        check_names("forward", rules)
-        return rules
-
-    @field_validator("webhook")
-    @classmethod
-    def _webhook(cls, rules: tuple[WebhookSettings, ...]) -> tuple[WebhookSettings, ...]:
-        check_names("webhook", rules)
+    def _rules(cls, rules: tuple[RuleSettings, ...], info: ValidationInfo) -> tuple[RuleSettings, ...]:
+        check_names(str(info.field_name), rules)
         return rules
 
     @field_validator("plugins")

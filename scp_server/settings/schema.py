@@ -24,6 +24,7 @@ class Kind(Enum):
     SECRET = "secret"
     LIST = "list of texts"
     CHOICE = "one of"
+    TABLE = "table"
     TABLES = "list of tables"
 
 
@@ -114,6 +115,7 @@ _KINDS: dict[object, Kind] = {
     Path: Kind.TEXT,
     SecretStr: Kind.SECRET,
     tuple: Kind.LIST,
+    dict: Kind.TABLE,
 }
 
 

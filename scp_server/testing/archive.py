@@ -11,8 +11,7 @@ from typing import Any
 
 from scp_server.errors import OperationRefused
 from scp_server.index.store import SqlIndex
-from scp_server.runtime.build import build_index, build_storage, build_storage_service_config, index_path
-from scp_server.services.storage import StorageService
+from scp_server.runtime.build import build_index, build_storage, build_storage_service, index_path
 from scp_server.settings import Settings
 from scp_server.storage.filesystem import FilesystemStorage
 from scp_server.testing.encoded_object import EncodedObject
@@ -68,7 +67,7 @@ class Archive:
         """Store objects one after the other; returns the status of each."""
         statuses: list[int] = []
         async with self.opened() as (storage, index):
-            service = StorageService(storage, index, build_storage_service_config(self.settings))
+            service = build_storage_service(self.settings, storage, index)
             for each in objects:
                 try:
                     await service.store(store_operation(each, calling_ae_title=calling_ae_title))

@@ -10,12 +10,15 @@ from typing import Any, Self
 from scp_server.errors import OperationRefused
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import Operation
+from scp_server.observability.measures import ReceptionMeasures
 from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.pipeline.registry import CallbackSources, load_callbacks
+from scp_server.pipeline.rules import ObjectRules
 from scp_server.protocol.message import CStoreRSP
 from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.storage.base import Storage
 from scp_server.storage.memory import MemoryPlace, MemoryStorage
+from scp_server.storage.quarantine import Quarantine
 from scp_server.testing.stored_objects import in_flight
 from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStorage
 
@@ -27,7 +30,13 @@ class StorageBench:
     """
 
     def __init__(
-        self, folder: Path, storage: Storage | None = None, callbacks: Sequence[object] = (), **config: Any
+        self,
+        folder: Path,
+        storage: Storage | None = None,
+        callbacks: Sequence[object] = (),
+        rules: ObjectRules | None = None,
+        quarantine: Quarantine | None = None,
+        **config: Any,
     ) -> None:
         self.steps = Steps()
         self.place = MemoryPlace()
@@ -39,7 +48,18 @@ class StorageBench:
         )
         registry = load_callbacks(CallbackSources(callbacks, entry_points=False))
         self.callbacks = ActiveCallbacks(registry)
-        self.service = StorageService(self.storage, self.index, self.config, callbacks=self.callbacks)
+        self.measures = ReceptionMeasures()
+        # The quarantine takes files of the storage itself.
+        where = self.storage if quarantine is None or storage is None else storage
+        self.service = StorageService(
+            where,
+            self.index,
+            self.config,
+            self.measures,
+            quarantine,
+            callbacks=self.callbacks,
+            rules=rules,
+        )
 
     async def __aenter__(self) -> Self:
         await self.storage.open()

@@ -182,8 +182,10 @@ class WatchedIndex:
     async def add(
         self, entry: IndexEntry, policy: DuplicatePolicy, first: Callable[[], None] | None = None
     ) -> AddResult:
+        if first is not None:
+            await asyncio.to_thread(first)
         await self._steps.enter("add")
-        result = await self._index.add(entry, policy, first)
+        result = await self._index.add(entry, policy)
         self._steps.log.append("add.done")
         return result
 

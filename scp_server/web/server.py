@@ -18,6 +18,9 @@ from scp_server.observability.logs import get_logger
 
 log = get_logger(__name__)
 
+ABORT = "scp_server.abort"
+"""The extension of an ASGI scope that ends its connection at once, whatever has not been taken."""
+
 _BACKLOG = 128
 
 
@@ -198,6 +201,12 @@ class _BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """A request begins; whoever answers it may end the connection instead."""
+        super().on_message_begin()
+        extensions: dict[str, dict[object, object]] = {ABORT: {"abort": self.transport.abort}}
+        self.scope["extensions"] = extensions
 
     def on_message_complete(self) -> None:
         """The request has arrived."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ StartServer = Callable[..., Awaitable[Server]]
 
 @pytest.fixture
 async def start_server(tmp_path: Path) -> AsyncIterator[StartServer]:
-    """Start servers with sections of settings by name (`limits={...}`); all are stopped at the end."""
+    """Start servers with sections of settings by name (`limits={...}`) and callbacks; all are stopped at the
+    end."""
     async with AsyncExitStack() as running:
 
-        async def start(**sections: Any) -> Server:
+        async def start(*, callbacks: Sequence[object] = (), **sections: Any) -> Server:
             chosen: dict[str, Any] = {
                 "listen": {"port": 0},
                 "http": {"port": 0},
@@ -33,7 +34,7 @@ async def start_server(tmp_path: Path) -> AsyncIterator[StartServer]:
             for name, section in sections.items():
                 known = chosen.get(name)
                 chosen[name] = {**known, **section} if isinstance(known, dict) else section
-            return await running.enter_async_context(Server(Settings(**chosen)))
+            return await running.enter_async_context(Server(Settings(**chosen), callbacks=callbacks))
 
         yield start
 

@@ -6,14 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scp_server import Server
+from scp_server import Server, callback
 
 RequirePeer = Callable[[str, object], None]
 
@@ -58,8 +58,13 @@ def _problems(query: str, scraped: Scraped) -> list[str]:
 
 
 @pytest.fixture
-async def scraped(server: Server) -> Scraped:
-    """The series of a real server."""
+async def scraped(start_server: Callable[..., Awaitable[Server]]) -> Scraped:
+    """The series of a real server, with a callback of its user's."""
+
+    @callback("accepted")
+    async def anything(association: Any) -> None: ...
+
+    server = await start_server(callbacks=[anything])
     body, _ = await server._sight.scrape()
     series: dict[str, list[Mapping[str, str]]] = {}
     for family in text_string_to_metric_families(body.decode()):

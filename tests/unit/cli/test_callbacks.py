@@ -45,6 +45,10 @@ def note(instance, delivery):
 def failing(instance):
     raise OSError(instance.path.name)
 
+@callback("received", order=3)
+async def renaming(instance):
+    instance.change({"PatientID": "P-1", "AccessionNumber": "A-7"}, remove=["PatientSex"])
+
 @callback("ended")
 async def over(end): ...
 """
@@ -98,12 +102,13 @@ def test_callbacks_are_listed_in_the_order_of_their_calls_with_what_holds_for_th
         "over",
         "broken",
         "only_jane",
+        "renaming",
     ]
     assert "process, at most 30 s, 1 at once; 512 MiB" in lines[0]
     assert "modalities CT" in lines[1]
     assert "received, order 1; cli_plugin:broken (plugins: cli_plugin); thread" in lines[3]
     assert "on failure ignore" in lines[3]
-    assert lines[-1] == "5 callbacks in the settings; no server runs"
+    assert lines[-1] == "6 callbacks in the settings; no server runs"
 
 
 def test_the_running_server_says_which_of_them_it_has(
@@ -122,6 +127,7 @@ def test_the_running_server_says_which_of_them_it_has(
             "over": True,
             "broken": False,
             "only_jane": False,
+            "renaming": False,
         }
         monkeypatch.setenv("SCP_SERVER_PLUGINS", "cli_plugin:note")
         _, output, _ = run(data_dir, "callbacks")
@@ -138,6 +144,15 @@ def test_a_received_callback_says_what_it_would_refuse(archive: Archive) -> None
     assert outcomes(archive.data_dir, "only_jane", "--instance", FIRST.sop_instance_uid) == {
         FIRST.sop_instance_uid: ("accepted", "")
     }
+
+
+def test_what_a_received_callback_would_change_is_shown_before_and_after(archive: Archive) -> None:
+    found = outcomes(archive.data_dir, "renaming", "--study", STUDY)
+    assert {outcome for outcome, _ in found.values()} == {"changed"}
+    assert "PatientID: 'P-2' -> 'P-1'" in found[SECOND.sop_instance_uid][1]
+    assert "PatientID" not in found[FIRST.sop_instance_uid][1]
+    assert "AccessionNumber: " in found[FIRST.sop_instance_uid][1]
+    assert "-> 'A-7'" in found[FIRST.sop_instance_uid][1]
 
 
 def test_objects_are_chosen_by_query(archive: Archive) -> None:

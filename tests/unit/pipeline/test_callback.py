@@ -9,6 +9,7 @@ import pytest
 from scp_server import callback
 from scp_server.errors import ConfigurationError
 from scp_server.pipeline.callback import OnFailure, RunIn, callbacks_of
+from scp_server.pipeline.registry import CallbackSources, load_callbacks
 from scp_server.pipeline.stages import Stage
 
 
@@ -36,6 +37,27 @@ def test_an_async_function_runs_in_the_loop_and_a_plain_one_in_a_thread() -> Non
 
     assert callbacks_of(callback("stored")(one))[0].run_in is RunIn.LOOP
     assert callbacks_of(callback("stored")(other))[0].run_in is RunIn.THREAD
+
+
+def test_an_object_that_is_called_has_a_name_of_its_choice() -> None:
+    class Counter:
+        async def __call__(self, connection: Any) -> None: ...
+
+    counter = callback("connected", name="counter")(Counter())
+    (noted,) = callbacks_of(counter)
+    assert (noted.name, noted.run_in) == ("counter", RunIn.LOOP)
+    assert noted.import_name.endswith("Counter")
+
+
+def test_a_method_is_refused_for_who_would_be_its_self() -> None:
+    class Rules:
+        @callback("received", name="of_class")
+        async def look(self, *instance: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="a method cannot be one"):
+        callback("received")(Rules().look)
+    with pytest.raises(ConfigurationError, match="is a method"):
+        load_callbacks(CallbackSources([Rules().look], entry_points=False))
 
 
 def test_one_function_may_be_at_two_stages() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scp_server import Reject, callback
 from scp_server.interfaces import AssociationInfo, AssociationVerdict, PeerRules
+from scp_server.objects.differences import differences
 from scp_server.observability.logs import captured_logs
 from scp_server.observability.measures import CallbackMeasures
 from scp_server.pipeline.callbacks import ActiveCallbacks
@@ -32,7 +34,9 @@ async def activate() -> AsyncIterator[Activate]:
 
     def activate(*functions: Any, measures: CallbackMeasures | None = None, **limits: Any) -> ActiveCallbacks:
         registry = load_callbacks(CallbackSources(functions, entry_points=False))
-        made.append(ActiveCallbacks(registry, CallbackLimits(**limits), measures))
+        made.append(
+            ActiveCallbacks(registry, CallbackLimits(**{"blocking_seconds": 60.0, **limits}), measures)
+        )
         return made[-1]
 
     yield activate
@@ -104,7 +108,7 @@ async def test_one_that_fails_refuses_with_a700_unless_it_may_be_ignored(activat
 
     @callback("received", on_failure="ignore", order=-1)
     async def ignored(instance: ReceivedInstance) -> None:
-        instance.changes = "half of what it wanted"
+        instance.change({"PatientID": "half of what it wanted"})
         raise RuntimeError
 
     @callback("received")
@@ -139,6 +143,28 @@ async def test_what_an_instance_tells_needs_no_file(activate: Activate) -> None:
     instance = told["instance"]
     assert instance.sop_instance_uid == stored.sop_instance_uid
     assert instance.size_bytes == len(stored.dataset)
+
+
+async def test_the_process_of_a_callback_sees_the_object_and_may_change_it(
+    activate: Activate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "changing_plugin.py").write_text(
+        "from scp_server import callback\n"
+        "@callback('received', run_in='process')\n"
+        "def rename(instance):\n"
+        "    assert instance.dataset().PatientID == 'P-7'\n"
+        "    instance.change({'PatientID': instance.attribute('PatientID') + 'X'})\n"
+    )
+    registry = load_callbacks(CallbackSources(plugins=["changing_plugin"], entry_points=False))
+    callbacks = ActiveCallbacks(registry)
+    instance = received_instance(ct_image(patient=Patient("DOE^JANE", "P-7")))
+    instance.change({"AccessionNumber": "A-1"})
+    await callbacks.inspect(instance)
+    await callbacks.close()
+    assert instance.changes is not None
+    assert instance.changes.names == ("AccessionNumber", "PatientID")
+    assert "PatientID: 'P-7' -> 'P-7X'" in differences(instance.header, instance.changes)
 
 
 # -- associations

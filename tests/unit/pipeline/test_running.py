@@ -33,7 +33,11 @@ async def start() -> AsyncIterator[Start]:
     runners = []
 
     def start(function: Any, **limits: Any) -> CallbackRunner:
-        runner = CallbackRunner(callbacks_of(function)[-1], CallbackLimits(**limits), CallbackCounts())
+        runner = CallbackRunner(
+            callbacks_of(function)[-1],
+            CallbackLimits(**{"blocking_seconds": 60.0, **limits}),
+            CallbackCounts(),
+        )
         runners.append(runner)
         return runner
 
@@ -91,6 +95,31 @@ async def test_a_timeout_of_its_own_is_what_it_raised(start: Start) -> None:
 
     outcome, _ = await failure(start(bad))
     assert outcome == "raised"
+
+
+async def test_one_that_would_end_the_server_or_its_caller_has_only_failed(start: Start) -> None:
+    @callback("connected", name="leaves")
+    async def leaves(connection: Any) -> None:
+        await asyncio.sleep(0)
+        sys.exit("enough")
+
+    @callback("connected", name="leaves_at_once")
+    async def leaves_at_once(connection: Any) -> None:
+        sys.exit("enough")
+
+    @callback("connected", name="cancelled")
+    async def cancelled(connection: Any) -> None:
+        other = asyncio.create_task(asyncio.Event().wait())
+        asyncio.get_running_loop().call_soon(other.cancel)
+        await other
+
+    for function, words in (
+        (leaves, "SystemExit: enough"),
+        (leaves_at_once, "SystemExit: enough"),
+        (cancelled, "CancelledError: what it waited for was cancelled"),
+    ):
+        outcome, line = await failure(start(function))
+        assert (outcome, line["error"]) == ("raised", words)
 
 
 @pytest.mark.parametrize("swallows", [False, True])

@@ -15,7 +15,8 @@ from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.pipeline.deliveries import Delivery, EventKind, LoggedEvent
 from scp_server.pipeline.instances import Archive, StoredFiles, StoredInstance
 from scp_server.pipeline.registry import CallbackSources, load_callbacks
-from scp_server.pipeline.settled import AssociationComplete, StudySettled
+from scp_server.pipeline.running import CallbackLimits
+from scp_server.pipeline.settled import AssociationComplete, StoredParts, StudySettled
 from scp_server.pipeline.subscriber import CallbackSubscriber
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
 from scp_server.testing.dicos_objects import dicos_tdr
@@ -65,7 +66,8 @@ class Events:
 
 
 def subscriber(function: Any, archive: Archive) -> CallbackSubscriber:
-    callbacks = ActiveCallbacks(load_callbacks(CallbackSources([function], entry_points=False)))
+    registry = load_callbacks(CallbackSources([function], entry_points=False))
+    callbacks = ActiveCallbacks(registry, CallbackLimits(blocking_seconds=60.0))
     (found,) = callbacks.subscribers(archive, Events())
     return found
 
@@ -137,19 +139,27 @@ async def test_an_event_is_wanted_by_its_kind_and_the_filter(archive: Archive) -
     assert not whole.wants(event())
 
 
-async def test_a_complete_association_has_all_its_parts(archive: Archive) -> None:
-    got: list[AssociationComplete] = []
+@pytest.mark.parametrize("kind", ["async", "plain"])
+async def test_a_complete_association_has_all_its_parts(archive: Archive, kind: str) -> None:
+    got: list[tuple[AssociationComplete, list[int]]] = []
 
     @callback("association_complete")
     async def complete(association: AssociationComplete) -> None:
-        got.append(association)
+        assert isinstance(association.parts, StoredParts)
+        with pytest.raises(RuntimeError, match="async for"):
+            list(association.parts)
+        got.append((association, [part.part_number async for part in association.parts]))
 
-    await subscriber(complete, archive).deliver(
+    @callback("association_complete")
+    def plain(association: AssociationComplete) -> None:
+        got.append((association, [part.part_number for part in association.parts]))
+
+    await subscriber(complete if kind == "async" else plain, archive).deliver(
         delivery(event(EventKind.ASSOCIATION_ENDED, outcome="aborted"))
     )
-    (association,) = got
+    ((association, parts),) = got
     assert (association.outcome, association.ended_at_ns) == ("aborted", 99)
-    assert [part.part_number for part in association.parts] == [1, 2]
+    assert parts == [1, 2]
 
 
 async def test_a_settled_study_is_named(archive: Archive) -> None:
@@ -205,13 +215,17 @@ async def test_the_process_of_a_callback_reads_the_file_itself(
         "def read(instance, delivery):\n"
         "    with open(__file__ + '.read', 'w') as file:\n"
         "        file.write(f'{instance.read_dataset().SOPInstanceUID} {delivery.idempotency_key}')\n"
+        "@callback('association_complete', run_in='process')\n"
+        "def count(association):\n"
+        "    with open(__file__ + '.read', 'a') as file:\n"
+        "        file.write(f' {[part.part_number for part in association.parts]}')\n"
     )
-    (function,) = load_callbacks(
-        CallbackSources(plugins=["reading_plugin:read"], entry_points=False)
-    ).callbacks
-    callbacks = ActiveCallbacks(load_callbacks(CallbackSources([function.function], entry_points=False)))
-    (found,) = callbacks.subscribers(archive, Events())
-    await found.deliver(delivery(event()))
+    callbacks = ActiveCallbacks(
+        load_callbacks(CallbackSources(plugins=["reading_plugin"], entry_points=False))
+    )
+    found = {each.name: each for each in callbacks.subscribers(archive, Events())}
+    await found["callback:read"].deliver(delivery(event()))
+    await found["callback:count"].deliver(delivery(event(EventKind.ASSOCIATION_ENDED)))
     await callbacks.close()
     text = (tmp_path / "reading_plugin.py.read").read_text()
-    assert text == f"{CT.sop_instance_uid} archive:1:callback:x"
+    assert text == f"{CT.sop_instance_uid} archive:1:callback:x [1, 2]"

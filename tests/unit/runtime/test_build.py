@@ -188,8 +188,9 @@ def test_what_the_index_does_not_take_is_no_valid_setting(make_settings: MakeSet
             + (128 << 10),
         ),
         ("max_associate_pdu_bytes", 10, 10 * 100),
-        ("max_header_bytes", 10, 2 * 10 * 100),
-        ("max_indexed_elements", 10, 208 * 10 * 100),
+        ("max_header_bytes", 10, 2 * 10 * 100 + 3 * 10 * 8),
+        ("max_indexed_elements", 10, 208 * 10 * (100 + 8)),
+        ("max_changed_objects", 1, 3 * (4 << 20) + 10_000 * 208 + (1 << 20) + 2 * 655_360 + (6 << 20)),
         ("max_pending_operations", 1, 10 * (64 << 10) * 100),
         ("max_command_bytes", 10, 31 * 10 * 100),
         ("send_buffer_bytes", 10, 10 * 100),
@@ -209,6 +210,7 @@ def test_the_memory_ceiling_grows_with_each_limit_that_it_follows_from(
         "max_associate_pdu_bytes": 1 << 20,
         "max_pending_operations": 2,
         "max_indexed_elements": 10_000,
+        "max_changed_objects": 8,
     }
     query = {"max_identifier_bytes": 4_096, "max_values": 1, "max_wildcard_bytes": 256}
     more = {**limits, setting: limits[setting] + more_bytes}

@@ -91,6 +91,26 @@ async def test_the_policy_for_duplicates_changes_with_the_next_association(
         assert len(await server.index.parts("1.2.3")) == 2
 
 
+async def test_other_rules_hold_for_the_next_association(make_settings: MakeSettings) -> None:
+    objects = [ct_image(seed=seed) for seed in range(3)]
+    rules = [{"name": "id", "set": {"PatientID": "CHANGED"}}]
+    needed = [{"name": "needed", "attributes": ["PatientComments"]}]
+    async with Server(make_settings()) as server:
+        async with await ScriptedPeer.connect(*server.address) as peer:
+            await peer.associate(storage_contexts(objects[0]))
+            server.reload(make_settings(coerce=rules))
+            assert await peer.store(objects[0]) == 0x0000
+        async with await ScriptedPeer.connect(*server.address) as peer:
+            await peer.associate(storage_contexts(objects[1]))
+            assert await peer.store(objects[1]) == 0x0000
+        server.reload(make_settings(require_attributes=needed))
+        async with await ScriptedPeer.connect(*server.address) as peer:
+            await peer.associate(storage_contexts(objects[2]))
+            assert await peer.store(objects[2]) == 0xC000
+        parts = [await server.index.parts(each.sop_instance_uid) for each in objects]
+    assert [[part.stored_digest is not None for part in each] for each in parts] == [[False], [True], []]
+
+
 async def test_another_layout_holds_for_the_next_object_and_leaves_the_last_found(
     make_settings: MakeSettings,
 ) -> None:

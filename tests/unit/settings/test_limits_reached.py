@@ -92,6 +92,8 @@ REACHED_BY: dict[str, str] = {
     "limits.max_indexed_elements": TAP + "test_the_number_of_remembered_elements_is_bounded",
     "limits.max_references": SUMMARY + "test_both_bounds_of_references_are_limits",
     "limits.max_reference_items": SUMMARY + "test_both_bounds_of_references_are_limits",
+    "limits.max_changed_objects": "unit/services/test_coercion.py::"
+    "test_no_more_objects_are_written_anew_at_once_than_may_be",
     "limits.max_sequence_depth": TAP + "test_sequences_nest_as_deep_as_the_limit_says",
     "limits.max_object_bytes": "integration/test_receive.py::"
     "test_an_object_above_the_configured_size_is_a700",
@@ -199,7 +201,7 @@ def test_every_setting_is_either_a_bound_or_known_to_be_none() -> None:
         for name, key in all_keys_of(Settings).items()
         if isinstance(key.default, (int, float)) and not isinstance(key.default, bool)
     }
-    assert numbers - set(REACHED_BY) == {"listen.port", "http.port"}
+    assert numbers - set(REACHED_BY) == {"listen.port", "http.port", "require_attributes.status"}
 
 
 @pytest.mark.parametrize("setting", REACHED_BY)

@@ -61,9 +61,17 @@ async def test_what_is_to_be_synced_is_not_deferred(opened: Opened, root: Path) 
 
 @pytest.mark.parametrize(("error", "raised"), [(errno.ENOSPC, StorageFull), (errno.EIO, StorageError)])
 async def test_an_error_at_any_step_of_placing_leaves_nothing(
-    opened: Opened, root: Path, calls: SystemCalls, error: int, raised: type[Exception]
+    opened: Opened,
+    root: Path,
+    calls: SystemCalls,
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+    raised: type[Exception],
 ) -> None:
     async with opened(root, PROCESS) as storage:
+        workshop = storage._workshop
+        assert workshop is not None
+        monkeypatch.setattr(workshop.pace, "took", lambda _seconds: None)
         step = 0
         while True:
             deferred = await _deferred(storage)

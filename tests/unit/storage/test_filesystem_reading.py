@@ -15,7 +15,8 @@ from typing import Any, cast
 import pytest
 
 from scp_server.storage.base import StoredObject
-from scp_server.storage.filesystem import READ_PIECE_BYTES, FilesystemStorage
+from scp_server.storage.filesystem import FilesystemStorage
+from scp_server.storage.reading import READ_PIECE_BYTES
 from scp_server.testing.stored_objects import PREFIX, pattern, store
 
 Opened = Callable[..., AbstractAsyncContextManager[FilesystemStorage]]

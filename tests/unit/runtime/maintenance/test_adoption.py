@@ -57,9 +57,10 @@ async def test_an_object_that_waits_for_the_index_is_no_orphan(archive: Archive)
         seen: list[list[StoredObject]] = []
 
         class Waiting(WatchedIndex):
-            async def add(self, entry: Any, policy: Any, first: Any = None) -> Any:
+            async def add(self, entry: Any, policy: Any, first: Any = lambda: None) -> Any:
+                first()
                 seen.append(await adopter.orphans_among(await _listed(storage)))
-                return await super().add(entry, policy, first)
+                return await super().add(entry, policy)
 
         service = StorageService(storage, Waiting(index, Steps()), StorageServiceConfig())
         await service.store(store_operation(STORED))
@@ -73,17 +74,18 @@ async def test_an_object_that_is_indexed_while_it_is_asked_about_is_no_orphan(ar
         reached: list[StoredObject] = []
 
         class Between(WatchedIndex):
-            async def add(self, entry: Any, policy: Any, first: Any = None) -> Any:
+            async def add(self, entry: Any, policy: Any, first: Any = lambda: None) -> Any:
                 async def finish() -> None:
                     await self._index.add(entry, policy)
                     await storage.indexed(reached[0])
 
+                first()
                 reached[:] = await _listed(storage)
                 watched = _Meanwhile(self._index, finish)
                 deletions = Deletions(archive.data_dir, storage, watched)
                 adopter = Adopter(storage, watched, StorageServiceConfig().tap_limits, deletions)
                 assert await adopter.orphans_among(reached) == []
-                return await super().add(entry, policy, first)
+                return await super().add(entry, policy)
 
         service = StorageService(storage, Between(index, Steps()), StorageServiceConfig())
         await service.store(store_operation(STORED))
