@@ -188,6 +188,11 @@ class Outbox:
         """Look whether there is something to do."""
         self._wakened.set()
 
+    @property
+    def is_awake(self) -> bool:
+        """Whether it looks for something to do, or is about to."""
+        return self._wakened.is_set() or self.turn.locked()
+
     # -- going round --------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
