@@ -20,6 +20,13 @@ Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 
+class OutcomeUnknown(Exception):
+    """In the place of an answer: nobody will ever know whether the request was performed.
+
+    Its caller is cancelled rather than told of a failure, for then it would undo what may have been done.
+    """
+
+
 class _Item(NamedTuple, Generic[Request, Result]):
     request: Request
     answer: asyncio.Future[Result]
@@ -201,7 +208,9 @@ class BatchQueue(Generic[Request, Result]):
                 self._places.release()
             if answer.done():
                 continue
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, OutcomeUnknown):
+                answer.cancel(str(outcome))
+            elif isinstance(outcome, Exception):
                 answer.set_exception(outcome)
             else:
                 answer.set_result(outcome)

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from scp_server.observability.measures import OTHER_STATUS, Histogram, Levels, Measures
+from scp_server.observability.samples import Samples, Sum, samples_of
 from scp_server.protocol.pdu import RejectReason
 
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -469,23 +470,6 @@ METRICS: tuple[Declaration, ...] = (
 )
 
 
-Samples = dict[tuple[str, tuple[str, ...]], float]
-"""What another process has counted, by name and label values; what is not there is 0."""
-_NOT_ADDED = frozenset({"scp_build_info", "scp_ready", "scp_process_start_time_seconds"})
-_GROWING = ("_total", "_bucket", "_count", "_sum")
-"""How the names of what only grows end."""
-
-
-def growing(samples: Samples) -> Samples:
-    """Those that count on from where they are, without the levels of a moment."""
-    return {key: value for key, value in samples.items() if key[0].endswith(_GROWING)}
-
-
-def added(first: Samples, second: Samples) -> Samples:
-    """The sums."""
-    return {key: first.get(key, 0.0) + second.get(key, 0.0) for key in first.keys() | second.keys()}
-
-
 class Metrics:
     """The metrics of one server, in a registry of its own, so that a process may have several servers.
 
@@ -503,17 +487,11 @@ class Metrics:
         self._own.register(_Reader(measures, levels, version))
         ProcessCollector(namespace="scp", registry=self._own)
         self.registry = CollectorRegistry()
-        self.registry.register(_Sum(self._own, others))
+        self.registry.register(Sum(self._own, others))
 
     def samples(self) -> Samples:
         """What this process has counted, for another one to add."""
-        return {
-            (sample.name, tuple(sample.labels.values())): sample.value
-            for family in self._own.collect()
-            if family.name not in _NOT_ADDED
-            for sample in family.samples
-            if sample.value
-        }
+        return samples_of(self._own)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics where `accept` names it, else Prometheus text."""
@@ -523,26 +501,6 @@ class Metrics:
             body: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
             return body, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(self.registry), TEXT_CONTENT_TYPE
-
-
-class _Sum(Collector):
-    """The families of a registry, with what others have counted added."""
-
-    def __init__(self, own: CollectorRegistry, others: Callable[[], Samples]) -> None:
-        self._own = own
-        self._others = others
-
-    def collect(self) -> Iterator[Metric]:
-        others = self._others()
-        for family in self._own.collect():
-            if others and family.name not in _NOT_ADDED:
-                family.samples = [
-                    sample._replace(
-                        value=sample.value + others.get((sample.name, tuple(sample.labels.values())), 0.0)
-                    )
-                    for sample in family.samples
-                ]
-            yield family
 
 
 class _Reader(Collector):

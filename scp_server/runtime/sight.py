@@ -11,8 +11,9 @@ from scp_server.errors import StorageError
 from scp_server.net.association_manager import AssociationManager
 from scp_server.observability.loop_lag import LoopLag
 from scp_server.observability.measures import Levels, Measures
-from scp_server.observability.metrics import Metrics, Samples
+from scp_server.observability.metrics import Metrics
 from scp_server.observability.rates import Rates
+from scp_server.observability.samples import Samples
 from scp_server.storage.filesystem import FilesystemStorage
 from scp_server.storage.quarantine import Quarantine
 from scp_server.web.health import HealthState

@@ -51,14 +51,14 @@ class DurableDisk:
     def __init__(self, root: str) -> None:
         self._root = root
         self._top = _Directory()
-        self._opened: dict[int, _Opened] = {}
+        self._opened: dict[tuple[str, int], _Opened] = {}
         self._syncing: dict[str, bytes | dict[str, _File | _Directory]] = {}
 
     def begins(self, call: Call) -> None:
         """Take in that a call begins."""
         if call.name == "close":
-            self._opened.pop(call.descriptor, None)
-        elif call.name in _SYNCS and (opened := self._opened.get(call.descriptor)) is not None:
+            self._opened.pop((call.process, call.descriptor), None)
+        elif call.name in _SYNCS and (opened := self._opened_by(call)) is not None:
             node = opened.node
             self._syncing[call.thread] = (
                 bytes(node.content) if isinstance(node, _File) else dict(node.entries)
@@ -92,7 +92,7 @@ class DurableDisk:
                 self._change(call)
 
     def _change(self, call: Call) -> None:
-        opened = self._opened.get(call.descriptor)
+        opened = self._opened_by(call)
         if opened is None:
             return
         node = opened.node
@@ -118,12 +118,15 @@ class DurableDisk:
             case _:
                 raise ValueError(f"the model does not know {call.name}")
 
+    def _opened_by(self, call: Call) -> _Opened | None:
+        return self._opened.get((call.process, call.descriptor))
+
     def _open(self, call: Call) -> None:
         path = call.opened_path
         if not path:
             return
         if path == self._root:
-            self._opened[call.result] = _Opened(self._top)
+            self._opened[call.process, call.result] = _Opened(self._top)
             return
         if not self._is_ours(path.encode()):
             return
@@ -133,7 +136,7 @@ class DurableDisk:
         node = parent.entries[name]
         if isinstance(node, _File) and "O_TRUNC" in call.text:
             node.content.clear()
-        self._opened[call.result] = _Opened(node)
+        self._opened[call.process, call.result] = _Opened(node)
 
     def _is_ours(self, path: bytes) -> bool:
         if not path.startswith(b"/"):
@@ -185,14 +188,14 @@ class Promise:
 def promises(calls: Iterable[tuple[Moment, Call]], root: str) -> Iterator[Promise]:
     """Every Success of a traced process; the disk goes on with the iteration, so look at it at once."""
     disk = DurableDisk(root)
-    sent: dict[tuple[int, str], bytearray] = {}
+    sent: dict[tuple[str, int, str], bytearray] = {}
     for moment, call in calls:
         if moment is Moment.ENDS:
             disk.ends(call)
             continue
         if call.name in _SENDS and call.target.startswith("TCP"):
             # All of it counts as sent: what the socket does not take at once only follows later.
-            stream = sent.setdefault((call.descriptor, call.target), bytearray())
+            stream = sent.setdefault((call.process, call.descriptor, call.target), bytearray())
             stream += b"".join(call.strings)
             for uid in _successes(stream):
                 yield Promise(uid, disk)

@@ -25,7 +25,7 @@ def strace_command(output: Path) -> list[str]:
         "-e",
         "signal=none",
         "-e",
-        f"trace={','.join(TRACED_CALLS)}",
+        f"trace={','.join((*TRACED_CALLS, *_CLONES))}",
         "-o",
         str(output),
     ]
@@ -40,12 +40,16 @@ class Moment(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A system call. `text` is all that was written of it; `result` is 0 until it has ended."""
+    """A system call. `text` is all that was written of it; `result` is 0 until it has ended.
+
+    Descriptors are those of its `process`, named by the id of its first thread.
+    """
 
     thread: str
     name: str
     text: str
     result: int = 0
+    process: str = ""
 
     @property
     def strings(self) -> list[bytes]:
@@ -90,6 +94,8 @@ _NUMBER = re.compile(r", (\d+)(?=[,)])")
 _LINE = re.compile(r"(\d+) +(?:(\w+)\(|<\.\.\. (\w+) resumed>)(.*)$", re.DOTALL)
 _RESULT = re.compile(r"\) += (-?\d+)")
 _UNFINISHED = " <unfinished ...>"
+_CLONES = ("clone", "clone3", "fork", "vfork")
+_NEW_THREAD = "CLONE_THREAD"
 
 
 def read_trace(lines: Iterable[str]) -> Iterator[tuple[Moment, Call]]:
@@ -98,6 +104,7 @@ def read_trace(lines: Iterable[str]) -> Iterator[tuple[Moment, Call]]:
     Raises ValueError for a line that is not understood.
     """
     begun: dict[str, Call] = {}
+    processes: dict[str, str] = {}
     for line in (line.rstrip("\n") for line in lines):
         if " +++ " in line or " --- " in line:
             continue
@@ -105,15 +112,32 @@ def read_trace(lines: Iterable[str]) -> Iterator[tuple[Moment, Call]]:
         if found is None:
             raise ValueError(f"not understood: {line[:200]}")
         thread, name, _, text = found.groups()
-        call = Call(thread, name, text.removesuffix(_UNFINISHED)) if name else begun.pop(thread)
-        if name:
+        if thread not in processes:
+            processes[thread] = _process_of(thread, begun.values(), next(iter(processes.values()), thread))
+        process = processes[thread]
+        started = Call(thread, name, text.removesuffix(_UNFINISHED), process=process)
+        call = started if name else begun.pop(thread)
+        if name and name not in _CLONES:
             yield Moment.BEGINS, call
         if text.endswith(_UNFINISHED):
             begun[thread] = call
             continue
         whole = text if name else call.text + text
-        result = _RESULT.search(whole)
-        yield Moment.ENDS, Call(thread, call.name, whole, int(result[1]) if result else -1)
+        found_result = _RESULT.search(whole)
+        result = int(found_result[1]) if found_result else -1
+        if call.name not in _CLONES:
+            yield Moment.ENDS, Call(thread, call.name, whole, result, process)
+        elif result > 0:
+            processes[str(result)] = process if _NEW_THREAD in whole else str(result)
+
+
+def _process_of(thread: str, begun: Iterable[Call], first: str) -> str:
+    """Of a thread that was not seen before: whoever is making one at this moment says whether it is one of
+    its own or a process; where nobody is, it is of the `first` process."""
+    for call in begun:
+        if call.name in _CLONES:
+            return call.process if _NEW_THREAD in call.text else thread
+    return first
 
 
 def _decoded(text: str) -> str:

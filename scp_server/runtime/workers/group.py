@@ -18,7 +18,7 @@ from scp_server.errors import ConfigurationError, SCPServerError
 from scp_server.net.listener import BoundAddress
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import WorkerMeasures
-from scp_server.observability.metrics import Samples, added, growing
+from scp_server.observability.samples import Samples, added, growing
 from scp_server.runtime.status import add_totals
 from scp_server.runtime.workers.channel import Question
 from scp_server.runtime.workers.messages import (

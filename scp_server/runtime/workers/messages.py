@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scp_server.net.listener import BoundAddress
-from scp_server.observability.metrics import Samples
+from scp_server.observability.samples import Samples
 from scp_server.runtime.workers.channel import Notice, Question
 from scp_server.settings import Settings
 

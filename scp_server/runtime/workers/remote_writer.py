@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from scp_server.errors import IndexFailure
 from scp_server.index.base import DuplicatePolicy, IndexEntry
+from scp_server.index.batching import OutcomeUnknown
 from scp_server.index.event_writing import EventWriter
 from scp_server.index.events import LogRequest, Work
 from scp_server.index.removal import RemoveRequest
@@ -62,18 +63,12 @@ class _Addition(NamedTuple):
 _Sent = _Addition | RemoveRequest | LogRequest
 
 
-class OutcomeUnknown(ConnectionError):
-    """The process that writes is gone: what was asked of it last may be in the index, or not.
-
-    No `IndexFailure`, for whoever hears of such a one deletes the object. It stays in flight, and whoever
-    recovers what this process leaves finds out.
-    """
-
-
 class RemoteWriter:
     """A `Writer` at the other end of `connection`, which it closes at the end.
 
-    Once that is broken nothing can be written any more, and `broken` is called, in the writing thread.
+    Once that is broken nothing can be written any more, and `broken` is called, in the writing thread. Who
+    waits is cancelled: what was asked for last may be in the index or not. Its object stays in flight, its
+    association is aborted, and whoever recovers what this process leaves finds out.
     """
 
     def __init__(self, connection: socket.socket, broken: Callable[[], None] = lambda: None) -> None:

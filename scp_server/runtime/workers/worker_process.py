@@ -11,7 +11,7 @@ from typing import Final, Self, TypeVar
 
 from scp_server.errors import SCPServerError
 from scp_server.index.store import SqlIndex
-from scp_server.observability.metrics import Samples
+from scp_server.observability.samples import Samples
 from scp_server.runtime.workers.channel import Channel, ChannelEnded, Question
 from scp_server.runtime.workers.desk import Desk
 from scp_server.runtime.workers.messages import Pulse

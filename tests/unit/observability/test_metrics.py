@@ -14,7 +14,8 @@ from scp_server.observability.measures import (
     ReadingStop,
     SubOperationResult,
 )
-from scp_server.observability.metrics import METRICS, TEXT_CONTENT_TYPE, Metrics, added, growing
+from scp_server.observability.metrics import METRICS, TEXT_CONTENT_TYPE, Metrics
+from scp_server.observability.samples import added, growing
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.pdu import RejectReason
 

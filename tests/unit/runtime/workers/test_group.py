@@ -13,7 +13,7 @@ import pytest
 from scp_server.errors import ConfigurationError, StorageError
 from scp_server.observability.logs import captured_logs
 from scp_server.observability.measures import WorkerMeasures
-from scp_server.observability.metrics import Samples
+from scp_server.observability.samples import Samples
 from scp_server.runtime.workers.channel import ChannelEnded, Question
 from scp_server.runtime.workers.group import Workers
 from scp_server.runtime.workers.messages import Accept, Drain, Holding, Prepare, Pulse, TakeOver
