@@ -28,6 +28,7 @@ def share_of(settings: Settings, number: int) -> Settings:
                 update={
                     "max_connections": share(limits.max_connections),
                     "max_outbound_associations": share(limits.max_outbound_associations),
+                    "max_changed_objects": share(limits.max_changed_objects),
                     "process_buffer_bytes": share(limits.process_buffer_bytes),
                     "half_open_buffer_bytes": share(limits.half_open_buffer_bytes),
                 }

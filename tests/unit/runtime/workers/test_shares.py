@@ -16,6 +16,7 @@ MakeSettings = Callable[..., Settings]
 DIVIDED = {
     "limits.max_connections",
     "limits.max_outbound_associations",
+    "limits.max_changed_objects",
     "limits.process_buffer_bytes",
     "limits.half_open_buffer_bytes",
     "codecs.max_objects",
