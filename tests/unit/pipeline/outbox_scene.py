@@ -213,14 +213,12 @@ class Scene:
         return self.subscribers[0]
 
     async def store(self, *series: str) -> list[int]:
-        """Store an object of each series, one after the other; returns the ids of their events."""
-        ids = []
-        for each in series:
-            self.stored += 1
-            entry = index_entry(str(self.stored), series=each)
-            await self.index.add(entry, DuplicatePolicy.KEEP_FIRST)
-            ids.append(self.index.event_log.newest_id)
-        return ids
+        """Store an object of each series, all in one transaction; returns the ids of their events."""
+        entries = [index_entry(str(self.stored + n), series=each) for n, each in enumerate(series, start=1)]
+        self.stored += len(series)
+        await asyncio.gather(*(self.index.add(entry, DuplicatePolicy.KEEP_FIRST) for entry in entries))
+        newest = self.index.event_log.newest_id
+        return list(range(newest - len(series) + 1, newest + 1))
 
     def later(self, seconds: float) -> None:
         """It is later now."""
