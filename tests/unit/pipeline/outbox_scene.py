@@ -95,6 +95,9 @@ class KillableLog:
         self.die_before = self.die_after = -1
         """The write before, or after, which it is dead."""
         self.died = asyncio.Event()
+        self.held: asyncio.Event | None = None
+        """Until when writes take."""
+        self.is_held = asyncio.Event()
         self.fails: Exception | None = None
         """What every write and read raises."""
         self._failures = asyncio.Semaphore(0)
@@ -146,6 +149,9 @@ class KillableLog:
             number, self.performed = self.performed, self.performed + 1
             if number == self.die_before:
                 await self.die()
+            if self.held is not None:
+                self.is_held.set()
+                await self.held.wait()
             result = await self._log.perform(run, at_once=True)
             if number == self.die_after:
                 await self.die()
