@@ -7,6 +7,7 @@ then its callers hear of it.
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -96,11 +97,16 @@ class SqlIndex:
     """An `Index` in an SQLite file. It may be written by a `writer` that is not this process's own."""
 
     def __init__(
-        self, config: IndexConfig, measures: IndexMeasures | None = None, writer: Writer | None = None
+        self,
+        config: IndexConfig,
+        measures: IndexMeasures | None = None,
+        writer: Writer | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._config = config
         self._measures = measures or IndexMeasures()
-        self._writer: Writer = writer or IndexWriter(config)
+        self._writer: Writer = writer or IndexWriter(config, clock_ns)
         self._queue: BatchQueue[IndexRequest, object] | None = None
         self._event_log = SqlEventLog(self._writer.events, self._read)
         self._reader: Engine | None = None

@@ -58,7 +58,7 @@ async def _work_of_start(settings: Settings, instances: int, monkeypatch: pytest
     ]
     assert set(await Archive(settings).store(objects)) == {0}
     with contextlib.closing(sqlite3.connect(index_path(settings))) as database, database:
-        # As some time later: what is read at a start of the few studies that have just come is no part of this.
+        # As some time later: reading the few studies that have just come is no part of this.
         database.execute("DELETE FROM unsettled_studies")
     server = Server(settings)
     with monkeypatch.context() as patched:
