@@ -25,6 +25,7 @@ from scp_server.cli.options import (
     StatementFormat,
     Timeout,
 )
+from scp_server.cli.outbox_commands import outbox_app
 from scp_server.cli.query_commands import find, worklist
 from scp_server.cli.retrieve_commands import get, move
 from scp_server.cli.store_command import store
@@ -51,6 +52,7 @@ quarantine_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(outbox_app, name="outbox")
 index_app = typer.Typer(
     help="Look after the index, while no server runs.\n\nExample: scp-server index verify --data-dir /data",
     no_args_is_help=True,

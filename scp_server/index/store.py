@@ -7,6 +7,7 @@ then its callers hear of it.
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,10 +73,16 @@ _totals = select(*(column for column in totals.columns if not column.primary_key
 class SqlIndex:
     """An `Index` in an SQLite file."""
 
-    def __init__(self, config: IndexConfig, measures: IndexMeasures | None = None) -> None:
+    def __init__(
+        self,
+        config: IndexConfig,
+        measures: IndexMeasures | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._config = config
         self._measures = measures or IndexMeasures()
-        self._writer = IndexWriter(config)
+        self._writer = IndexWriter(config, clock_ns)
         self._queue: BatchQueue[IndexRequest, object] | None = None
         self._event_log = SqlEventLog(self._writer.events, self._read)
         self._reader: Engine | None = None

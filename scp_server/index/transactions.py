@@ -8,8 +8,9 @@ of the database, found by their names, were those that are open, when it began a
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,10 @@ MAX_OWED = 10_000
 class IndexWriter:
     """The writing side, always in one thread at a time."""
 
-    def __init__(self, config: IndexConfig) -> None:
+    def __init__(self, config: IndexConfig, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._config = config
         self._entries = EntryWriter()
-        self.events = EventWriter()
+        self.events = EventWriter(clock_ns)
         self._owed: list[LogRequest] = []
         """What is to be logged before anything else: the transaction that it came with has failed."""
         self._spare = SpareFile(config.path.with_name("spare"), config.spare_bytes)

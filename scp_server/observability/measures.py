@@ -423,6 +423,10 @@ class SubscriptionCounts:
     is_open: bool = False
     """Its destination is down."""
 
+    def lag_seconds(self, now_ns: int) -> float:
+        """Age of the oldest event that is neither delivered nor dead."""
+        return max(0.0, (now_ns - self.oldest_at_ns) / 1e9) if self.oldest_at_ns else 0.0
+
 
 class FollowerEnd(StrEnum):
     """Why a follower of the event stream is no longer sent anything."""

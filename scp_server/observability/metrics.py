@@ -8,6 +8,7 @@ from closed sets: a peer's text is never one.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -433,6 +434,77 @@ METRICS: tuple[Declaration, ...] = (
         "Times that an async callback blocked the event loop.",
         ("callback",),
         lambda v: [((name,), counts.blocked) for name, counts in v.measures.callbacks.by_name.items()],
+    ),
+    # -- the outbox
+    Declaration(
+        "scp_outbox_deliveries_total",
+        "counter",
+        "Tries to deliver an event that ended.",
+        ("subscription", "outcome"),
+        lambda v: [
+            ((name, str(outcome)), count)
+            for name, counts in v.measures.outbox.by_name.items()
+            for outcome, count in counts.outcomes.items()
+        ],
+    ),
+    Declaration(
+        "scp_outbox_running",
+        "gauge",
+        "Deliveries under way.",
+        ("subscription",),
+        lambda v: [((name,), counts.running) for name, counts in v.measures.outbox.by_name.items()],
+    ),
+    Declaration(
+        "scp_outbox_behind_events",
+        "gauge",
+        "Events of the log behind the position of a subscription.",
+        ("subscription",),
+        lambda v: [((name,), counts.behind) for name, counts in v.measures.outbox.by_name.items()],
+    ),
+    Declaration(
+        "scp_outbox_lag_seconds",
+        "gauge",
+        "Age of the oldest event that is neither delivered nor dead.",
+        ("subscription",),
+        lambda v: [
+            ((name,), counts.lag_seconds(time.time_ns()))
+            for name, counts in v.measures.outbox.by_name.items()
+        ],
+    ),
+    Declaration(
+        "scp_outbox_parked_events",
+        "gauge",
+        "Events that wait for another try, or behind one that does.",
+        ("subscription",),
+        lambda v: [((name,), counts.parked) for name, counts in v.measures.outbox.by_name.items()],
+    ),
+    Declaration(
+        "scp_outbox_dead_letters",
+        "gauge",
+        "Events that are not tried again.",
+        ("subscription",),
+        lambda v: [((name,), counts.dead) for name, counts in v.measures.outbox.by_name.items()],
+    ),
+    Declaration(
+        "scp_outbox_down",
+        "gauge",
+        "1 while the destination takes nothing.",
+        ("subscription",),
+        lambda v: [((name,), int(counts.is_open)) for name, counts in v.measures.outbox.by_name.items()],
+    ),
+    _single(
+        "scp_events_newest_id",
+        "gauge",
+        "Id of the newest event of the log.",
+        lambda v: v.measures.outbox.newest_id,
+    ),
+    _single("scp_event_followers", "gauge", "Clients of GET /events.", lambda v: v.measures.outbox.followers),
+    Declaration(
+        "scp_event_followers_ended_total",
+        "counter",
+        "Clients of GET /events that are gone.",
+        ("reason",),
+        lambda v: [((str(why),), count) for why, count in v.measures.outbox.followers_ended.items()],
     ),
     # -- quarantine
     _single(

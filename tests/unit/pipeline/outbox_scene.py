@@ -95,6 +95,9 @@ class KillableLog:
         self.die_before = self.die_after = -1
         """The write before, or after, which it is dead."""
         self.died = asyncio.Event()
+        self.held: asyncio.Event | None = None
+        """Until when writes take."""
+        self.is_held = asyncio.Event()
         self.fails: Exception | None = None
         """What every write and read raises."""
         self._failures = asyncio.Semaphore(0)
@@ -146,6 +149,9 @@ class KillableLog:
             number, self.performed = self.performed, self.performed + 1
             if number == self.die_before:
                 await self.die()
+            if self.held is not None:
+                self.is_held.set()
+                await self.held.wait()
             result = await self._log.perform(run, at_once=True)
             if number == self.die_after:
                 await self.die()
@@ -213,14 +219,12 @@ class Scene:
         return self.subscribers[0]
 
     async def store(self, *series: str) -> list[int]:
-        """Store an object of each series, one after the other; returns the ids of their events."""
-        ids = []
-        for each in series:
-            self.stored += 1
-            entry = index_entry(str(self.stored), series=each)
-            await self.index.add(entry, DuplicatePolicy.KEEP_FIRST)
-            ids.append(self.index.event_log.newest_id)
-        return ids
+        """Store an object of each series, all in one transaction; returns the ids of their events."""
+        entries = [index_entry(str(self.stored + n), series=each) for n, each in enumerate(series, start=1)]
+        self.stored += len(series)
+        await asyncio.gather(*(self.index.add(entry, DuplicatePolicy.KEEP_FIRST) for entry in entries))
+        newest = self.index.event_log.newest_id
+        return list(range(newest - len(series) + 1, newest + 1))
 
     def later(self, seconds: float) -> None:
         """It is later now."""

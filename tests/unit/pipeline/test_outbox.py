@@ -103,6 +103,28 @@ async def test_what_failed_waits_twice_as_long_each_time_with_its_series_behind_
     assert not any(delivery.may_be_repeated for delivery in one.tried)
 
 
+async def test_what_is_read_while_its_series_fails_waits_behind_it(scene: Scene) -> None:
+    one = ScriptedSubscriber()
+    one.gates[1] = asyncio.Event()
+    one.errors[1] = [NotDelivered("no")]
+    await scene.start(one)
+    await scene.store("1")
+    await one.has(tried=1)
+    await scene.at_rest()
+    scene.log.held = asyncio.Event()
+    await scene.store("1")
+    await scene.log.is_held.wait()
+    one.gates[1].set()
+    while one.running:
+        await asyncio.sleep(0)
+    scene.log.held.set()
+    await scene.at_rest()
+    assert len(one.tried) == 1
+    scene.later(10)
+    await one.has(delivered=2)
+    assert one.ids == [1, 2]
+
+
 async def test_a_destination_may_ask_for_more_time(scene: Scene) -> None:
     one = ScriptedSubscriber()
     one.errors[1] = [NotDelivered("busy", retry_after_seconds=100)]

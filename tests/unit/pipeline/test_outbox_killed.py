@@ -143,3 +143,21 @@ async def test_killed_in_any_delivery_it_is_made_again_and_marked(
     assert has_arrived or number in {each.event.event_id for each in again}
     assert not any(each.may_be_repeated for each in second.delivered if each.event.event_id > number)
     await scene.stop()
+
+
+async def test_what_is_dead_before_something_slower_stays_dead_when_that_is_killed(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "index.sqlite")
+    first = ScriptedSubscriber()
+    first.gates[1] = asyncio.Event()
+    first.errors[2] = [Undeliverable("never")]
+    await scene.start(first)
+    await scene.store("1", "2", "3")
+    await first.has(tried=3, delivered=1)
+    await scene.at_rest()
+    await scene.kill()
+    second = await scene.start()
+    await second.has(delivered=2)
+    await scene.at_rest()
+    assert second.ids == [1, 3]
+    assert scene.measures.of("one").dead == 1
+    await scene.stop()
