@@ -12,7 +12,7 @@ from scp_server.objects.query_keys import parse_key
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import CallbackMeasures
 from scp_server.pipeline.callback import Callback, OnFailure, RunIn
-from scp_server.pipeline.instances import Archive, ReceivedInstance
+from scp_server.pipeline.instances import Archive, ReceivedInstance, StoredInstances
 from scp_server.pipeline.notices import Notices
 from scp_server.pipeline.registry import CallbackRegistry
 from scp_server.pipeline.running import CallbackFailed, CallbackLimits, CallbackRunner, Logged
@@ -85,8 +85,9 @@ class ActiveCallbacks:
 
     def subscribers(self, archive: Archive, events: StoredEvents) -> list[CallbackSubscriber]:
         """One for each callback of a durable stage."""
+        instances = StoredInstances(archive)
         return [
-            CallbackSubscriber(runner, archive, events)
+            CallbackSubscriber(runner, instances, events)
             for stage in DURABLE_STAGES
             for runner in self._of(stage)
         ]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PREAMBLE_BYTES = 132
 _READ_BYTES = 256 * 1024
+_REMEMBERED = 1_024
+"""Instances that are kept for the next callback, of about a kilobyte each: more than a page of the log."""
 
 
 @lru_cache(maxsize=512)
@@ -284,6 +286,23 @@ class StoredInstance:
             while (data := file.read(_READ_BYTES)) and not reader.take(data):
                 pass
         return reader.header.to_pydicom()
+
+
+class StoredInstances:
+    """The parts that events are about, each made once for all callbacks that get it about the same time."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self._made: dict[int, StoredInstance] = {}
+
+    def of(self, event: LoggedEvent) -> StoredInstance:
+        """The part that an event `object.stored` is about."""
+        found = self._made.get(event.event_id)
+        if found is None:
+            if len(self._made) >= _REMEMBERED:
+                del self._made[next(iter(self._made))]
+            found = self._made[event.event_id] = StoredInstance.of(event, self.archive)
+        return found
 
 
 class _HeaderReader:

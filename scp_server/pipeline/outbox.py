@@ -19,7 +19,6 @@ from sqlalchemy import Connection
 
 from scp_server.errors import IndexFailure
 from scp_server.index import outbox as rows
-from scp_server.index.event_log import HOLD_SECONDS
 from scp_server.index.events import EventLog
 from scp_server.index.outbox import OutboxChanges, ParkedRow, SubscriptionRow
 from scp_server.observability.logs import get_logger
@@ -66,6 +65,10 @@ class Outbox:
         self._pump: asyncio.Task[None] | None = None
         self._end_news: Callable[[], None] = lambda: None
         self._last_write = 0.0
+        self._last_read = 0.0
+        self._is_behind = False
+        """The last page was full: there is more."""
+        self._gathering: asyncio.TimerHandle | None = None
         self._lazy: asyncio.TimerHandle | None = None
         self._is_due_lazily = False
         self._is_out = False
@@ -81,7 +84,7 @@ class Outbox:
             await self.subscribe(subscriber)
         for name in sorted(self._known.keys() - self._lines.keys()):
             log.warning("outbox.subscription_inactive", subscription=name)
-        self._end_news = self._log.on_news(self.wake)
+        self._end_news = self._log.on_news(self._read_soon)
         self._pump = asyncio.create_task(self._run(), name="outbox")
         self.wake()
 
@@ -175,8 +178,9 @@ class Outbox:
             return
         pump.cancel()
         await asyncio.wait({pump})
-        if self._lazy is not None:
-            self._lazy.cancel()
+        for timer in (self._lazy, self._gathering):
+            if timer is not None:
+                timer.cancel()
         for line in lines:
             line.leave_nothing_open()
         try:
@@ -224,11 +228,12 @@ class Outbox:
         """Read, write, deliver. Raises IndexUnavailable; then it is as if it had not been."""
         lines = list(self._lines.values())
         newest = self._log.newest_id
-        await self._read(lines, newest)
+        if self._seconds_to_gather() <= 0:
+            await self._read(lines, newest)
         await self._load(lines)
         if any(line.has_to_write for line in lines) or self._is_due_lazily:
             loop = asyncio.get_running_loop()
-            await self._write(lines, at_once=loop.time() - self._last_write > HOLD_SECONDS)
+            await self._write(lines, at_once=loop.time() - self._last_write > LAZY_SECONDS)
             self._last_write = loop.time()
             self._is_due_lazily = False
         elif self._lazy is None and any(line.has_moved for line in lines):
@@ -237,21 +242,43 @@ class Outbox:
             line.begin()
             line.look(newest)
             if line.wants_more and line.read_to < newest:
-                self.wake()
+                self._read_soon()
         self._measures.newest_id = newest
 
     async def _read(self, lines: Sequence[OutboxLine], newest: int) -> None:
         """A page for each group of subscriptions that can share one."""
+        self._is_behind = False
         wanting = sorted((line for line in lines if line.wants_more), key=lambda line: line.read_to)
         while wanting and wanting[0].read_to < newest:
+            self._last_read = asyncio.get_running_loop().time()
             page = await self._reader.page(wanting[0].read_to)
             read_to = page[-1].event_id if page else newest
             if len(page) < PAGE:
                 read_to = max(read_to, newest)
+            else:
+                self._is_behind = True
             sharing = [line for line in wanting if line.read_to < read_to]
             for line in sharing:
                 line.take(page, read_to)
             wanting = [line for line in wanting if line.read_to >= read_to and line not in sharing]
+
+    def _seconds_to_gather(self) -> float:
+        """How long the log is not read yet; not above 0 where it may be."""
+        if self._is_behind:
+            return 0.0
+        return self._last_read + self._config.gather_seconds - asyncio.get_running_loop().time()
+
+    def _read_soon(self) -> None:
+        """There is something to read: look at once, or when more has gathered."""
+        seconds = self._seconds_to_gather()
+        if seconds <= 0:
+            self.wake()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(seconds, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self.wake()
 
     async def _load(self, lines: Sequence[OutboxLine]) -> None:
         """Read again what is parked and due."""

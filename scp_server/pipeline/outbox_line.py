@@ -54,6 +54,9 @@ class OutboxConfig:
     """Tries after which an event is a dead letter."""
     max_parked: int = 10_000
     """Parked events of one subscription; with more it reads no further."""
+    gather_seconds: float = 0.05
+    """While much happens the log is read no more often than so, for a reading costs as much as delivering ten
+    events. What happens after a silence is read at once."""
     max_dead: int = 10_000
     """Dead letters of one subscription; the oldest make room for new ones."""
 

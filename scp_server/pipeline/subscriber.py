@@ -8,7 +8,7 @@ from typing import Final
 from scp_server.observability.measures import CallbackOutcome
 from scp_server.pipeline.callback import Callback, RunIn
 from scp_server.pipeline.deliveries import Delivery, EventKind, LoggedEvent
-from scp_server.pipeline.instances import Archive, StoredInstance
+from scp_server.pipeline.instances import StoredInstances
 from scp_server.pipeline.running import CallbackFailed, CallbackRunner, Logged
 from scp_server.pipeline.settled import AssociationComplete, StoredEvents, StudySettled
 from scp_server.pipeline.stages import Stage
@@ -25,12 +25,12 @@ KINDS: Final = {
 class CallbackSubscriber:
     """See `Subscriber`. Its name in the outbox is `callback:` and the callback's."""
 
-    def __init__(self, runner: CallbackRunner, archive: Archive, events: StoredEvents) -> None:
+    def __init__(self, runner: CallbackRunner, instances: StoredInstances, events: StoredEvents) -> None:
         callback = runner.callback
         self.name = f"callback:{callback.name}"
         self.concurrency = runner.concurrency
         self._runner = runner
-        self._archive = archive
+        self._instances = instances
         self._events = events
         self._kind = KINDS[callback.stage]
         self._is_meant = _filter_of(callback)
@@ -57,11 +57,12 @@ class CallbackSubscriber:
 
     async def _subject(self, event: LoggedEvent) -> Logged:
         if self._kind is EventKind.OBJECT_STORED:
-            return StoredInstance.of(event, self._archive)
+            return self._instances.of(event)
         if self._kind is EventKind.STUDY_SETTLED:
             return StudySettled.of(event)
         for_process = self._runner.callback.run_in is RunIn.PROCESS
-        return await AssociationComplete.of(event, self._archive, self._events, for_process=for_process)
+        archive = self._instances.archive
+        return await AssociationComplete.of(event, archive, self._events, for_process=for_process)
 
 
 def _filter_of(callback: Callback) -> Callable[[LoggedEvent], bool] | None:

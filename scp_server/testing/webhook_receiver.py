@@ -89,6 +89,9 @@ class WebhookReceiver:
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
+        except asyncio.CancelledError:
+            # By `listening`; asyncio's streams of Python 3.11 take a cancelled task for a failure.
+            pass
         finally:
             self._tasks.discard(task)
             writer.close()

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from scp_server.testing.daemon import DaemonProcess, stored_files
+from scp_server.testing.daemon import DaemonFailed, DaemonProcess, stored_files
 from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import ct_image, structured_report
 from scp_server.testing.scripted_destination import StorageScript
@@ -89,7 +89,8 @@ class Destination:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with contextlib.suppress(OSError, EOFError, TimeoutError):
+        # Also cancelled, by `listening`: asyncio's streams of Python 3.11 take that for a failure.
+        with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.CancelledError):
             async with StorageScript(reader, writer, SETTLED_SECONDS) as peer:
                 await peer.accept(refused=self.refused)
                 while (store := await peer.read_store()) is not None:
@@ -116,7 +117,7 @@ class Follower:
 
     async def follow(self, port: Callable[[], int]) -> None:
         while True:
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(httpx.HTTPError, DaemonFailed):
                 await self._read(f"http://127.0.0.1:{port()}/events")
             await asyncio.sleep(0.05)
 

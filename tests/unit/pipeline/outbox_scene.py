@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -193,7 +194,8 @@ class Scene:
 
     def __init__(self, path: Path, config: OutboxConfig = CONFIG) -> None:
         self.path = path
-        self.config = config
+        # The clock of the test does not move while it waits.
+        self.config = replace(config, gather_seconds=0.0)
         self.clock = ManualClock()
         self.stored = 0
         self.measures = OutboxMeasures()

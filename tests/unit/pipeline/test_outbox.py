@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from scp_server.errors import IndexUnavailable, ObjectNotFound, SCPServerError
-from scp_server.pipeline.deliveries import EventKind
+from scp_server.pipeline.deliveries import EventKind, LoggedEvent
+from scp_server.pipeline.log_reader import LogReader
 from scp_server.pipeline.outbox import OutboxConfig
 from scp_server.pipeline.outbox_desk import OutboxDesk
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
@@ -415,3 +417,31 @@ def test_the_defaults_give_up_after_a_day() -> None:
         for n in range(config.max_attempts - 1)
     ]
     assert 0.7 < sum(waits) * 0.75 / 86_400 < 1.1
+
+
+async def test_while_much_happens_the_log_is_read_seldom_and_after_a_silence_at_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reading costs as much as many deliveries."""
+    pages: list[int] = []
+    page = LogReader.page
+
+    async def counted(self: LogReader, after: int) -> list[LoggedEvent]:
+        found = await page(self, after)
+        pages.append(len(found))
+        return found
+
+    monkeypatch.setattr(LogReader, "page", counted)
+    scene.config = replace(scene.config, gather_seconds=1_000.0)
+    one = await scene.start()
+    await scene.store("1")
+    await one.has(delivered=1)
+    for _ in range(20):
+        await scene.store("1")
+    await scene.at_rest()
+    assert (pages, len(one.delivered)) == ([1], 1)
+    await scene.stop()
+    scene.config = replace(scene.config, gather_seconds=0.05)
+    one = await scene.start()
+    await one.has(delivered=20)
+    assert pages[1] == 20
