@@ -12,6 +12,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from scp_server.errors import IndexUnavailable, ObjectNotFound, SCPServerError
+from scp_server.pipeline.backoff import Backoff
 from scp_server.pipeline.deliveries import EventKind, LoggedEvent
 from scp_server.pipeline.log_reader import LogReader
 from scp_server.pipeline.outbox import OutboxConfig
@@ -125,6 +126,12 @@ async def test_what_is_read_while_its_series_fails_waits_behind_it(scene: Scene)
     scene.later(10)
     await one.has(delivered=2)
     assert one.ids == [1, 2]
+
+
+def test_no_wait_is_longer_than_the_longest() -> None:
+    backoff = Backoff(10, 60, jitter=lambda: 1.0)
+    assert [backoff.after(failures) / 1e9 for failures in (1, 2, 3, 4, 5, 1_000)] == [10, 20, 40, 60, 60, 60]
+    assert Backoff(10, 60, jitter=lambda: 0.0).after(1) == 5e9
 
 
 async def test_a_destination_may_ask_for_more_time(scene: Scene) -> None:
