@@ -12,13 +12,10 @@ position has gone past it. Or it is done with, delivered or dead.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
-from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Final
 
 from scp_server.index.outbox import OutboxChanges, ParkedRow, SubscriptionRow
@@ -27,21 +24,16 @@ from scp_server.observability.measures import DeliveryOutcome, SubscriptionCount
 from scp_server.observability.text import peer_text
 from scp_server.pipeline.backoff import NANOSECONDS, Backoff, Circuit
 from scp_server.pipeline.deliveries import Delivery, LoggedEvent, Subscriber
+from scp_server.pipeline.parking import Parking
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
 
 log = get_logger(__name__)
 
 WINDOW: Final = 1_024
 """Events of a subscription in memory, beside a page of the log."""
-LOADED: Final = 512
-"""Parked events in memory that are being tried again, or come behind one that is."""
-CHAIN: Final = 64
-"""Those of one order key among them."""
 _ERROR_CHARACTERS: Final = 256
 _TURN_SECONDS: Final = 0.005
 """How long deliveries that never wait may keep the event loop."""
-
-_event_id = attrgetter("event_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +103,7 @@ class OutboxLine:
         """What may be begun, by order key; the first of each may be under way."""
         self._ready: deque[str] = deque()
         """Keys of which nothing is under way."""
-        self._parked: dict[str, list[ParkedRow]] = {}
-        self._parked_ids: dict[int, ParkedRow] = {}
-        """The same rows by the ids of their events."""
-        self._loaded: set[int] = set()
-        """Parked events that are in `_fresh` or `_waiting`."""
-        self._due: list[tuple[int, int, str]] = []
-        """When the first of a parked key is to be tried, with its id; what is no longer so is passed over."""
-        self._changed: dict[int, ParkedRow | None] = {}
-        """What the database is to be told of parked events."""
+        self._parking = Parking(self.name)
         self._workers: set[asyncio.Task[None]] = set()
         self._more_later: asyncio.Handle | None = None
         self._is_stopping = False
@@ -138,24 +122,17 @@ class OutboxLine:
         """What is parked already, and the dead letters."""
         self.counts.dead = len(dead)
         self._dead_ahead = frozenset(each.event_id for each in dead if each.event_id > self.read_to)
-        for each in parked:
-            self._park(each)
-        for key, rows in self._parked.items():
-            self._await(key, rows[0])
+        self._parking.remember(parked)
 
     # -- reading ------------------------------------------------------------------------------------------
 
     @property
     def wants_more(self) -> bool:
         """Whether the log should be read for it."""
-        if (
-            self._is_stopping
-            or len(self._window) >= WINDOW
-            or len(self._parked_ids) >= self._config.max_parked
-        ):
+        if self._is_stopping or len(self._window) >= WINDOW or len(self._parking) >= self._config.max_parked:
             return False
         return not self.circuit.is_open or (
-            not self._window and not self._loaded and self.circuit.is_due(self._now_ns())
+            not self._window and not self._parking.is_lent and self.circuit.is_due(self._now_ns())
         )
 
     def take(self, events: Iterable[LoggedEvent], read_to: int) -> None:
@@ -165,13 +142,13 @@ class OutboxLine:
             event_id = event.event_id
             if event_id <= begin or not wants(event):
                 continue
-            if event_id in self._parked_ids or event_id in self._dead_ahead:
+            if event_id in self._parking or event_id in self._dead_ahead:
                 continue
             may_be_repeated = event_id <= self._started_before
-            if event.order_key in self._parked:
-                self._park_behind(event, may_be_repeated=may_be_repeated)
-                continue
             item = _Item(event, may_be_repeated=may_be_repeated)
+            if self._parking.has_key(event.order_key):
+                self._parking.add(self._row_of(item))
+                continue
             self._window.append(item)
             self._fresh.append(item)
         self.read_to = read_to
@@ -179,27 +156,16 @@ class OutboxLine:
     def due_events(self) -> list[int]:
         """Parked events that are due and are not in memory yet. They are given to `load`."""
         now = self._now_ns()
-        found: list[int] = []
-        if self._is_stopping or not self.circuit.is_due(now):
-            return []
-        while self._due and self._due[0][0] <= now and len(self._loaded) + len(found) < LOADED:
-            _, event_id, key = heapq.heappop(self._due)
-            rows = self._parked.get(key)
-            if rows and rows[0].event_id == event_id and event_id not in self._loaded:
-                found += [row.event_id for row in rows[:CHAIN]]
-        return list(dict.fromkeys(found))
+        return self._parking.due(now) if not self._is_stopping and self.circuit.is_due(now) else []
 
     def load(self, wanted: Collection[int], events: Mapping[int, LoggedEvent]) -> None:
         """`events` are those of `wanted` that the log still has."""
         for event_id in wanted:
             event = events.get(event_id)
-            row = self._parked_ids[event_id]
             if event is None:
-                self._is_dead(row, "the event is no longer in the log")
+                self._is_dead(self._parking[event_id], "the event is no longer in the log")
                 continue
-            self._loaded.add(event_id)
-            # Until it is known how this ends, it may be arriving.
-            self._changed[event_id] = row._replace(may_be_repeated=True)
+            row = self._parking.lend(event_id)
             self._fresh.append(_Item(event, row.attempts, row.may_be_repeated, is_parked=True))
 
     # -- what the database is told ------------------------------------------------------------------------
@@ -217,7 +183,7 @@ class OutboxLine:
     @property
     def has_to_write(self) -> bool:
         """Whether something waits for the database to know of it."""
-        return bool(self._fresh or self._changed)
+        return bool(self._fresh) or self._parking.has_changed
 
     @property
     def has_moved(self) -> bool:
@@ -232,23 +198,14 @@ class OutboxLine:
         changes = OutboxChanges()
         if (position, started_to) != self._written[1:]:
             changes.subscriptions.append(SubscriptionRow(self.name, position, started_to))
-        for event_id, row in self._changed.items():
-            if row is None:
-                changes.take_away.append((self.name, event_id))
-            else:
-                changes.put.append(row)
+        self._parking.add_to(changes)
         return changes
 
     def written(self, changes: OutboxChanges) -> None:
         """The database knows `changes`: what was read may be begun."""
         for row in changes.subscriptions:
             self._written = row
-        for put in changes.put:
-            if self._changed.get(put.event_id) is put:
-                del self._changed[put.event_id]
-        for _, event_id in changes.take_away:
-            if event_id in self._changed and self._changed[event_id] is None:
-                del self._changed[event_id]
+        self._parking.written(changes)
         fresh, self._fresh = self._fresh, []
         for item in fresh:
             self._make_ready(item)
@@ -257,7 +214,7 @@ class OutboxLine:
 
     def _make_ready(self, item: _Item) -> None:
         key = item.event.order_key
-        if not item.is_parked and key in self._parked:
+        if not item.is_parked and self._parking.has_key(key):
             self._put_back(item)
             self._shift()
             return
@@ -362,7 +319,7 @@ class OutboxLine:
     def _delivered(self, item: _Item) -> None:
         self.counts.outcomes[DeliveryOutcome.DELIVERED] += 1
         if item.is_parked:
-            self._leave_parked(item.event.order_key, item.event.event_id)
+            self._parking.remove(item.event.event_id)
         self._is_done(item)
 
     def _give_up(self, item: _Item, error: BaseException) -> None:
@@ -385,13 +342,7 @@ class OutboxLine:
             due_at_ns=self._now_ns() + retry_ns,
             error=self._note(error),
         )
-        key = item.event.order_key
-        if item.is_parked:
-            self._parked[key][0] = self._parked_ids[row.event_id] = row
-        else:
-            self._park(row)
-        self._changed[row.event_id] = row
-        self._await(key, row)
+        self._parking.add(row)
         self._is_done(item, blocks=True)
         log.warning(
             "delivery.postponed",
@@ -405,9 +356,7 @@ class OutboxLine:
     def _is_done(self, item: _Item, *, blocks: bool = False) -> None:
         """What is next of its key may begin, or is parked where this one `blocks` it."""
         item.is_done = True
-        event = item.event
-        key = event.order_key
-        self._loaded.discard(event.event_id)
+        key = item.event.order_key
         waiting = self._waiting.get(key)
         if waiting and waiting[0] is item:
             waiting.popleft()
@@ -420,6 +369,8 @@ class OutboxLine:
             else:
                 del self._waiting[key]
         self._shift()
+        if item.is_parked:
+            self._wake()
 
     def _shift(self) -> None:
         """The position moves on, past what is done."""
@@ -432,12 +383,10 @@ class OutboxLine:
 
     def _put_back(self, item: _Item) -> None:
         """It will be tried after what is before it."""
-        event_id = item.event.event_id
         if item.is_parked:
-            self._loaded.discard(event_id)
-            self._changed[event_id] = self._parked_ids[event_id]
+            self._parking.take_back(item.event.event_id)
         else:
-            self._park_behind(item.event, may_be_repeated=item.may_be_repeated)
+            self._parking.add(self._row_of(item))
             item.is_done = True
 
     def _note(self, error: BaseException) -> str:
@@ -460,40 +409,8 @@ class OutboxLine:
             error="",
         )
 
-    def _park(self, row: ParkedRow) -> None:
-        insort(self._parked.setdefault(row.order_key, []), row, key=_event_id)
-        self._parked_ids[row.event_id] = row
-        self.counts.parked = len(self._parked_ids)
-
-    def _park_behind(self, event: LoggedEvent, *, may_be_repeated: bool) -> None:
-        row = self._row_of(_Item(event, may_be_repeated=may_be_repeated))
-        self._park(row)
-        self._changed[row.event_id] = row
-
-    def _await(self, key: str, row: ParkedRow) -> None:
-        heapq.heappush(self._due, (row.due_at_ns, row.event_id, key))
-
-    def _leave_parked(self, key: str, event_id: int) -> None:
-        rows = self._parked.get(key)
-        if rows is None:
-            return
-        was_first = rows[0].event_id == event_id
-        if was_first:
-            del rows[0]
-        else:
-            rows[:] = [row for row in rows if row.event_id != event_id]
-        self._parked_ids.pop(event_id, None)
-        self.counts.parked = len(self._parked_ids)
-        self._changed[event_id] = None
-        if not rows:
-            del self._parked[key]
-        elif was_first:
-            self._await(key, rows[0])
-        self._wake()
-
     def _is_dead(self, row: ParkedRow, error: str) -> None:
-        self._leave_parked(row.order_key, row.event_id)
-        self._changed[row.event_id] = row._replace(is_dead=True, error=error)
+        self._parking.remove(row.event_id, row._replace(is_dead=True, error=error))
         self.counts.dead += 1
         self.counts.outcomes[DeliveryOutcome.DEAD] += 1
         self.last_error = error
@@ -510,43 +427,26 @@ class OutboxLine:
         """Dead letters are parked again, to be tried at once."""
         for row in rows:
             self.counts.dead -= 1
-            fresh = row._replace(is_dead=False, attempts=0, due_at_ns=0)
-            self._park(fresh)
-            self._changed[fresh.event_id] = fresh
-            self._try_now(fresh.order_key)
+            self._parking.add(row._replace(is_dead=False, attempts=0, due_at_ns=0))
+        self._wake()
 
     def retry(self, event_id: int | None = None) -> int:
         """Try what is parked at once, or one event of that; returns how many. Its attempts count from 0."""
         self.circuit.close()
-        found = 0
-        for key, rows in self._parked.items():
-            for place, row in enumerate(rows):
-                if row.event_id not in self._loaded and event_id in (None, row.event_id):
-                    fresh = row._replace(attempts=0, due_at_ns=0)
-                    rows[place] = self._parked_ids[row.event_id] = self._changed[row.event_id] = fresh
-                    found += 1
-            if event_id is None or event_id == rows[0].event_id:
-                self._try_now(key)
         self._wake()
-        return found
-
-    def _try_now(self, key: str) -> None:
-        first = self._parked[key][0]
-        if first.event_id not in self._loaded:
-            self._await(key, first._replace(due_at_ns=0))
-        self._wake()
+        return self._parking.try_now(event_id)
 
     def drop(self, event_id: int) -> bool:
         """Forget a parked event; False where it is not parked, or being delivered."""
-        if event_id not in self._parked_ids or event_id in self._loaded:
+        if not self._parking.is_free(event_id):
             return False
-        key = next(key for key, rows in self._parked.items() if any(row.event_id == event_id for row in rows))
-        self._leave_parked(key, event_id)
+        self._parking.remove(event_id)
+        self._wake()
         return True
 
     def forget_dead(self, event_id: int) -> None:
         """A dead letter is no longer kept."""
-        self._changed[event_id] = None
+        self._parking.forget_dead(event_id)
         self.counts.dead -= 1
         self._wake()
 
@@ -555,9 +455,9 @@ class OutboxLine:
     @property
     def due_at_ns(self) -> int | None:
         """When there is something to do of which nobody tells; None where there is nothing."""
-        if len(self._workers) >= self.subscriber.concurrency or len(self._loaded) >= LOADED:
+        if len(self._workers) >= self.subscriber.concurrency:
             return None
-        due = self._due[0][0] if self._due else None
+        due = self._parking.due_at_ns
         if not self.circuit.is_open:
             return due
         if self.circuit.is_probing:
@@ -590,7 +490,7 @@ class OutboxLine:
         while window and window[0].event.event_id <= last:
             item = window.popleft()
             if not item.is_done:
-                self._park_behind(item.event, may_be_repeated=item.may_be_repeated)
+                self._parking.add(self._row_of(item))
         self._begun_to = max((item.event.event_id for item in window if item.may_be_repeated), default=0)
         self._fresh.clear()
         self.read_to = self.position
@@ -601,6 +501,6 @@ class OutboxLine:
         counts = self.counts
         counts.behind = max(0, newest_id - self.position)
         counts.is_open = self.circuit.is_open
-        oldest = [item.event.at_ns for item in (self._window[0],)] if self._window else []
-        oldest += [rows[0].at_ns for rows in self._parked.values()]
-        counts.oldest_at_ns = min(oldest, default=0)
+        counts.parked = len(self._parking)
+        oldest = [self._parking.oldest_at_ns, self._window[0].event.at_ns if self._window else None]
+        counts.oldest_at_ns = min((at_ns for at_ns in oldest if at_ns is not None), default=0)
