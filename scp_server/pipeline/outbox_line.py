@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -26,11 +25,10 @@ from scp_server.pipeline.backoff import NANOSECONDS, Backoff, Circuit
 from scp_server.pipeline.deliveries import Delivery, LoggedEvent, Subscriber
 from scp_server.pipeline.parking import Parking
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
+from scp_server.pipeline.window import Item, Window
 
 log = get_logger(__name__)
 
-WINDOW: Final = 1_024
-"""Events of a subscription in memory, beside a page of the log."""
 _ERROR_CHARACTERS: Final = 256
 _TURN_SECONDS: Final = 0.005
 """How long deliveries that never wait may keep the event loop."""
@@ -51,18 +49,6 @@ class OutboxConfig:
     events. What happens after a silence is read at once."""
     max_dead: int = 10_000
     """Dead letters of one subscription; the oldest make room for new ones."""
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """An event in memory that is to be delivered."""
-
-    event: LoggedEvent
-    attempts: int = 0
-    may_be_repeated: bool = False
-    is_parked: bool = False
-    is_broken_off: bool = False
-    is_done: bool = False
 
 
 class OutboxLine:
@@ -96,13 +82,9 @@ class OutboxLine:
         self._begun_to = 0
         """At the end: up to here the next process will find what an earlier one may have delivered."""
         self._dead_ahead: frozenset[int] = frozenset()
-        self._window: deque[_Item] = deque()
-        self._fresh: list[_Item] = []
+        self._window = Window()
+        self._fresh: list[Item] = []
         """Read, and not to be begun yet: the database does not know of it."""
-        self._waiting: dict[str, deque[_Item]] = {}
-        """What may be begun, by order key; the first of each may be under way."""
-        self._ready: deque[str] = deque()
-        """Keys of which nothing is under way."""
         self._parking = Parking(self.name)
         self._workers: set[asyncio.Task[None]] = set()
         self._more_later: asyncio.Handle | None = None
@@ -129,10 +111,10 @@ class OutboxLine:
     @property
     def wants_more(self) -> bool:
         """Whether the log should be read for it."""
-        if self._is_stopping or len(self._window) >= WINDOW or len(self._parking) >= self._config.max_parked:
+        if self._is_stopping or self._window.is_full or len(self._parking) >= self._config.max_parked:
             return False
         return not self.circuit.is_open or (
-            not self._window and not self._parking.is_lent and self.circuit.is_due(self._now_ns())
+            self._window.first is None and not self._parking.is_lent and self.circuit.is_due(self._now_ns())
         )
 
     def take(self, events: Iterable[LoggedEvent], read_to: int) -> None:
@@ -145,11 +127,11 @@ class OutboxLine:
             if event_id in self._parking or event_id in self._dead_ahead:
                 continue
             may_be_repeated = event_id <= self._started_before
-            item = _Item(event, may_be_repeated=may_be_repeated)
+            item = Item(event, may_be_repeated=may_be_repeated)
             if self._parking.has_key(event.order_key):
                 self._parking.add(self._row_of(item))
                 continue
-            self._window.append(item)
+            self._window.add(item)
             self._fresh.append(item)
         self.read_to = read_to
 
@@ -166,14 +148,15 @@ class OutboxLine:
                 self._is_dead(self._parking[event_id], "the event is no longer in the log")
                 continue
             row = self._parking.lend(event_id)
-            self._fresh.append(_Item(event, row.attempts, row.may_be_repeated, is_parked=True))
+            self._fresh.append(Item(event, row.attempts, row.may_be_repeated, is_parked=True))
 
     # -- what the database is told ------------------------------------------------------------------------
 
     @property
     def position(self) -> int:
         """Everything up to here is done with, or parked."""
-        return self._window[0].event.event_id - 1 if self._window else self.read_to
+        first = self._window.first
+        return self.read_to if first is None else first.event.event_id - 1
 
     @property
     def written_position(self) -> int:
@@ -194,7 +177,8 @@ class OutboxLine:
         """What the database is to know before what was read is begun. `written` says that it does; nothing is
         taken or loaded in between."""
         position = self.position
-        started_to = max(position, self._window[-1].event.event_id if self._window else self._begun_to)
+        last = self._window.last
+        started_to = max(position, self._begun_to if last is None else last.event.event_id)
         changes = OutboxChanges()
         if (position, started_to) != self._written[1:]:
             changes.subscriptions.append(SubscriptionRow(self.name, position, started_to))
@@ -212,23 +196,19 @@ class OutboxLine:
 
     # -- delivering ---------------------------------------------------------------------------------------
 
-    def _make_ready(self, item: _Item) -> None:
-        key = item.event.order_key
-        if not item.is_parked and self._parking.has_key(key):
+    def _make_ready(self, item: Item) -> None:
+        if not item.is_parked and self._parking.has_key(item.event.order_key):
+            # Something of its key has failed since it was read.
             self._put_back(item)
+            item.is_done = True
             self._shift()
-            return
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            self._waiting[key] = deque((item,))
-            self._ready.append(key)
         else:
-            waiting.append(item)
+            self._window.make_ready(item)
 
     def begin(self) -> None:
         """Deliver what is ready, as much at once as the subscriber takes."""
         if (
-            self._ready
+            self._window.has_ready
             and len(self._workers) < self.subscriber.concurrency
             and not self._is_stopping
             and self.circuit.is_due(self._now_ns())
@@ -252,9 +232,8 @@ class OutboxLine:
 
     async def _work(self) -> None:
         turn_ends = time.perf_counter() + _TURN_SECONDS
-        while self._ready and not self._is_stopping and self.circuit.is_due(self._now_ns()):
-            key = self._ready.popleft()
-            item = self._waiting[key][0]
+        while self._window.has_ready and not self._is_stopping and self.circuit.is_due(self._now_ns()):
+            item = self._window.begin()
             self.circuit.try_begins()
             self.counts.running += 1
             try:
@@ -266,7 +245,7 @@ class OutboxLine:
                 await asyncio.sleep(0)
                 turn_ends = time.perf_counter() + _TURN_SECONDS
 
-    async def _deliver(self, item: _Item) -> None:
+    async def _deliver(self, item: Item) -> None:
         event = item.event
         delivery = Delivery(
             event,
@@ -305,29 +284,29 @@ class OutboxLine:
             self._wake()
         self.circuit.try_ended(is_down=False, now_ns=self._now_ns())
 
-    def _went_down(self, item: _Item, error: DestinationDown) -> None:
+    def _went_down(self, item: Item, error: DestinationDown) -> None:
         """It keeps its place, and nothing has been tried."""
         was_open = self.circuit.is_open
         self.circuit.try_ended(is_down=True, now_ns=self._now_ns())
         self.counts.outcomes[DeliveryOutcome.DOWN] += 1
-        self._ready.appendleft(item.event.order_key)
+        self._window.give_back(item)
         self._note(error)
         if not was_open:
             log.warning("outbox.circuit_opened", subscription=self.name, error=self.last_error)
         self._wake()
 
-    def _delivered(self, item: _Item) -> None:
+    def _delivered(self, item: Item) -> None:
         self.counts.outcomes[DeliveryOutcome.DELIVERED] += 1
         if item.is_parked:
             self._parking.remove(item.event.event_id)
         self._is_done(item)
 
-    def _give_up(self, item: _Item, error: BaseException) -> None:
+    def _give_up(self, item: Item, error: BaseException) -> None:
         row = self._row_of(item)._replace(attempts=item.attempts + 1)
         self._is_dead(row, self._note(error))
         self._is_done(item)
 
-    def _failed(self, item: _Item, error: BaseException) -> None:
+    def _failed(self, item: Item, error: BaseException) -> None:
         """It is parked until another try is due, with everything behind it that has its key."""
         attempts = item.attempts + 1
         if attempts >= self._config.max_attempts:
@@ -353,41 +332,25 @@ class OutboxLine:
             error=row.error,
         )
 
-    def _is_done(self, item: _Item, *, blocks: bool = False) -> None:
+    def _is_done(self, item: Item, *, blocks: bool = False) -> None:
         """What is next of its key may begin, or is parked where this one `blocks` it."""
-        item.is_done = True
-        key = item.event.order_key
-        waiting = self._waiting.get(key)
-        if waiting and waiting[0] is item:
-            waiting.popleft()
-            if blocks:
-                for behind in waiting:
-                    self._put_back(behind)
-                waiting.clear()
-            if waiting:
-                self._ready.append(key)
-            else:
-                del self._waiting[key]
+        for behind in self._window.end(item, blocks=blocks):
+            self._put_back(behind)
         self._shift()
         if item.is_parked:
             self._wake()
 
     def _shift(self) -> None:
         """The position moves on, past what is done."""
-        window = self._window
-        was_full = len(window) >= WINDOW
-        while window and window[0].is_done:
-            window.popleft()
-        if (was_full and len(window) < WINDOW) or not window:
+        if self._window.shift():
             self._wake()
 
-    def _put_back(self, item: _Item) -> None:
+    def _put_back(self, item: Item) -> None:
         """It will be tried after what is before it."""
         if item.is_parked:
             self._parking.take_back(item.event.event_id)
         else:
             self._parking.add(self._row_of(item))
-            item.is_done = True
 
     def _note(self, error: BaseException) -> str:
         self.last_error = peer_text(str(error) or type(error).__name__)[:_ERROR_CHARACTERS]
@@ -395,7 +358,7 @@ class OutboxLine:
 
     # -- what is parked -----------------------------------------------------------------------------------
 
-    def _row_of(self, item: _Item) -> ParkedRow:
+    def _row_of(self, item: Item) -> ParkedRow:
         event = item.event
         return ParkedRow(
             name=self.name,
@@ -462,7 +425,7 @@ class OutboxLine:
             return due
         if self.circuit.is_probing:
             return None
-        if self._ready:
+        if self._window.has_ready:
             return self.circuit.due_at_ns
         return None if due is None else max(due, self.circuit.due_at_ns)
 
@@ -485,16 +448,11 @@ class OutboxLine:
     def leave_nothing_open(self) -> None:
         """Once it has ended: park what is before something that was begun, so that of what was delivered
         nothing is behind the position, and nothing will have to be repeated."""
-        window = self._window
-        last = max((item.event.event_id for item in window if item.is_done or item.is_broken_off), default=0)
-        while window and window[0].event.event_id <= last:
-            item = window.popleft()
-            if not item.is_done:
-                self._parking.add(self._row_of(item))
-        self._begun_to = max((item.event.event_id for item in window if item.may_be_repeated), default=0)
+        before, begins, self._begun_to = self._window.close()
+        for item in before:
+            self._parking.add(self._row_of(item))
         self._fresh.clear()
-        self.read_to = self.position
-        window.clear()
+        self.read_to = begins - 1 if begins else self.read_to
 
     def look(self, newest_id: int) -> None:
         """Bring the counts up to date."""
@@ -502,5 +460,6 @@ class OutboxLine:
         counts.behind = max(0, newest_id - self.position)
         counts.is_open = self.circuit.is_open
         counts.parked = len(self._parking)
-        oldest = [self._parking.oldest_at_ns, self._window[0].event.at_ns if self._window else None]
+        first = self._window.first
+        oldest = [self._parking.oldest_at_ns, None if first is None else first.event.at_ns]
         counts.oldest_at_ns = min((at_ns for at_ns in oldest if at_ns is not None), default=0)

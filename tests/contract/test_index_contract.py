@@ -11,6 +11,7 @@ import pytest
 
 from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.testing.event_log_contract import EventLogContract
 from scp_server.testing.index_contract import IndexContract, MakeIndex, MakeUnavailable
 from tests.contract.satellites_index import SatellitesIndex
 
@@ -26,7 +27,7 @@ def _locked(path: Path) -> Iterator[None]:
         other.close()
 
 
-class TestSqlIndex(IndexContract):
+class TestSqlIndex(IndexContract, EventLogContract):
     @pytest.fixture(params=[True, False], ids=["full", "process"])
     def make_index(self, tmp_path: Path, request: pytest.FixtureRequest) -> MakeIndex:
         def make() -> Index:

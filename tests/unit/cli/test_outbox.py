@@ -62,8 +62,8 @@ async def _store(daemon: DaemonProcess, webhook: asyncio.Server) -> None:
         assert await peer.store(image) == 0x0000
         await peer.release()
         # In a thread: the webhook is answered by this loop.
-        await asyncio.to_thread(asyncio.run, _until(daemon.data_dir, REFUSED, dead=1))
         await asyncio.to_thread(asyncio.run, _until(daemon.data_dir, DOWN, circuit="open", behind=2))
+        await asyncio.to_thread(asyncio.run, _until(daemon.data_dir, REFUSED, dead=1, behind=0))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from scp_server import Server, Settings, callback
 from scp_server.pipeline.instances import StoredInstance
-from scp_server.pipeline.settled import AssociationComplete
+from scp_server.pipeline.settled import AssociationComplete, StoredParts
 from scp_server.testing.objects import ct_image
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 
@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 10
 
 
 def _settings(data_dir: Path, **more: Any) -> Settings:
-    return Settings(listen={"port": 0}, http={"port": 0}, data_dir=data_dir, **more)
+    return Settings.model_validate({"listen": {"port": 0}, "http": {"port": 0}, "data_dir": data_dir, **more})
 
 
 async def _send(server: Server, *seeds: int) -> list[str]:
@@ -57,6 +57,7 @@ async def test_an_association_is_complete_with_all_its_parts_in_their_order(tmp_
 
     @callback(stage="association_complete")
     async def note(association: AssociationComplete) -> None:
+        assert isinstance(association.parts, StoredParts)
         await complete.put((association, [part.sop_instance_uid async for part in association.parts]))
 
     async with Server(_settings(tmp_path), callbacks=[note]) as server:
