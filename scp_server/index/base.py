@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -54,7 +54,8 @@ class IndexEntry:
 
     `digest` is over the data set as received, without File Meta; together with the transfer syntax it is
     the identity of a part. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is packed by the
-    index, off the event loop.
+    index, off the event loop. `unsynced` is the whole file, where the storage has not made it durable: the
+    index keeps it with the part, until the part goes or `forget_unsynced` says that the file is durable.
     """
 
     summary: InstanceSummary
@@ -69,6 +70,7 @@ class IndexEntry:
     calling_ae_title: str
     called_ae_title: str
     header: PackableHeader
+    unsynced: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,19 @@ class Index(Protocol):
         """Up to `limit` parts of the instances for which every key has one of its values, in the order of the
         instances, and of each in that of its parts. Each once, however often a value is given, and however
         many values there are. What `add` returned before that is among them. Raises IndexUnavailable."""
+        ...
+
+    async def unsynced(self) -> list[str]:
+        """Locations of the parts whose files the index keeps, because they may not be durable yet."""
+        ...
+
+    async def unsynced_contents(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """The files that the index keeps of `locations`; ask for few. Without those it does not keep."""
+        ...
+
+    async def forget_unsynced(self, locations: Sequence[str]) -> None:
+        """The files at `locations` are durable: the index need not keep them. What it does not keep is no
+        error. Raises IndexUnavailable or IndexFailure, and then it keeps them all."""
         ...
 
     async def remove(self, locations: Sequence[str]) -> int:

@@ -37,6 +37,7 @@ from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
 from scp_server.index.sqlite import reader_engine
 from scp_server.index.transactions import IndexConfig, IndexWriter
+from scp_server.index.unsynced import ForgetRequest, unsynced_contents, unsynced_locations
 from scp_server.index.writer import AddRequest
 from scp_server.observability.measures import IndexMeasures
 
@@ -74,7 +75,7 @@ class SqlIndex:
         self._config = config
         self._measures = measures or IndexMeasures()
         self._writer = IndexWriter(config)
-        self._queue: BatchQueue[AddRequest | RemoveRequest, AddResult | int] | None = None
+        self._queue: BatchQueue[AddRequest | RemoveRequest | ForgetRequest, AddResult | int] | None = None
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._searches = SearchThreads(
@@ -140,6 +141,21 @@ class SqlIndex:
         if not isinstance(result, int):
             raise TypeError("the index's writer answered another request")
         return result
+
+    async def unsynced(self) -> list[str]:
+        """See `Index.unsynced`."""
+        return await self._read(unsynced_locations)
+
+    async def unsynced_contents(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """See `Index.unsynced_contents`."""
+        wanted = list(locations)
+        return await self._read(lambda connection: unsynced_contents(connection, wanted))
+
+    async def forget_unsynced(self, locations: Sequence[str]) -> None:
+        """See `Index.forget_unsynced`. In one transaction of its own."""
+        if self._queue is None:
+            raise IndexUnavailable("the index is not open")
+        await self._queue.submit(ForgetRequest(tuple(locations)))
 
     async def discarded(self) -> list[str]:
         """See `Index.discarded`."""

@@ -33,6 +33,7 @@ from scp_server.index.removal import RemoveRequest, remove_parts
 from scp_server.index.replacing import forget_discarded
 from scp_server.index.spare import SpareFile
 from scp_server.index.sqlite import NamedFile, check_file, keep_copy, make_folder, writer_engine
+from scp_server.index.unsynced import ForgetRequest, forget_unsynced
 from scp_server.index.writer import AddRequest, EntryWriter
 
 _ENTRYS_FAULTS = (
@@ -142,7 +143,9 @@ class IndexWriter:
         self.close()
         self._spare.lay_up()
 
-    def perform(self, batch: Sequence[AddRequest | RemoveRequest]) -> list[AddResult | int | Exception]:
+    def perform(
+        self, batch: Sequence[AddRequest | RemoveRequest | ForgetRequest]
+    ) -> list[AddResult | int | Exception]:
         """Perform what was asked for in its order: entries that follow each other share a transaction."""
         outcomes: list[AddResult | int | Exception] = []
         additions: list[AddRequest] = []
@@ -152,14 +155,18 @@ class IndexWriter:
                 continue
             outcomes += self._add(additions)
             additions = []
-            outcomes.append(self._remove(request))
+            outcomes.append(self._take_away(request))
         outcomes += self._add(additions)
         return outcomes
 
-    def _remove(self, request: RemoveRequest) -> int | Exception:
+    def _take_away(self, request: RemoveRequest | ForgetRequest) -> int | Exception:
+        removed = 0
         try:
             with self._transaction() as connection:
-                removed = remove_parts(connection, request.locations)
+                if isinstance(request, RemoveRequest):
+                    removed = remove_parts(connection, request.locations)
+                else:
+                    forget_unsynced(connection, request.locations)
         except (SQLAlchemyError, sqlite3.Error, IndexUnavailable) as error:
             self._entries.forget()
             if isinstance(error, IndexUnavailable):
@@ -168,7 +175,8 @@ class IndexWriter:
             failure = IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}")
             failure.__cause__ = error
             return failure
-        self._entries.forget_places()
+        if isinstance(request, RemoveRequest):
+            self._entries.forget_places()
         return removed
 
     def _add(self, batch: Sequence[AddRequest]) -> Iterable[AddResult | Exception]:

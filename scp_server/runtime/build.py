@@ -39,6 +39,7 @@ from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
+from scp_server.services.unsettled import UnsettledLimits, UnsettledObjects
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
@@ -111,8 +112,9 @@ def build_storage_service(
     measures: Measures | None = None,
     quarantine: Quarantine | None = None,
     deletions: Deletions | None = None,
+    unsettled: UnsettledObjects | None = None,
 ) -> StorageService:
-    """What performs C-STORE, and stores again what is released."""
+    """What performs C-STORE, and stores again what is released. `unsettled` is for who settles it."""
     return StorageService(
         storage,
         index,
@@ -120,6 +122,17 @@ def build_storage_service(
         (measures or Measures()).reception,
         quarantine,
         deletions=deletions,
+        unsettled=unsettled,
+    )
+
+
+def build_unsettled_limits(settings: Settings) -> UnsettledLimits:
+    """Which objects may be durable in the index before they are in their files."""
+    storage = settings.storage
+    return UnsettledLimits(
+        object_bytes=storage.shared_sync_bytes if storage.durability == "full" else 0,
+        objects=storage.max_unsettled_objects,
+        bytes=storage.max_unsettled_bytes,
     )
 
 
@@ -393,7 +406,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     either a header, which is copied to be packed; or an identifier, in pieces and whole, what is made of it,
     and a page of answers with the one that is being made; or pieces of an object that is sent. Of an object
     that is decoded there are a frame, the fragment behind it, the decoded frame, and what waits in pipes; of
-    one that is re-encoded, a few pieces.
+    one that is re-encoded, a few pieces. Small objects that wait for the index are whole in memory.
     """
     limits, query = settings.limits, settings.query
     outbound = (
@@ -429,4 +442,5 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + limits.max_associations * per_association
         + settings.most_outbound_associations * outbound
         + settings.codecs.max_objects * 4 * settings.codecs.max_frame_bytes
+        + (settings.storage.max_unsettled_bytes if build_unsettled_limits(settings).object_bytes else 0)
     )

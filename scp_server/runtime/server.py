@@ -27,6 +27,7 @@ from scp_server.runtime.build import (
     build_storage_service,
     build_storage_service_config,
     build_transcoder,
+    build_unsettled_limits,
     memory_ceiling_bytes,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
@@ -38,11 +39,13 @@ from scp_server.runtime.maintenance.deletion import Deletions
 from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
+from scp_server.runtime.settling import Settler, settle_left_over
 from scp_server.runtime.sight import Sight
 from scp_server.runtime.status import StatusReporter
 from scp_server.runtime.systemd import InheritedSockets
 from scp_server.services.release import QuarantineRelease
 from scp_server.services.storage import StorageService
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
 from scp_server.storage.template import LayoutTemplate
@@ -85,6 +88,14 @@ class Server:
         self._index = build_index(settings, self._measures)
         self._quarantine = build_quarantine(settings, self._storage, self._measures)
         self._deletions = Deletions(settings.data_dir, self._storage, self._index)
+        self._unsettled = UnsettledObjects(build_unsettled_limits(settings), self._measures.settling)
+        self._settler = Settler(
+            self._storage,
+            self._index,
+            self._unsettled,
+            settle_seconds=settings.storage.settle_seconds,
+            measures=self._measures.settling,
+        )
         limits = build_storage_service_config(settings).tap_limits
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions)
         service = self._build_storage_service(settings)
@@ -181,7 +192,16 @@ class Server:
         # Before anything is adopted: what was to be deleted is no orphan.
         await self._deletions.open()
         running.push_async_callback(self._deletions.stop)
-        await recover(self._storage, self._index, build_storage_service_config(settings), self._deletions)
+        self._settler.doubt((await settle_left_over(self._storage, self._index)).failed)
+        await recover(
+            self._storage,
+            self._index,
+            build_storage_service_config(settings),
+            self._deletions,
+            self._quarantine,
+        )
+        self._settler.start()
+        running.push_async_callback(self._settler.stop)
         self._sight.start()
         running.push_async_callback(self._sight.stop)
         await self._control.start()
@@ -255,7 +275,13 @@ class Server:
 
     def _build_storage_service(self, settings: Settings) -> StorageService:
         return build_storage_service(
-            settings, self._storage, self._index, self._measures, self._quarantine, self._deletions
+            settings,
+            self._storage,
+            self._index,
+            self._measures,
+            self._quarantine,
+            self._deletions,
+            self._unsettled,
         )
 
     def _compare(self, started_at_ns: int) -> None:

@@ -18,6 +18,7 @@ from scp_server.observability.measures import StageClock
 from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.storage.base import DeferredObject, ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
@@ -50,8 +51,10 @@ class Reception:
         operation: Operation,
         arrival: Arrival,
         share: LoopShare,
+        unsettled: UnsettledObjects | None = None,
     ) -> None:
         self._storage = storage
+        self._unsettled = unsettled
         self._share = share
         self._config = config
         self._operation = operation
@@ -119,17 +122,32 @@ class Reception:
         offset_bytes = self._file_meta.dicos_version_offset_bytes
         if self._begun_without_header and offset_bytes is not None:
             await self._writer.patch(offset_bytes, dicos_version_value(self.summary.dicos_version))
-        key = self._key()
-        self.deferred = self._writer.defer(key)
+        stored = await self._persist(self._writer)
         if self.deferred is not None:
             # What it holds of the peer's bytes is released when the operation ends.
             self._committed = True
-            return self.deferred.stored
-        stored = await self._writer.commit(key)
+            return stored
         self._committed = True
         self.stages.persisted()
         self._release()
         return stored
+
+    async def _persist(self, writer: ObjectWriter) -> StoredObject:
+        """Commit or defer; unsynced only while that is counted as unsettled."""
+        key, unsettled = self._key(), self._unsettled
+        size_bytes = self._file_meta_bytes + self._received_bytes
+        admitted = unsettled is not None and unsettled.admit(self.arrival_id, size_bytes)
+        stored: StoredObject | None = None
+        try:
+            self.deferred = writer.defer(key, may_leave_unsynced=admitted)
+            if self.deferred is not None:
+                stored = self.deferred.stored
+            else:
+                stored = await writer.commit(key, may_leave_unsynced=admitted)
+            return stored
+        finally:
+            if unsettled is not None and (stored is None or stored.unsynced is None):
+                unsettled.withdraw(self.arrival_id)
 
     def _key(self) -> ObjectKey:
         summary = self.summary
@@ -216,6 +234,7 @@ class Reception:
             calling_ae_title=association.calling_ae_title,
             called_ae_title=association.called_ae_title,
             header=self._tap.header,
+            unsynced=stored.unsynced,
         )
 
     async def _take(self, chunks: list[memoryview]) -> None:

@@ -41,6 +41,10 @@ class DirectoryTree:
         """The absolute path of a directory or a location."""
         return f"{self._root}/{relative}"
 
+    def is_known(self, directory: str) -> bool:
+        """Whether `ensure` has nothing to do, unless somebody removes it. Never blocks."""
+        return directory in self._known
+
     def ensure(self, directory: str) -> None:
         """Make `directory` (relative, below `objects`) exist and be known. Raises OSError."""
         if directory in self._known:

@@ -68,6 +68,7 @@ def index_entry(
     digest_algorithm: str = "sha256",
     location: str | None = None,
     header: bytes = b"packed header",
+    unsynced: bytes | None = None,
     **attributes: Any,
 ) -> IndexEntry:
     """An entry that arrived just now, at a location of its own; its UIDs are given by their last part."""
@@ -92,6 +93,7 @@ def index_entry(
         calling_ae_title="SCANNER",
         called_ae_title="SCP_SERVER",
         header=PackedHeader(header),
+        unsynced=unsynced,
     )
 
 

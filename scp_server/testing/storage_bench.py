@@ -11,6 +11,7 @@ from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.interfaces import Operation
 from scp_server.protocol.message import CStoreRSP
 from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.storage.base import Storage
 from scp_server.storage.memory import MemoryPlace, MemoryStorage
 from scp_server.testing.stored_objects import in_flight
@@ -20,10 +21,17 @@ from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStor
 class StorageBench:
     """`async with StorageBench(folder, **config) as bench`: `config` is StorageServiceConfig's.
 
-    `storage` replaces the one in memory; then `place` stays empty.
+    `storage` replaces the one in memory; then `place` stays empty. With `unsettled` small objects are left
+    unsynced.
     """
 
-    def __init__(self, folder: Path, storage: Storage | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        storage: Storage | None = None,
+        unsettled: UnsettledObjects | None = None,
+        **config: Any,
+    ) -> None:
         self.steps = Steps()
         self.place = MemoryPlace()
         self.config = StorageServiceConfig(**config)
@@ -32,7 +40,7 @@ class StorageBench:
             SqlIndex(IndexConfig(folder / "index.sqlite", synchronous_full=False, busy_timeout_seconds=0.1)),
             self.steps,
         )
-        self.service = StorageService(self.storage, self.index, self.config)
+        self.service = StorageService(self.storage, self.index, self.config, unsettled=unsettled)
 
     async def __aenter__(self) -> Self:
         await self.storage.open()

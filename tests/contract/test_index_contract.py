@@ -12,9 +12,10 @@ import pytest
 from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.testing.index_contract import IndexContract, MakeIndex, MakeUnavailable
+from scp_server.testing.unsynced_contract import UnsyncedContract
 
 
-class TestSqlIndex(IndexContract):
+class _SqlIndex:
     @pytest.fixture(params=[True, False], ids=["full", "process"])
     def make_index(self, tmp_path: Path, request: pytest.FixtureRequest) -> MakeIndex:
         def make() -> Index:
@@ -39,3 +40,11 @@ class TestSqlIndex(IndexContract):
                 other.close()
 
         return locked
+
+
+class TestSqlIndex(_SqlIndex, IndexContract):
+    """All that is not about searches."""
+
+
+class TestSqlIndexKeepingFiles(_SqlIndex, UnsyncedContract):
+    """Those that are not durable yet."""

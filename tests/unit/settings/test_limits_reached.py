@@ -30,7 +30,11 @@ OTHERS = frozenset(
         "peers.idle_seconds",
         "remotes.connect_seconds",
         "remotes.max_associations",
+        "storage.max_unsettled_bytes",
+        "storage.max_unsettled_objects",
         "storage.reserve_bytes",
+        "storage.settle_seconds",
+        "storage.shared_sync_bytes",
         "storage.threads",
         "storage.write_buffer_bytes",
     }
@@ -46,6 +50,7 @@ CONTROL = "unit/runtime/test_control.py::"
 QUARANTINE = "unit/storage/test_quarantine.py::"
 QUERY = "unit/services/query_retrieve/test_limits.py::"
 SUB_OPERATIONS = "unit/services/query_retrieve/test_suboperations.py::"
+SETTLING = "unit/runtime/test_settling.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
 TRANSCODING = "unit/services/test_transcoding.py::"
@@ -118,6 +123,12 @@ REACHED_BY: dict[str, str] = {
     "test_a_locked_database_is_unavailable_after_the_busy_timeout",
     "index.compare_at_start": COMPARISON + "test_it_can_be_switched_off",
     "index.compare_objects_per_second": COMPARISON + "test_it_goes_no_faster_than_it_may",
+    "storage.shared_sync_bytes": SETTLING + "test_an_object_above_shared_sync_bytes_is_synced_by_itself",
+    "storage.settle_seconds": SETTLING + "test_an_object_waits_for_settle_seconds",
+    "storage.max_unsettled_objects": SETTLING
+    + "test_when_as_much_is_unsettled_as_may_be_newcomers_sync_themselves",
+    "storage.max_unsettled_bytes": SETTLING
+    + "test_when_as_much_is_unsettled_as_may_be_newcomers_sync_themselves",
     "storage.reserve_bytes": "integration/test_receive.py::test_no_room_is_a700_and_the_association_goes_on",
     "storage.threads": "unit/storage/test_filesystem.py::test_no_more_calls_block_at_once_than_the_threads",
     "storage.write_buffer_bytes": "unit/storage/test_filesystem.py::"
