@@ -11,6 +11,7 @@ import pytest
 
 from scp_server.runtime.recovery import recover
 from scp_server.services.storage import StorageService
+from scp_server.services.unsettled import UnsettledLimits, UnsettledObjects
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.testing.dicos_objects import dicos_tdr
 from scp_server.testing.fake_operation import PRESSURE, FakeOperation, store_operation
@@ -108,21 +109,23 @@ async def test_failing_at_any_system_call_is_a700_or_a_success_and_nothing_betwe
     assert await _after_a_restart(tmp_path) == (1, 1)
 
 
-def _small_bench(tmp_path: Path) -> StorageBench:
-    """Small objects are deferred here."""
-    config = FilesystemStorageConfig(tmp_path / "data", Durability.PROCESS, reserve_bytes=0)
+def _small_bench(tmp_path: Path, durability: Durability = Durability.PROCESS) -> StorageBench:
+    """Small objects are deferred here, and with `full` left unsynced."""
+    config = FilesystemStorageConfig(tmp_path / "data", durability, reserve_bytes=0)
     storage = FilesystemStorage(config)
     bench = StorageBench(tmp_path, storage)
     # Watched writers defer nothing.
-    bench.service = StorageService(storage, bench.index, bench.config)
+    unsettled = UnsettledObjects(UnsettledLimits())
+    bench.service = StorageService(storage, bench.index, bench.config, unsettled=unsettled)
     return bench
 
 
+@pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("number", range(12))
 async def test_a_small_object_failing_at_any_system_call_is_a700_or_a_success_and_nothing_between(
-    tmp_path: Path, calls: SystemCalls, number: int
+    tmp_path: Path, calls: SystemCalls, number: int, durability: Durability
 ) -> None:
-    async with _small_bench(tmp_path) as bench:
+    async with _small_bench(tmp_path, durability) as bench:
         calls.fail(number, errno.ENOSPC)
         status = await bench.status(store_operation(dicos_tdr()))
         calls.before = None
