@@ -184,9 +184,9 @@ class StorageSettings(Section):
         default=65_536,
         ge=0,
         le=1_048_576,
-        description="Largest file that is not synced by itself, with durability full and one worker: its bytes "
-        "are kept in the index, whose transactions share one sync, until the file is durable too. 0 syncs each "
-        "file, as several workers do.",
+        description="Largest file that is not synced by itself, with durability full and one worker: its "
+        "bytes are kept in the index, whose transactions share one sync, until the file is durable too. 0 "
+        "syncs each file, as several workers do.",
     )
     settle_seconds: float = Field(
         default=1.0,

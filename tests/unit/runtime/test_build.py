@@ -22,6 +22,7 @@ from scp_server.runtime.build import (
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
+from scp_server.runtime.workers.shares import share_of
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig
 from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
 from scp_server.services.unsettled import UnsettledLimits
@@ -118,6 +119,14 @@ def test_what_may_be_unsettled_is_bounded_as_the_settings_say(make_settings: Mak
         without = make_settings(storage={**said, **off})
         assert build_unsettled_limits(without).object_bytes == 0
         assert memory_ceiling_bytes(settings) - memory_ceiling_bytes(without) == 5 << 20
+
+
+def test_of_several_workers_each_syncs_every_object_by_itself(make_settings: MakeSettings) -> None:
+    settings = make_settings(storage={"durability": "full"}, workers=2)
+    assert build_unsettled_limits(settings).object_bytes == 0
+    assert build_unsettled_limits(share_of(settings, 1)).object_bytes == 0
+    less = make_settings(storage={"durability": "full", "max_unsettled_bytes": 0}, workers=2)
+    assert memory_ceiling_bytes(settings) == memory_ceiling_bytes(less)
 
 
 def test_retrieves_are_served_and_offered_as_relational(make_settings: MakeSettings) -> None:

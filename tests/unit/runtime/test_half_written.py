@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from scp_server.observability.logs import captured_logs
 from scp_server.runtime.recovery import RecoveryReport, recover
 from scp_server.services.release import QuarantineRelease
 from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.storage.base import StoredObject
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
 from scp_server.testing.fake_operation import store_operation
@@ -103,6 +104,21 @@ async def test_what_is_not_whole_goes_into_the_quarantine_byte_for_byte(
 async def test_what_is_whole_is_adopted(started: Started) -> None:
     assert await started.recover() == RecoveryReport(examined=1, adopted=1)
     assert started.quarantine.ids() == []
+
+
+@pytest.mark.parametrize("is_orphan", [True, False])
+async def test_while_others_write_only_what_is_nobodys_goes_there(
+    started: Started, file: Path, is_orphan: bool
+) -> None:
+    _cut(file, "end")
+
+    async def orphans_among(seen: Sequence[StoredObject]) -> list[StoredObject]:
+        return list(seen) if is_orphan else []
+
+    storage, index, quarantine = started.storage, started.index, started.quarantine
+    report = await recover(storage, index, CONFIG, quarantine=quarantine, orphans_among=orphans_among)
+    assert report == RecoveryReport(examined=1, unreadable=is_orphan, quarantined=is_orphan)
+    assert file.exists() is not is_orphan
 
 
 async def test_without_a_quarantine_it_stays(started: Started, file: Path) -> None:

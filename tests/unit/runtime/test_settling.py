@@ -11,8 +11,11 @@ import pytest
 
 from scp_server.errors import IndexFailure, IndexUnavailable, StorageError
 from scp_server.index.base import DuplicatePolicy
+from scp_server.objects.changes import Changes
 from scp_server.observability.logs import captured_logs
 from scp_server.observability.measures import SettlingMeasures
+from scp_server.pipeline.filters import ObjectFilter
+from scp_server.pipeline.rules import CoerceRule, ObjectRules
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.settling import LeftOver, Settler, not_in_place, settle_left_over
 from scp_server.services.unsettled import UnsettledLimits, UnsettledObjects
@@ -87,6 +90,21 @@ async def test_an_acknowledged_object_is_in_the_index_until_its_file_is_durable(
     assert await scene.settler.settle()
     assert scene.steps.log == ["make_durable", "make_durable.done", "forget_unsynced", "forget_unsynced.done"]
     await scene.nothing_is_kept()
+
+
+async def test_an_object_that_was_changed_on_arrival_is_kept_as_it_is_stored(tmp_path: Path) -> None:
+    changes = Changes.of(set={"PatientComments": "a comment " * 50})
+    rules = ObjectRules(coerce=(CoerceRule("rule", ObjectFilter(), changes),))
+    scene = Scene(tmp_path, rules=rules)
+    async with scene.bench:
+        (location,) = await scene.store(ct_image())
+        content = scene.place.objects[location]
+        assert scene.bench.measures.coerced == 1
+        assert scene.place.unsynced == {location}
+        assert await scene.index.unsynced_contents([location]) == {location: content}
+        assert (scene.measures.objects, scene.measures.bytes) == (1, len(content))
+        await scene.settler.settle()
+        await scene.nothing_is_kept()
 
 
 async def test_with_nothing_to_settle_nothing_is_synced(scene: Scene) -> None:
