@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -57,7 +57,8 @@ class IndexEntry:
     the identity of a part. `stored_digest` is over the data set that lies at `location` where that is another
     one, because it was changed on arrival. `received_at_ns` is nanoseconds since the epoch, UTC. `header` is
     packed by the index, off the event loop. What only its association knew is empty for an object that is
-    found again.
+    found again. `unsynced` is the whole file, where the storage has not made it durable: the index keeps it
+    with the part, until the part goes or `forget_unsynced` says that the file is durable.
     """
 
     summary: InstanceSummary
@@ -79,6 +80,7 @@ class IndexEntry:
     peer_port: int = 0
     peer_name: str | None = None
     is_dicos: bool = False
+    unsynced: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,19 @@ class Index(Protocol):
         """Up to `limit` parts of the instances for which every key has one of its values, in the order of the
         instances, and of each in that of its parts. Each once, however often a value is given, and however
         many values there are. What `add` returned before that is among them. Raises IndexUnavailable."""
+        ...
+
+    async def unsynced(self) -> list[str]:
+        """Locations of the parts whose files the index keeps, because they may not be durable yet."""
+        ...
+
+    async def unsynced_contents(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """The files that the index keeps of `locations`; ask for few. Without those it does not keep."""
+        ...
+
+    async def forget_unsynced(self, locations: Sequence[str]) -> None:
+        """The files at `locations` are durable: the index need not keep them. What it does not keep is no
+        error. Raises IndexUnavailable or IndexFailure, and then it keeps them all."""
         ...
 
     async def remove(self, locations: Sequence[str]) -> int:

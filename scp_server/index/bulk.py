@@ -30,10 +30,11 @@ def _driver(connection: Connection) -> sqlite3.Connection | None:
 
 
 class BulkInsert:
-    """An INSERT of whole rows into a table, rendered once for each number of rows."""
+    """An INSERT of whole rows, up to `max_rows` at once, rendered once for each number of them."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, max_rows: int = MAX_ROWS) -> None:
         self.columns = tuple(table.columns.keys())
+        self._max_rows = max_rows
         self._statement = insert(table)
         self._texts: dict[int, str] = {}
 
@@ -49,8 +50,8 @@ class BulkInsert:
                     self._statement, [dict(zip(self.columns, row, strict=True)) for row in rows]
                 )
             return
-        for start in range(0, len(rows), MAX_ROWS):
-            chunk = rows[start : start + MAX_ROWS]
+        for start in range(0, len(rows), self._max_rows):
+            chunk = rows[start : start + self._max_rows]
             parameters = chunk[0] if len(chunk) == 1 else tuple([value for row in chunk for value in row])
             driver.execute(self._text(connection, len(chunk)), parameters)
 

@@ -4,7 +4,7 @@
 
     patients 1──n studies 1──n series 1──n instances 1──n parts 1──1 headers
                                            instances 1──n instance_references
-    discarded_objects      totals
+    discarded_objects      totals                         parts 1──? unsynced_objects
 
     event_log   events     open_associations     unsettled_studies     subscriptions 1──n parked
 
@@ -19,6 +19,10 @@ dates are YYYYMMDD where they can be read, and `patient_name_folded` is what nam
 (`objects/folding.py`).
 
 `discarded_objects` names files whose rows are gone and that are still to be deleted.
+
+`unsynced_objects` has the whole file of parts that may not be durable in the storage yet; it is empty but for
+the last second or so. Such a row goes with its part, so nothing that was deleted or replaced is ever written
+anew from it.
 
 `totals` is one row that says how many rows the other tables have. Triggers keep it, in the transaction of
 whatever is inserted or deleted: counting a million rows when somebody asks takes a quarter of a second, and
@@ -276,6 +280,19 @@ parked = Table(
     Column("error", Text, nullable=False),
 )
 Index(None, parked.c.event_id)
+
+unsynced_objects = Table(
+    "unsynced_objects",
+    metadata,
+    Column(
+        "part_key",
+        Key,
+        ForeignKey("parts.part_key", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("content", LargeBinary, nullable=False),
+)
 
 COUNTED = (patients, studies, series, instances, parts)
 

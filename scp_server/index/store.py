@@ -31,6 +31,7 @@ from scp_server.index.base import (
 from scp_server.index.batching import BatchQueue
 from scp_server.index.event_log import SqlEventLog
 from scp_server.index.event_writing import EventWriter
+from scp_server.index.events import Work
 from scp_server.index.failures import unavailable
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, keys_below, page_of_parts, parts_with_keys
@@ -42,6 +43,7 @@ from scp_server.index.search import Judge, Search, SizeOf, of_no_size
 from scp_server.index.searching import SearchThreads, SqlSearch
 from scp_server.index.sqlite import check_file, reader_engine
 from scp_server.index.transactions import IndexConfig, IndexRequest, IndexWriter
+from scp_server.index.unsynced import forget_unsynced, unsynced_contents, unsynced_locations
 from scp_server.index.writer import AddRequest
 from scp_server.observability.measures import IndexMeasures
 
@@ -221,6 +223,22 @@ class SqlIndex:
         if self._queue is None:
             return [IndexUnavailable("the index is not open")] * len(requests)
         return await self._queue.submit_all(requests)
+
+    async def unsynced(self) -> list[str]:
+        """See `Index.unsynced`."""
+        return await self._read(unsynced_locations)
+
+    async def unsynced_contents(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """See `Index.unsynced_contents`."""
+        wanted = list(locations)
+        return await self._read(lambda connection: unsynced_contents(connection, wanted))
+
+    async def forget_unsynced(self, locations: Sequence[str]) -> None:
+        """See `Index.forget_unsynced`."""
+        if self._queue is None:
+            raise IndexUnavailable("the index is not open")
+        durable = tuple(locations)
+        await self._queue.submit(Work(lambda connection: forget_unsynced(connection, durable)))
 
     async def discarded(self) -> list[str]:
         """See `Index.discarded`."""

@@ -20,7 +20,16 @@ from scp_server.index.bulk import BulkInsert, ListSelect
 from scp_server.index.hierarchy import Hierarchy, Patient, padded
 from scp_server.index.keys import KeyAllocator
 from scp_server.index.replacing import remove_instances
-from scp_server.index.schema import headers, instance_references, instances, parts, patients, series, studies
+from scp_server.index.schema import (
+    headers,
+    instance_references,
+    instances,
+    parts,
+    patients,
+    series,
+    studies,
+    unsynced_objects,
+)
 
 
 class AddRequest(NamedTuple):
@@ -61,6 +70,8 @@ class _NewPart(NamedTuple):
     entry: IndexEntry
 
 
+MAX_FILES = 8
+"""Files in one statement: the driver keeps a prepared statement's last values, for each number of rows."""
 _FIRST_STAYS = frozenset({DuplicatePolicy.KEEP_FIRST, DuplicatePolicy.REJECT})
 
 _first_part = parts.alias("first_part")
@@ -108,6 +119,7 @@ _insert_instances = BulkInsert(instances)
 _insert_parts = BulkInsert(parts)
 _insert_headers = BulkInsert(headers)
 _insert_references = BulkInsert(instance_references)
+_insert_unsynced = BulkInsert(unsynced_objects, MAX_FILES)
 _instance_values = attrgetter(*_insert_instances.columns[2:])
 _part_values = attrgetter(*_insert_parts.columns[3:])
 
@@ -218,6 +230,14 @@ class EntryWriter:
         )
         _insert_headers.execute(
             connection, [(key, part.entry.header.pack()) for key, part in zip(keys, new, strict=True)]
+        )
+        _insert_unsynced.execute(
+            connection,
+            [
+                (key, part.entry.unsynced)
+                for key, part in zip(keys, new, strict=True)
+                if part.entry.unsynced is not None
+            ],
         )
         self._insert_references(connection, new)
 

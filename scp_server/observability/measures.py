@@ -301,6 +301,16 @@ class IndexMeasures:
 
 
 @dataclass(slots=True)
+class SettlingMeasures:
+    """Objects whose bytes the index keeps until their files are durable, and those on their way to it."""
+
+    objects: int = 0
+    bytes: int = 0
+    failures: int = 0
+    """Attempts to make their files durable."""
+
+
+@dataclass(slots=True)
 class OutboundMeasures:
     """Associations that we asked remotes for. `used`, `idle` and `waiting` are of this moment."""
 
@@ -472,6 +482,7 @@ class Measures:
     operations: OperationMeasures = field(default_factory=OperationMeasures)
     reception: ReceptionMeasures = field(default_factory=ReceptionMeasures)
     index: IndexMeasures = field(default_factory=IndexMeasures)
+    settling: SettlingMeasures = field(default_factory=SettlingMeasures)
     outbound: OutboundMeasures = field(default_factory=OutboundMeasures)
     retrieve: RetrieveMeasures = field(default_factory=RetrieveMeasures)
     quarantine: QuarantineMeasures = field(default_factory=QuarantineMeasures)

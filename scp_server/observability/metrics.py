@@ -294,6 +294,24 @@ METRICS: tuple[Declaration, ...] = (
         lambda v: v.measures.index.failures,
     ),
     _single(
+        "scp_unsettled_objects",
+        "gauge",
+        "Small objects whose bytes the index keeps until their files are durable.",
+        lambda v: v.measures.settling.objects,
+    ),
+    _single(
+        "scp_unsettled_bytes",
+        "gauge",
+        "Bytes of those objects.",
+        lambda v: v.measures.settling.bytes,
+    ),
+    _single(
+        "scp_settling_failures_total",
+        "counter",
+        "Attempts to make files durable that failed.",
+        lambda v: v.measures.settling.failures,
+    ),
+    _single(
         "scp_storage_free_bytes",
         "gauge",
         "Free space of the data folder's filesystem, the reserve included.",

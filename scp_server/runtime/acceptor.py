@@ -15,6 +15,7 @@ from scp_server.runtime.build import (
     build_transcoder,
 )
 from scp_server.services.storage import ArrivalClock, Deletions, StorageService
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.settings import Settings
 from scp_server.storage.filesystem import FilesystemStorage
 from scp_server.storage.quarantine import Quarantine
@@ -25,6 +26,7 @@ class Acceptor:
     """The association manager with its services, over a storage and an index that others open and close.
 
     `settings` are those of this worker; `arrivals` and `grants` are its own where there are several.
+    `unsettled` is for who settles it.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Acceptor:
         callbacks: ActiveCallbacks | None = None,
         arrivals: ArrivalClock | None = None,
         grants: Grants | None = None,
+        unsettled: UnsettledObjects | None = None,
     ) -> None:
         self._storage = storage
         self._index = index
@@ -47,6 +50,7 @@ class Acceptor:
         self._callbacks = callbacks
         self._arrivals = arrivals or ArrivalClock()
         self._grants = grants
+        self._unsettled = unsettled
         self.destinations = build_destinations(settings, measures)
         self.transcoder = build_transcoder(settings, measures)
         self.service = self._build_service(settings)
@@ -76,6 +80,7 @@ class Acceptor:
             self._deletions,
             self._callbacks,
             self._arrivals,
+            self._unsettled,
         )
 
     def reload(self, settings: Settings) -> None:

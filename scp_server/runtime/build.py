@@ -46,6 +46,7 @@ from scp_server.services.query_retrieve.transcoding import Transcoder
 from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import ArrivalClock, Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
+from scp_server.services.unsettled import UnsettledLimits, UnsettledObjects
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
@@ -138,8 +139,9 @@ def build_storage_service(
     deletions: Deletions | None = None,
     callbacks: ActiveCallbacks | None = None,
     arrivals: ArrivalClock | None = None,
+    unsettled: UnsettledObjects | None = None,
 ) -> StorageService:
-    """What performs C-STORE, and stores again what is released."""
+    """What performs C-STORE, and stores again what is released. `unsettled` is for who settles it."""
     return StorageService(
         storage,
         index,
@@ -150,6 +152,19 @@ def build_storage_service(
         arrivals=arrivals,
         callbacks=callbacks,
         rules=build_object_rules(settings),
+        unsettled=unsettled,
+    )
+
+
+def build_unsettled_limits(settings: Settings) -> UnsettledLimits:
+    """Which objects may be durable in the index before they are in their files: with several workers none,
+    for one process settles, and the others would not hear of it."""
+    storage = settings.storage
+    shares = storage.durability == "full" and settings.workers == 1
+    return UnsettledLimits(
+        object_bytes=storage.shared_sync_bytes if shares else 0,
+        objects=storage.max_unsettled_objects,
+        bytes=storage.max_unsettled_bytes,
     )
 
 
@@ -467,7 +482,8 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     and a page of answers with the one that is being made; or pieces of an object that is sent. Of an object
     that is decoded there are a frame, the fragment behind it, the decoded frame, and what waits in pipes; of
     one that is re-encoded, a few pieces. Of one that is changed on arrival there are another header and what
-    changes of it, pieces that are read back, and what the second writer holds.
+    changes of it, pieces that are read back, and what the second writer holds. Small objects that wait for
+    the index are whole in memory.
     """
     limits, query = settings.limits, settings.query
     outbound = (
@@ -511,4 +527,5 @@ def memory_ceiling_bytes(settings: Settings) -> int:
         + settings.most_outbound_associations * outbound
         + settings.codecs.max_objects * 4 * settings.codecs.max_frame_bytes
         + limits.max_changed_objects * changing
+        + (settings.storage.max_unsettled_bytes if build_unsettled_limits(settings).object_bytes else 0)
     )

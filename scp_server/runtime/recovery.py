@@ -4,6 +4,10 @@ Only what may have been in flight is looked at, so it takes as long with a milli
 What is adopted was never acknowledged, or was acknowledged and is in the index already: adopting it does no
 harm, and forgetting it would leave a file that nobody finds.
 
+What cannot be read goes into the quarantine, where there is one: it is what a power cut leaves of an object
+that was not synced yet, and nobody was told of it. Where the disk is to blame, or the file is none of ours,
+it stays.
+
 First go the files that the index has discarded, because a newcomer replaced them and the process ended
 before they were deleted. Nothing is replaced here, whatever the policy says: the newcomer was never
 acknowledged, and what is kept may have been. And nothing is deleted for the sake of a file that is gone.
@@ -27,11 +31,15 @@ from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
 from scp_server.objects.summary import summarizing
 from scp_server.observability.logs import get_logger
+from scp_server.observability.measures import QuarantineEvent
+from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
 from scp_server.services.storage import Deletions, StorageServiceConfig
 from scp_server.storage.base import Storage, StoredObject
-from scp_server.storage.layout import location_for_log
+from scp_server.storage.layout import checked_arrival_id, location_for_log
+from scp_server.storage.quarantine import Quarantine
+from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
 log = get_logger(__name__)
 
@@ -43,18 +51,23 @@ _ADDED_TOGETHER = 16
 """Entries, each with its header, that may share a transaction."""
 
 
+class NotOurs(ValueError):
+    """A Part 10 file that this server did not write."""
+
+
 @dataclass(slots=True)
 class RecoveryReport:
     """What start-up found among the objects that may have been in flight.
 
-    `unreadable` ones, and those that the index refuses, stay where they are and are logged. `discarded` are
-    replaced files that were still to be deleted.
+    `unreadable` ones, and those that the index refuses, stay where they are and are logged, but for the
+    `quarantined` among them. `discarded` are replaced files that were still to be deleted.
     """
 
     examined: int = 0
     adopted: int = 0
     removed: int = 0
     unreadable: int = 0
+    quarantined: int = 0
     discarded: int = 0
 
 
@@ -67,14 +80,16 @@ async def recover(
     index: Index,
     config: StorageServiceConfig,
     deletions: Deletions | None = None,
+    quarantine: Quarantine | None = None,
     orphans_among: Orphans | None = None,
 ) -> RecoveryReport:
     """Bring index and storage together again, before anything is written. Doing it twice does no harm.
-    What `deletions` say is doomed is left to them. While others write, `orphans_among` says what is theirs.
+    What `deletions` say is doomed is left to them; what is not whole is kept by `quarantine`. While others
+    write, `orphans_among` says what is theirs.
 
     Raises StorageError or IndexUnavailable when that is impossible; the next start tries again.
     """
-    recovery = _Recovery(storage, index, config, deletions, orphans_among)
+    recovery = _Recovery(storage, index, config, deletions, quarantine, orphans_among)
     await recovery.run()
     report = recovery.report
     if report.examined or report.discarded:
@@ -84,6 +99,7 @@ async def recover(
             adopted=report.adopted,
             removed=report.removed,
             unreadable=report.unreadable,
+            quarantined=report.quarantined,
             discarded=report.discarded,
         )
     return report
@@ -113,9 +129,11 @@ class _Recovery:
         index: Index,
         config: StorageServiceConfig,
         deletions: Deletions | None,
+        quarantine: Quarantine | None,
         orphans_among: Orphans | None,
     ) -> None:
         self._deletions = deletions
+        self._quarantine = quarantine
         self._orphans_among = orphans_among
         self._storage = storage
         self._index = index
@@ -131,7 +149,7 @@ class _Recovery:
             try:
                 entry = await read_entry(self._storage, stored, self._config.tap_limits)
             except (OperationRefused, StorageError, ValueError) as error:
-                self._leave(stored.location, error)
+                await self._set_aside(stored, error)
                 continue
             uid = entry.summary.sop_instance_uid
             if uid in self._waiting or len(self._waiting) == _ADDED_TOGETHER:
@@ -168,14 +186,14 @@ class _Recovery:
             try:
                 arrivals.append((await self._arrival_id(stored), stored.location, stored))
             except (StorageError, ValueError) as error:
-                self._leave(stored.location, error)
+                await self._set_aside(stored, error)
         return [stored for _, _, stored in sorted(arrivals, key=lambda arrival: arrival[:2])]
 
     async def _arrival_id(self, stored: StoredObject) -> str:
         pieces = self._storage.read(stored.location, 0, _OWN_FILE_META_BYTES)
         meta = read_file_meta(b"".join([piece async for piece in pieces]))
         if meta.arrival_id is None or meta.received_at_ns is None:
-            raise ValueError("the file was not written by this server")
+            raise NotOurs("the file was not written by this server")
         return meta.arrival_id
 
     async def _add_waiting(self) -> None:
@@ -228,12 +246,67 @@ class _Recovery:
             self.report.adopted += 1
         log.info("object.recovered", location=location_for_log(entry.location), outcome=result.outcome.value)
 
+    async def _set_aside(self, stored: StoredObject, error: Exception) -> None:
+        """Have the quarantine keep what cannot be read, where that is its own fault and there is room."""
+        self._leave(stored.location, error)
+        quarantine = self._quarantine
+        if quarantine is None or not quarantine.enabled or isinstance(error, StorageError | NotOurs):
+            return
+        try:
+            admission = await quarantine.admit()
+            try:
+                await admission.grow(stored.size_bytes)
+                record = await unreadable_record(self._storage, stored, str(error))
+                await quarantine.keep_stored(stored, record)
+            finally:
+                admission.close()
+        except StorageError as failure:
+            log.warning(
+                "object.not_quarantined", location=location_for_log(stored.location), error=str(failure)
+            )
+            return
+        quarantine.note(QuarantineEvent.KEPT)
+        self.report.quarantined += 1
+        log.warning("object.quarantined", location=location_for_log(stored.location), id=record.id)
+
     def _leave(self, location: str, error: Exception) -> None:
         if isinstance(error, StorageError) and not isinstance(error, ObjectNotFound):
             # Not the object's fault: it stays named as in flight, and the next start tries again.
             self._disk_failed = True
         self.report.unreadable += 1
         log.error("object.unreadable", location=location_for_log(location), error=str(error))
+
+
+async def unreadable_record(storage: Storage, stored: StoredObject, reason: str) -> QuarantineRecord:
+    """What can be told of a file that is not whole. Raises StorageError."""
+    content = b"".join([piece async for piece in storage.read(stored.location, 0, _OWN_FILE_META_BYTES)])
+    try:
+        meta: FileMeta | None = read_file_meta(content)
+    except ValueError:
+        meta = None
+    offset_bytes = meta.dataset_offset_bytes if meta else 0
+    digest = blake3()
+    async for piece in storage.read(stored.location, offset_bytes):
+        digest.update(piece)
+    return QuarantineRecord(
+        id=checked_arrival_id(stored.location.rpartition("-")[2].removesuffix(".dcm")),
+        reason=cut_text(f"found when the server started: {reason}"),
+        status=Status.CANNOT_UNDERSTAND,
+        received_at_ns=(meta.received_at_ns if meta else None) or 0,
+        calling_ae_title=cut_text(meta.sending_ae_title if meta else ""),
+        called_ae_title=cut_text(meta.receiving_ae_title if meta else ""),
+        peer_host="",
+        peer_port=0,
+        application_context_name="",
+        sop_class_uid=cut_text(meta.sop_class_uid if meta else ""),
+        sop_instance_uid=cut_text(meta.sop_instance_uid if meta else ""),
+        abstract_syntax_uid=cut_text(meta.sop_class_uid if meta else ""),
+        transfer_syntax_uid=cut_text(meta.transfer_syntax_uid if meta else ""),
+        dataset_offset_bytes=offset_bytes,
+        dataset_bytes=max(0, stored.size_bytes - offset_bytes),
+        digest_algorithm=DIGEST_ALGORITHM,
+        digest=digest.hexdigest(),
+    )
 
 
 async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) -> IndexEntry:
@@ -262,7 +335,7 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
         raise ValueError("the file is empty")
     tap.finish()
     if meta.arrival_id is None or meta.received_at_ns is None:
-        raise ValueError("the file was not written by this server")
+        raise NotOurs("the file was not written by this server")
     received = meta.received_digest
     return IndexEntry(
         summary=await share.run(summarizing(tap.header, limits)),

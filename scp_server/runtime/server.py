@@ -28,6 +28,7 @@ from scp_server.runtime.build import (
     build_quarantine,
     build_storage,
     build_storage_service_config,
+    build_unsettled_limits,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
 from scp_server.runtime.control_commands import callback_commands, outbox_commands, quarantine_commands
@@ -40,6 +41,7 @@ from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
 from scp_server.runtime.rules import Rules
+from scp_server.runtime.settling import Settler, settle_left_over
 from scp_server.runtime.sight import Sight
 from scp_server.runtime.status import StatusReporter
 from scp_server.runtime.systemd import InheritedSockets
@@ -49,6 +51,7 @@ from scp_server.runtime.workers.shares import ceiling_of_all_bytes, share_of
 from scp_server.runtime.workers.worker_process import Inheritance, WorkerProcess
 from scp_server.services.release import QuarantineRelease
 from scp_server.services.storage import ArrivalClock
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
 from scp_server.storage.pruning import PruneCounts
@@ -100,6 +103,14 @@ class Server:
         self._index = build_index(settings, self._measures)
         self._quarantine = build_quarantine(settings, self._storage, self._measures)
         self._deletions = Deletions(settings.data_dir, self._storage, self._index)
+        self._unsettled = UnsettledObjects(build_unsettled_limits(settings), self._measures.settling)
+        self._settler = Settler(
+            self._storage,
+            self._index,
+            self._unsettled,
+            settle_seconds=settings.storage.settle_seconds,
+            measures=self._measures.settling,
+        )
         limits = build_storage_service_config(settings).tap_limits
         self._adopter = Adopter(self._storage, self._index, limits, self._deletions, self._not_yet_indexed)
         self._workers = Workers(settings, self._start_worker, self._recover_from, self._measures.workers)
@@ -118,6 +129,7 @@ class Server:
             self._deletions,
             self._callbacks,
             ArrivalClock(self._workers.new_name()),
+            unsettled=self._unsettled,
         )
         self._release = QuarantineRelease(self._quarantine, self._acceptor.service)
         source = Source(self._storage, self._acceptor.transcoder)
@@ -237,7 +249,16 @@ class Server:
         # Before anything is adopted: what was to be deleted is no orphan.
         await self._deletions.open()
         running.push_async_callback(self._deletions.stop)
-        await recover(self._storage, self._index, build_storage_service_config(settings), self._deletions)
+        self._settler.doubt((await settle_left_over(self._storage, self._index)).failed)
+        await recover(
+            self._storage,
+            self._index,
+            build_storage_service_config(settings),
+            self._deletions,
+            self._quarantine,
+        )
+        self._settler.start()
+        running.push_async_callback(self._settler.stop)
         await self._deliver()
         self._sight.start()
         running.push_async_callback(self._sight.stop)
@@ -357,7 +378,14 @@ class Server:
         await self._quarantine.take_over(writer)
         config = build_storage_service_config(self.settings)
         async with self._adopter.turn:
-            await recover(self._storage, self._index, config, self._deletions, self._adopter.orphans_among)
+            await recover(
+                self._storage,
+                self._index,
+                config,
+                self._deletions,
+                self._quarantine,
+                self._adopter.orphans_among,
+            )
         if self._index.event_log.keeps:
             await self._index.event_log.end_open_associations(f"{writer}-")
 

@@ -24,6 +24,7 @@ from scp_server.protocol.message import CStoreRQ
 from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.rewriting import ChangedObject, Rewriting
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.storage.base import DeferredObject, ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
@@ -56,8 +57,10 @@ class Reception:
         operation: Operation,
         arrival: Arrival,
         share: LoopShare,
+        unsettled: UnsettledObjects | None = None,
     ) -> None:
         self._storage = storage
+        self._unsettled = unsettled
         self._share = share
         self._config = config
         self._operation = operation
@@ -197,22 +200,38 @@ class Reception:
         if self._writer is None or self._file_meta is None:
             raise RuntimeError("nothing was received")
         writer, arrival_id = self._writer, self._arrival.arrival_id
+        size_bytes = self._file_meta_bytes + self._received_bytes
         if self._changed is not None:
             writer, arrival_id = self._changed.writer, self._changed.arrival_id
+            size_bytes = self._changed.size_bytes
         elif self._begun_without_header and self._file_meta.dicos_version_offset_bytes is not None:
             version = dicos_version_value(self.summary.dicos_version)
             await writer.patch(self._file_meta.dicos_version_offset_bytes, version)
-        key = self._key(arrival_id)
-        self.deferred = writer.defer(key)
+        stored = await self._persist(writer, self._key(arrival_id), size_bytes)
         if self.deferred is not None:
             # What it holds of the peer's bytes is released when the operation ends.
             self._committed = True
-            return self.deferred.stored
-        stored = await writer.commit(key)
+            return stored
         self._committed = True
         self.stages.persisted()
         self._release()
         return stored
+
+    async def _persist(self, writer: ObjectWriter, key: ObjectKey, size_bytes: int) -> StoredObject:
+        """Commit or defer; unsynced only while that is counted as unsettled."""
+        unsettled = self._unsettled
+        admitted = unsettled is not None and unsettled.admit(self.arrival_id, size_bytes)
+        stored: StoredObject | None = None
+        try:
+            self.deferred = writer.defer(key, may_leave_unsynced=admitted)
+            if self.deferred is not None:
+                stored = self.deferred.stored
+            else:
+                stored = await writer.commit(key, may_leave_unsynced=admitted)
+            return stored
+        finally:
+            if unsettled is not None and (stored is None or stored.unsynced is None):
+                unsettled.withdraw(self.arrival_id)
 
     def _key(self, arrival_id: str) -> ObjectKey:
         summary = self.summary
@@ -309,6 +328,7 @@ class Reception:
             peer_port=association.peer_port,
             peer_name=None if association.peer is None else association.peer.name,
             is_dicos=association.is_dicos,
+            unsynced=stored.unsynced,
         )
 
     async def _take(self, chunks: list[memoryview]) -> None:

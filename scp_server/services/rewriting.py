@@ -29,6 +29,8 @@ class ChangedObject:
     tap: HeaderTap
     summary: InstanceSummary
     digest: blake3
+    size_bytes: int
+    """Of the whole file."""
 
 
 class Rewriting:
@@ -55,6 +57,7 @@ class Rewriting:
         Raises OperationRefused or StorageError, and then nothing is left of the new one.
         """
         digest = blake3()
+        size_bytes = len(file_meta.data)
         writer = await self._storage.begin(arrival_id, file_meta.data, digest)
         try:
             tap = HeaderTap(self._syntax_uid, self._limits)
@@ -64,16 +67,19 @@ class Rewriting:
                 async for piece in pieces:
                     for start in range(0, len(piece), splicer.chunk_bytes):
                         chunk = memoryview(piece)[start : start + splicer.chunk_bytes]
-                        await self._take(writer, tap, await self._share.run(splicer.feeding(chunk)))
-            await self._take(writer, tap, await self._share.run(splicer.finishing()))
+                        size_bytes += await self._take(
+                            writer, tap, await self._share.run(splicer.feeding(chunk))
+                        )
+            size_bytes += await self._take(writer, tap, await self._share.run(splicer.finishing()))
             tap.finish()
             summary = await self._share.run(summarizing(tap.header, self._limits))
         except BaseException:
             await writer.abort()
             raise
-        return ChangedObject(arrival_id, writer, file_meta, tap, summary, digest)
+        return ChangedObject(arrival_id, writer, file_meta, tap, summary, digest, size_bytes)
 
-    async def _take(self, writer: ObjectWriter, tap: HeaderTap, data: Sequence[Buffer]) -> None:
+    async def _take(self, writer: ObjectWriter, tap: HeaderTap, data: Sequence[Buffer]) -> int:
         for piece in data:
             await self._share.run(tap.steps(piece))
         await writer.write(data)
+        return sum(len(piece) for piece in data)

@@ -1,6 +1,7 @@
 """Storage: C-STORE (PS3.4 Annex B, PS3.7 9.1.1), from the first byte to a Success that is true.
 
-The order is the promise: the object is durable, then indexed, and only then does the peer hear 0x0000.
+The order is the promise: the object is durable, then indexed, and only then does the peer hear 0x0000. A
+small object may become durable by being indexed: its bytes are in the index's transaction (`unsettled`).
 Whatever fails before that leaves nothing behind, but for what the quarantine keeps (`refusals`).
 """
 
@@ -35,6 +36,7 @@ from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.storage.base import DeferredObject, Storage, StoredObject
 from scp_server.storage.layout import location_for_log
 from scp_server.storage.quarantine import Quarantine
@@ -113,7 +115,9 @@ class StorageService:
         arrivals: ArrivalClock | None = None,
         callbacks: ActiveCallbacks | None = None,
         rules: ObjectRules | None = None,
+        unsettled: UnsettledObjects | None = None,
     ) -> None:
+        """Without `unsettled` every object is synced by itself, as its storage does it."""
         self._storage = storage
         self._share = share or LoopShare()
         self._index = index
@@ -125,6 +129,7 @@ class StorageService:
         self._callbacks = callbacks
         self._changing = asyncio.Semaphore(config.max_changed_objects)
         self._inspection = Inspection(rules or ObjectRules(), callbacks, config.modifying_system)
+        self._unsettled = unsettled
         self._nothing_refused = RefusedObjects(None)
 
     @handles(CStoreRQ)
@@ -138,7 +143,9 @@ class StorageService:
 
     async def _store(self, operation: Operation, refused: RefusedObjects) -> Message:
         request = cast(CStoreRQ, operation.request)
-        reception = Reception(self._storage, self._config, operation, self._arrivals.next(), self._share)
+        reception = Reception(
+            self._storage, self._config, operation, self._arrivals.next(), self._share, self._unsettled
+        )
         try:
             stored, coercion = await self._receive(reception, operation, refused)
             await self._record(reception, stored, operation.association, refused)
@@ -205,6 +212,9 @@ class StorageService:
             refusal = _not_kept(failure, association)
             await self._take_back(stored)
             raise refusal from failure
+        finally:
+            if self._unsettled is not None:
+                self._unsettled.record(reception.arrival_id)
         reception.stages.indexed(persist_seconds=deferred.placing_seconds if deferred is not None else 0.0)
         self._measures.recorded(reception.stages)
         if result.patient_conflict:

@@ -180,6 +180,32 @@ class StorageSettings(Section):
     threads: int = Field(
         default=4, ge=1, le=256, description="Threads that write to disk, so that a slow one stops no one."
     )
+    shared_sync_bytes: int = Field(
+        default=65_536,
+        ge=0,
+        le=1_048_576,
+        description="Largest file that is not synced by itself, with durability full and one worker: its "
+        "bytes are kept in the index, whose transactions share one sync, until the file is durable too. 0 "
+        "syncs each file, as several workers do.",
+    )
+    settle_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long such a file may wait, with all that came after it, for the sync that makes "
+        "them durable.",
+    )
+    max_unsettled_objects: int = Field(
+        default=4_096,
+        ge=0,
+        description="Most objects whose bytes are kept in the index. At half of it they are synced at once; "
+        "beyond it, objects are synced each by itself. A start after a crash looks at all of them.",
+    )
+    max_unsettled_bytes: int = Field(
+        default=33_554_432,
+        ge=0,
+        description="The same for their bytes, which are also held in memory until they are in the index.",
+    )
     duplicates: Duplicates = Field(
         default="keep_first",
         description="Other bytes under a SOP Instance UID that is already kept: keep_first refuses them "

@@ -8,7 +8,7 @@ is the suite that decides whether a backend fulfils this.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from scp_server.protocol.events import Buffer
@@ -43,6 +43,8 @@ class StoredObject:
 
     location: str
     size_bytes: int
+    unsynced: bytes | None = field(default=None, repr=False)
+    """Every byte of it, where `commit` has left it to the caller to make the object durable; else None."""
 
 
 class Digest(Protocol):
@@ -106,17 +108,22 @@ class ObjectWriter(Protocol):
         """
         ...
 
-    async def commit(self, key: ObjectKey) -> StoredObject:
+    async def commit(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> StoredObject:
         """Make the object durable as configured, then visible. Raises StorageFull or StorageError, and then
         nothing is left of it. `key.arrival_id` is the one given to `begin`.
+
+        `may_leave_unsynced`: where all of it is in memory still, the writer may leave out making it durable
+        and hand it back (`StoredObject.unsynced`). The caller then keeps those bytes safe until
+        `Storage.make_durable` has returned.
 
         When the caller is cancelled the object may or may not become visible, until `abort` removes it.
         """
         ...
 
-    def defer(self, key: ObjectKey) -> DeferredObject | None:
+    def defer(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> DeferredObject | None:
         """In the place of `commit`, for an object that is written so quickly that whoever goes to a thread
         anyway may as well do it there. The digest has seen all of it. None where `commit` is wanted.
+        `may_leave_unsynced` as there.
         """
         ...
 
@@ -190,6 +197,22 @@ class Storage(Protocol):
 
     async def indexed(self, stored: StoredObject) -> None:
         """The index knows this object (or it was deleted): it is no longer in flight. Cheap; never raises."""
+        ...
+
+    async def make_durable(self, locations: Sequence[str]) -> None:
+        """Make objects durable that `commit` left unsynced, or that were rewritten or restored. Those that
+        are not there are passed over. Raises StorageError: then any of them may be lost to the disk, and
+        asking again would not tell; each has to be rewritten before."""
+        ...
+
+    async def rewrite(self, location: str, content: bytes) -> bool:
+        """Write an object's bytes, all of them and the same, once more; False where it is not there, and then
+        it is not made. Not durable yet. Raises StorageError."""
+        ...
+
+    async def restore(self, location: str, content: bytes) -> bool:
+        """Make an object be there with these bytes; returns whether it was not. Not durable yet. For
+        start-up, before anything is written or deleted. Raises StorageError."""
         ...
 
 

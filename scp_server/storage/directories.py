@@ -48,6 +48,10 @@ class DirectoryTree:
         """The absolute path of a directory or a location."""
         return f"{self._root}/{relative}"
 
+    def is_known(self, directory: str) -> bool:
+        """Whether `ensure` has nothing to do, unless somebody removes it. Never blocks."""
+        return directory in self._known_still()
+
     def ensure(self, directory: str) -> None:
         """Make `directory` (relative, below `objects`) exist and be known. Raises OSError."""
         known = self._known_still()

@@ -18,6 +18,12 @@ With `full` a power loss is no different. After 5 the object's bytes (1), its di
 (5) are on the disk. Between 4 and 5 the rename may or may not have reached it; the bytes have, by 1, and by
 2 the ledger names the directory. With `process` a power loss may take recent objects, or their content.
 
+An object that all fits into memory may be committed without the syncs of 1 and 5 (`may_leave_unsynced`): then
+the index's transaction, which is synced before the object is acknowledged, holds all its bytes, until
+`make_durable` has brought file and name to the disk behind it (see `late_sync`). A power loss in between may
+leave no file, a short one or a whole one under the location; start-up writes it anew (`restore`) from the
+index, or, where the index has no row, nobody was told of it.
+
 An error at any step removes the file under whichever name it has; where that fails too it is tried again
 after the next object that is stored, and when the storage is closed (see `left_overs`). Deletions are synced
 with `full`, so that what was deleted does not come back.
@@ -58,6 +64,7 @@ from scp_server.errors import ObjectNotFound, StorageError
 from scp_server.observability.logs import get_logger
 from scp_server.storage.base import Digest, ObjectWriter, StoredObject, TakeAway
 from scp_server.storage.directories import DirectoryTree
+from scp_server.storage.late_sync import LateSync
 from scp_server.storage.layout import (
     INCOMING,
     OBJECTS,
@@ -137,12 +144,14 @@ class FilesystemStorage:
         config = self._config
         durable = config.durability is Durability.FULL
         incoming = f"{self._root}/{INCOMING}"
+        directories = DirectoryTree(self._root, durable=durable, prunes=config.prunes)
         workshop = Workshop(
             root=self._root,
             durable=durable,
             write_buffer_bytes=config.write_buffer_bytes,
             executor=ThreadPoolExecutor(config.threads, thread_name_prefix="storage"),
-            directories=DirectoryTree(self._root, durable=durable, prunes=config.prunes),
+            directories=directories,
+            late_sync=LateSync(self._root, directories),
             ledger=InFlightLedger(incoming, durable=durable, writer=config.writer),
             space=FreeSpace(incoming, config.reserve_bytes),
             spawn=self._spawn,
@@ -163,6 +172,7 @@ class FilesystemStorage:
             make_folder(folder, durable=workshop.durable)
         if os.stat(objects).st_dev != os.stat(incoming).st_dev:
             raise StorageError(f"{OBJECTS} and {INCOMING} lie on different filesystems")
+        workshop.late_sync.open()
         if self._config.writer:
             return
         names = os.listdir(incoming)
@@ -197,6 +207,7 @@ class FilesystemStorage:
             await asyncio.wait(tuple(self._background))
         await workshop.hop(workshop.left_overs.remove_all)
         await workshop.hop(workshop.ledger.close)
+        await workshop.hop(workshop.late_sync.close)
         await asyncio.to_thread(workshop.executor.shutdown)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -374,6 +385,8 @@ class FilesystemStorage:
         await self._hop("set aside", self._set_aside, self._opened(), stored, take_away)
 
     def _set_aside(self, workshop: Workshop, stored: StoredObject, take_away: TakeAway) -> None:
+        if stored.unsynced is not None:
+            workshop.late_sync.sync_bytes(stored.location)
         take_away(f"{self._root}/{stored.location}", stored.size_bytes)
         # Gone from here; what is left to do is what follows a deletion. Where that fails the ledger keeps
         # its line, and start-up looks into a directory too many.
@@ -416,3 +429,21 @@ class FilesystemStorage:
         """See `Storage.indexed`. No visit to a thread, no system call."""
         if self._workshop is not None:
             self._workshop.ledger.report(stored.location)
+
+    # --- what was left unsynced
+
+    async def make_durable(self, locations: Sequence[str]) -> None:
+        """See `Storage.make_durable`. One visit to a thread, and one system call where `late_sync` may."""
+        ours = [location for location in locations if is_location(location)]
+        await self._hop("make objects durable", self._opened().late_sync.make_durable, ours)
+
+    async def rewrite(self, location: str, content: bytes) -> bool:
+        """See `Storage.rewrite`."""
+        late_sync = self._opened().late_sync
+        return is_location(location) and await self._hop("rewrite", late_sync.rewrite, location, content)
+
+    async def restore(self, location: str, content: bytes) -> bool:
+        """See `Storage.restore`. By way of a part file and a rename."""
+        if not is_location(location):
+            raise StorageError("cannot restore: no location of this storage")
+        return await self._hop("restore", self._opened().late_sync.restore, location, content)

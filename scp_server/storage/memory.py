@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from scp_server.errors import ObjectNotFound, StorageError, StorageFull
 from scp_server.protocol.events import Buffer
 from scp_server.storage.base import PATCHABLE_BYTES, Digest, ObjectKey, ObjectWriter, StoredObject
-from scp_server.storage.layout import checked_arrival_id
+from scp_server.storage.layout import checked_arrival_id, is_location
 from scp_server.storage.template import LayoutTemplate
 
 _READ_BYTES = 262_144
@@ -25,6 +25,16 @@ class MemoryPlace:
     capacity_bytes: int | None = None
     objects: dict[str, bytes] = field(default_factory=dict)
     in_flight: dict[str, None] = field(default_factory=dict)
+    unsynced: set[str] = field(default_factory=set)
+
+    def lose_power(self, *, names: bool) -> None:
+        """What is unsynced is lost: its bytes only, or with `names` all of it."""
+        for location in self.unsynced:
+            if names:
+                del self.objects[location]
+            else:
+                self.objects[location] = b""
+        self.unsynced.clear()
 
 
 class MemoryStorage:
@@ -74,7 +84,7 @@ class MemoryStorage:
         if used + size_bytes > place.capacity_bytes:
             raise StorageFull("the memory given to the storage is used up")
 
-    def put(self, writer: _MemoryWriter, location: str, data: bytes) -> None:
+    def put(self, writer: _MemoryWriter, location: str, data: bytes, *, synced: bool) -> None:
         """Make an object visible and in flight. Raises StorageError when the location is taken."""
         place = self._opened()
         if location in place.objects:
@@ -82,6 +92,8 @@ class MemoryStorage:
         self.forget(writer)
         place.objects[location] = data
         place.in_flight[location] = None
+        if not synced:
+            place.unsynced.add(location)
 
     def forget(self, writer: _MemoryWriter) -> None:
         """The writer has ended."""
@@ -105,6 +117,7 @@ class MemoryStorage:
         place = self._opened()
         place.objects.pop(location, None)
         place.in_flight.pop(location, None)
+        place.unsynced.discard(location)
 
     async def delete_many(self, locations: Sequence[str]) -> Mapping[str, str]:
         """See `Storage.delete_many`."""
@@ -144,6 +157,30 @@ class MemoryStorage:
     async def indexed(self, stored: StoredObject) -> None:
         """See `Storage.indexed`."""
         self._place.in_flight.pop(stored.location, None)
+
+    async def make_durable(self, locations: Sequence[str]) -> None:
+        """See `Storage.make_durable`."""
+        self._opened().unsynced.difference_update(locations)
+
+    async def rewrite(self, location: str, content: bytes) -> bool:
+        """See `Storage.rewrite`."""
+        place = self._opened()
+        if location not in place.objects:
+            return False
+        place.objects[location] = content
+        place.unsynced.add(location)
+        return True
+
+    async def restore(self, location: str, content: bytes) -> bool:
+        """See `Storage.restore`."""
+        place = self._opened()
+        if not is_location(location):
+            raise StorageError("cannot restore: no location of this storage")
+        if place.objects.get(location) == content:
+            return False
+        place.objects[location] = content
+        place.unsynced.add(location)
+        return True
 
 
 class _MemoryWriter:
@@ -199,18 +236,19 @@ class _MemoryWriter:
             raise ValueError("a patch lies within what was written, and within PATCHABLE_BYTES")
         self._data[offset_bytes:end] = data
 
-    async def commit(self, key: ObjectKey) -> StoredObject:
+    async def commit(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> StoredObject:
         self._refuse_unless_open()
         if key.arrival_id != self.arrival_id:
             raise ValueError("the key has another arrival id than the writer")
         location = _LAYOUT.location_of(key)
+        data = bytes(self._data)
         try:
-            self._storage.put(self, location, bytes(self._data))
+            self._storage.put(self, location, data, synced=not may_leave_unsynced)
         finally:
             self._end()
-        return StoredObject(location, len(self._data))
+        return StoredObject(location, len(data), data if may_leave_unsynced else None)
 
-    def defer(self, key: ObjectKey) -> None:
+    def defer(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> None:
         """Never: `commit` goes to no thread."""
         self._refuse_unless_open()
 

@@ -28,6 +28,7 @@ from scp_server.storage.base import (
     TakeAway,
 )
 from scp_server.storage.directories import DirectoryTree
+from scp_server.storage.late_sync import LateSync
 from scp_server.storage.layout import INCOMING, PART_SUFFIX, directory_of
 from scp_server.storage.ledger import InFlightLedger
 from scp_server.storage.left_overs import LeftOvers
@@ -88,6 +89,7 @@ class Workshop:
     executor: Executor
     directories: DirectoryTree
     ledger: InFlightLedger
+    late_sync: LateSync
     space: FreeSpace
     spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
     writers: set[FilesystemWriter] = field(default_factory=set)
@@ -143,19 +145,27 @@ class _PartFile:
                 self._digest.update(data)
 
     def finish(
-        self, prefix: bytes, buffers: Sequence[Buffer], patches: Sequence[tuple[int, bytes]], location: str
+        self,
+        prefix: bytes,
+        buffers: Sequence[Buffer],
+        patches: Sequence[tuple[int, bytes]],
+        location: str,
+        unsynced: bytes | None = None,
     ) -> StoredObject:
-        """Write the rest, make the object durable, then visible. Leaves nothing when it raises."""
+        """Write the rest, make the object durable, then visible. Leaves nothing when it raises.
+
+        `unsynced` is all of it, where making it durable is left to others."""
         try:
             if prefix or buffers or not self._created:
                 self._append(prefix, buffers)
             for offset_bytes, data in patches:
                 write_at(self._descriptor, data, offset_bytes)
-            if self._workshop.durable:
+            sync = self._workshop.durable and unsynced is None
+            if sync:
                 os.fdatasync(self._descriptor)
             # Some filesystems tell of a failed write only here, so before the rename.
             self._close()
-            self._place(location)
+            self._place(location, sync=sync)
             # The disk takes objects, so it may let go of what it would not before.
             self._workshop.left_overs.remove_all()
         except OSError as error:
@@ -165,7 +175,7 @@ class _PartFile:
             self.discard()
             raise
         self._ended = True
-        return StoredObject(self._placed, self._size)
+        return StoredObject(self._placed, self._size, unsynced)
 
     def hand_over(self, prefix: bytes, buffers: Sequence[Buffer], take_away: TakeAway) -> None:
         """Write the rest, make the bytes durable, and let `take_away` have the file. Leaves nothing here."""
@@ -191,7 +201,7 @@ class _PartFile:
         """What reads the file's bytes from an offset on, while it is still being written."""
         return FileReader(self._path, offset_bytes, max(0, self._size - offset_bytes))
 
-    def _place(self, location: str) -> None:
+    def _place(self, location: str, *, sync: bool) -> None:
         workshop = self._workshop
         directory = directory_of(location)
         target = f"{workshop.root}/{location}"
@@ -214,7 +224,7 @@ class _PartFile:
         self._placed = location
         # See `directories`: only now is what is known about this directory sure to be about this one.
         workshop.directories.ensure(directory)
-        if workshop.durable:
+        if sync:
             sync_directory(workshop.directories.path(directory))
 
     def discard(self) -> None:
@@ -266,6 +276,7 @@ class _Deferred:
         buffers: Sequence[Buffer],
         stored: StoredObject,
     ) -> None:
+        """`stored` tells whether it is left unsynced."""
         self._workshop = workshop
         self._part = part
         self._prefix = prefix
@@ -277,7 +288,7 @@ class _Deferred:
         """See `DeferredObject.place`."""
         began = time.perf_counter()
         try:
-            self._part.finish(self._prefix, self._buffers, (), self.stored.location)
+            self._part.finish(self._prefix, self._buffers, (), self.stored.location, self.stored.unsynced)
         finally:
             self._buffers = ()
             self.placing_seconds = time.perf_counter() - began
@@ -373,32 +384,47 @@ class FilesystemWriter:
             raise ValueError("a patch lies within what was written, and within PATCHABLE_BYTES")
         self._patches.append((offset_bytes, bytes(data)))
 
-    async def commit(self, key: ObjectKey) -> StoredObject:
+    async def commit(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> StoredObject:
         """One hop: write, sync, rename, sync, as configured. See `ObjectWriter.commit`."""
         self._refuse_unless_open()
         location = self._location_of(key)
         prefix, pending = self._take_pending()
         self._state = _State.COMMITTING
-        stored = await self._perform(self._part.finish, prefix, pending, self._patches, location)
+        unsynced = b"".join((prefix, *pending)) if may_leave_unsynced and self._can_be_unsynced else None
+        stored = await self._perform(self._part.finish, prefix, pending, self._patches, location, unsynced)
         self._state = _State.COMMITTED
         self._workshop.writers.discard(self)
         return stored
 
-    def defer(self, key: ObjectKey) -> DeferredObject | None:
-        """A small object of which nothing was written, while nothing is synced. See `ObjectWriter.defer`."""
+    @property
+    def _can_be_unsynced(self) -> bool:
+        return self._workshop.durable and self._hop is None and not self._patches
+
+    def defer(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> DeferredObject | None:
+        """A small object of which nothing was written, where nothing is synced: neither it nor, with
+        durability `full`, a directory that is made for it. See `ObjectWriter.defer`."""
         self._refuse_unless_open()
+        workshop = self._workshop
         is_whole = self._hop is None and not self._patches and self._accepted_bytes <= DEFERRED_BYTES
-        if not is_whole or self._workshop.durable or not self._workshop.pace.is_quick:
+        if not is_whole or not workshop.pace.is_quick:
             return None
         location = self._location_of(key)
+        if workshop.durable and not (
+            may_leave_unsynced and workshop.directories.is_known(directory_of(location))
+        ):
+            return None
         prefix, pending = self._take_pending()
+        unsynced = b"".join((prefix, *pending)) if workshop.durable else None
         if self._digest is not None:
             for data in pending:
                 self._digest.update(data)
         self._state = _State.COMMITTED
         self._workshop.writers.discard(self)
-        part = _PartFile(self._workshop, self._arrival_id, None)
-        return _Deferred(self._workshop, part, prefix, pending, StoredObject(location, self._accepted_bytes))
+        part = _PartFile(workshop, self._arrival_id, None)
+        stored = StoredObject(location, self._accepted_bytes, unsynced)
+        if unsynced is not None:
+            prefix, pending = unsynced, []
+        return _Deferred(workshop, part, prefix, pending, stored)
 
     async def hand_over(self, take_away: TakeAway) -> None:
         """One hop, in the place of `commit`. See `SettingAside.set_aside_written`."""

@@ -12,6 +12,7 @@ from typing import Any
 from scp_server.errors import OperationRefused
 from scp_server.index.store import SqlIndex
 from scp_server.runtime.build import build_index, build_storage, build_storage_service, index_path
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.settings import Settings
 from scp_server.storage.filesystem import FilesystemStorage
 from scp_server.testing.encoded_object import EncodedObject
@@ -63,11 +64,17 @@ class Archive:
             await index.close()
             await storage.close()
 
-    async def store(self, objects: Iterable[EncodedObject], calling_ae_title: str = "SCANNER") -> list[int]:
-        """Store objects one after the other; returns the status of each."""
+    async def store(
+        self,
+        objects: Iterable[EncodedObject],
+        calling_ae_title: str = "SCANNER",
+        unsettled: UnsettledObjects | None = None,
+    ) -> list[int]:
+        """Store objects one after the other; returns the status of each. With `unsettled`, and durability
+        full, the index keeps small ones when this has ended."""
         statuses: list[int] = []
         async with self.opened() as (storage, index):
-            service = build_storage_service(self.settings, storage, index)
+            service = build_storage_service(self.settings, storage, index, unsettled=unsettled)
             for each in objects:
                 try:
                     await service.store(store_operation(each, calling_ae_title=calling_ae_title))

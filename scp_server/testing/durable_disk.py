@@ -19,7 +19,7 @@ from scp_server.testing.wire import Control, PDUType, Tag
 Names = Literal["synced", "all"]
 """Which names are there after the power cut: those that were synced only, or every one."""
 
-_SYNCS = frozenset({"fsync", "fdatasync"})
+_SYNCS = frozenset({"fsync", "fdatasync", "syncfs"})
 _SENDS = frozenset({"write", "writev", "sendto", "sendmsg"})
 _C_STORE_RSP = 0x8001
 
@@ -34,6 +34,10 @@ class _File:
 class _Directory:
     entries: dict[str, _File | _Directory] = field(default_factory=dict)
     synced: dict[str, _File | _Directory] = field(default_factory=dict)
+
+
+_Found = bytes | dict[str, _File | _Directory]
+"""What a sync finds in a file or in a directory."""
 
 
 @dataclass(slots=True)
@@ -52,17 +56,16 @@ class DurableDisk:
         self._root = root
         self._top = _Directory()
         self._opened: dict[tuple[str, int], _Opened] = {}
-        self._syncing: dict[str, bytes | dict[str, _File | _Directory]] = {}
+        self._syncing: dict[str, list[tuple[_File | _Directory, _Found]]] = {}
 
     def begins(self, call: Call) -> None:
         """Take in that a call begins."""
         if call.name == "close":
             self._opened.pop((call.process, call.descriptor), None)
         elif call.name in _SYNCS and (opened := self._opened_by(call)) is not None:
-            node = opened.node
-            self._syncing[call.thread] = (
-                bytes(node.content) if isinstance(node, _File) else dict(node.entries)
-            )
+            # All that lies below `root` is one filesystem.
+            nodes = _all_below(self._top) if call.name == "syncfs" else [opened.node]
+            self._syncing[call.thread] = [(node, _look_at(node)) for node in nodes]
 
     def ends(self, call: Call) -> None:
         """Take in that a call has ended; one that failed has changed nothing."""
@@ -97,11 +100,8 @@ class DurableDisk:
             return
         node = opened.node
         if call.name in _SYNCS:
-            found = self._syncing.pop(call.thread)
-            if isinstance(node, _Directory) and isinstance(found, dict):
-                node.synced = found
-            if isinstance(node, _File) and isinstance(found, bytes):
-                node.synced = found
+            for synced, found in self._syncing.pop(call.thread):
+                _keep(synced, found)
             return
         if isinstance(node, _Directory):
             raise ValueError(f"{call.name} of a directory")
@@ -161,6 +161,26 @@ class DurableDisk:
     def survivors(self, names: Names) -> dict[str, bytes]:
         """The files that a power cut at this moment would leave, by their path below `root`."""
         return dict(_survivors(self._top, "", names))
+
+
+def _look_at(node: _File | _Directory) -> _Found:
+    return bytes(node.content) if isinstance(node, _File) else dict(node.entries)
+
+
+def _keep(node: _File | _Directory, found: _Found) -> None:
+    if isinstance(node, _Directory) and isinstance(found, dict):
+        node.synced = found
+    if isinstance(node, _File) and isinstance(found, bytes):
+        node.synced = found
+
+
+def _all_below(directory: _Directory) -> Iterator[_File | _Directory]:
+    yield directory
+    for node in directory.entries.values():
+        if isinstance(node, _Directory):
+            yield from _all_below(node)
+        else:
+            yield node
 
 
 def _write(file: _File, data: bytes, offset: int) -> None:

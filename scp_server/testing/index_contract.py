@@ -70,6 +70,7 @@ def index_entry(
     location: str | None = None,
     header: bytes = b"packed header",
     stored_digest: bytes | None = None,
+    unsynced: bytes | None = None,
     **attributes: Any,
 ) -> IndexEntry:
     """An entry that arrived just now, at a location of its own; its UIDs are given by their last part."""
@@ -95,6 +96,7 @@ def index_entry(
         called_ae_title="SCP_SERVER",
         header=PackedHeader(header),
         stored_digest=stored_digest,
+        unsynced=unsynced,
     )
 
 

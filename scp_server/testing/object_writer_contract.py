@@ -311,3 +311,28 @@ class ObjectWriterContract:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await listed(storage) == {}
+
+    # --- what is left unsynced
+
+    async def test_an_object_left_unsynced_is_handed_back_whole_and_visible(self, storage: Storage) -> None:
+        """Where the storage does so; that it may is no duty."""
+        data = pattern(3_000)
+        stored = await store(storage, data[:1_000], data[1_000:], may_leave_unsynced=True)
+        assert stored.unsynced in (None, PREFIX + data)
+        assert stored.size_bytes == len(PREFIX + data)
+        assert await content(storage, stored.location) == PREFIX + data
+        assert await storage.not_yet_indexed([stored.location]) == {stored.location}
+        await storage.make_durable([stored.location])
+        assert await content(storage, stored.location) == PREFIX + data
+
+    async def test_nothing_is_left_unsynced_unasked(self, storage: Storage) -> None:
+        assert (await store(storage, b"x")).unsynced is None
+
+    async def test_what_was_patched_is_handed_back_with_its_patch(self, storage: Storage) -> None:
+        key = object_key(arrival_id())
+        writer = await storage.begin(key.arrival_id, b"0123456789")
+        await writer.write([b"abc"])
+        await writer.patch(2, b"XY")
+        stored = await writer.commit(key, may_leave_unsynced=True)
+        assert stored.unsynced in (None, b"01XY456789abc")
+        assert await content(storage, stored.location) == b"01XY456789abc"

@@ -16,6 +16,7 @@ from scp_server.pipeline.registry import CallbackSources, load_callbacks
 from scp_server.pipeline.rules import ObjectRules
 from scp_server.protocol.message import CStoreRSP
 from scp_server.services.storage import StorageService, StorageServiceConfig
+from scp_server.services.unsettled import UnsettledObjects
 from scp_server.storage.base import Storage
 from scp_server.storage.memory import MemoryPlace, MemoryStorage
 from scp_server.storage.quarantine import Quarantine
@@ -26,7 +27,8 @@ from scp_server.testing.watched_backends import Steps, WatchedIndex, WatchedStor
 class StorageBench:
     """`async with StorageBench(folder, **config) as bench`: `config` is StorageServiceConfig's.
 
-    `storage` replaces the one in memory; then `place` stays empty. `callbacks` are decorated functions.
+    `storage` replaces the one in memory; then `place` stays empty. `callbacks` are decorated functions. With
+    `unsettled` small objects are left unsynced.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class StorageBench:
         callbacks: Sequence[object] = (),
         rules: ObjectRules | None = None,
         quarantine: Quarantine | None = None,
+        unsettled: UnsettledObjects | None = None,
         **config: Any,
     ) -> None:
         self.steps = Steps()
@@ -59,6 +62,7 @@ class StorageBench:
             quarantine,
             callbacks=self.callbacks,
             rules=rules,
+            unsettled=unsettled,
         )
 
     async def __aenter__(self) -> Self:

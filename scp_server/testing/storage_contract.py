@@ -161,6 +161,48 @@ class StorageContract(ObjectWriterContract):
         assert await content(again, stored.location) == PREFIX + pattern(1000)
         await again.close()
 
+    # --- what was left unsynced
+
+    async def test_making_durable_passes_over_what_is_gone(self, storage: Storage) -> None:
+        stored = [await store(storage, bytes([n]), may_leave_unsynced=True) for n in range(3)]
+        await storage.delete(stored[1].location)
+        await storage.make_durable([*(each.location for each in stored), "../x", "objects", ""])
+        await storage.make_durable([])
+        assert set(await listed(storage)) == {stored[0].location, stored[2].location}
+
+    async def test_rewriting_changes_nothing_and_makes_nothing(self, storage: Storage) -> None:
+        kept, deleted = [await store(storage, pattern(5_000), may_leave_unsynced=True) for _ in range(2)]
+        await storage.delete(deleted.location)
+        assert await storage.rewrite(kept.location, PREFIX + pattern(5_000))
+        assert not await storage.rewrite(deleted.location, PREFIX + pattern(5_000))
+        assert await listed(storage) == {kept.location: kept.size_bytes}
+        assert await content(storage, kept.location) == PREFIX + pattern(5_000)
+
+    async def test_restoring_makes_an_object_be_what_it_should_be(
+        self, storage: Storage, make_storage: MakeStorage
+    ) -> None:
+        stored = await store(storage, pattern(5_000))
+        whole = PREFIX + pattern(5_000)
+        assert not await storage.restore(stored.location, whole)
+        for wrong in (whole[:-1], whole + b"x", bytes(len(whole)), b""):
+            await storage.delete(stored.location)
+            assert await storage.restore(stored.location, wrong)
+            assert await storage.restore(stored.location, whole)
+            assert await content(storage, stored.location) == whole
+        await storage.delete(stored.location)
+        assert await storage.restore(stored.location, whole)
+        again = await self._reopened(storage, make_storage)
+        assert await listed(again) == {stored.location: len(whole)}
+        assert await content(again, stored.location) == whole
+        await again.close()
+
+    @pytest.mark.parametrize("location", ["", "..", "../x", "/etc/hostname", "objects", "objects/../x"])
+    async def test_only_objects_are_rewritten_or_restored(self, storage: Storage, location: str) -> None:
+        with pytest.raises(StorageError):
+            await storage.restore(location, b"x")
+        assert not await storage.rewrite(location, b"x")
+        assert await listed(storage) == {}
+
     # --- identity
 
     async def test_objects_of_one_uid_with_different_arrival_ids_are_all_kept(self, storage: Storage) -> None:

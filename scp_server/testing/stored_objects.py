@@ -27,14 +27,18 @@ def object_key(
 
 
 async def store(
-    storage: Storage, *data: Buffer, key: ObjectKey | None = None, prefix: bytes = PREFIX
+    storage: Storage,
+    *data: Buffer,
+    key: ObjectKey | None = None,
+    prefix: bytes = PREFIX,
+    may_leave_unsynced: bool = False,
 ) -> StoredObject:
     """Store one object, one `write` for each of `data`."""
     key = key or object_key(arrival_id())
     writer = await storage.begin(key.arrival_id, prefix)
     for piece in data:
         await writer.write([piece])
-    return await writer.commit(key)
+    return await writer.commit(key, may_leave_unsynced=may_leave_unsynced)
 
 
 async def content(storage: Storage, location: str, offset: int = 0, length: int | None = None) -> bytes:

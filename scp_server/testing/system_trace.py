@@ -10,7 +10,7 @@ from pathlib import Path
 
 TRACED_CALLS = (
     *("openat", "close", "write", "writev", "pwrite64", "pwritev", "ftruncate", "fallocate"),
-    *("fsync", "fdatasync", "mkdir", "rename", "renameat2", "unlink", "rmdir", "link", "symlink"),
+    *("fsync", "fdatasync", "syncfs", "mkdir", "rename", "renameat2", "unlink", "rmdir", "link", "symlink"),
     *("sendto", "sendmsg", "copy_file_range", "sendfile", "dup", "dup2", "dup3"),
 )
 """Whatever changes files, or sends."""

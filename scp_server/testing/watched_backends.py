@@ -90,14 +90,14 @@ class WatchedWriter:
         await self._steps.enter("patch")
         await self._writer.patch(offset_bytes, data)
 
-    async def commit(self, key: ObjectKey) -> StoredObject:
+    async def commit(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> StoredObject:
         await self._steps.enter("commit")
-        stored = await self._writer.commit(key)
+        stored = await self._writer.commit(key, may_leave_unsynced=may_leave_unsynced)
         self._writing.discard(self)
         self._steps.log.append("commit.done")
         return stored
 
-    def defer(self, key: ObjectKey) -> None:
+    def defer(self, key: ObjectKey, *, may_leave_unsynced: bool = False) -> None:
         """Never, so that `commit` is a step of its own."""
 
     async def abort(self) -> None:
@@ -160,6 +160,19 @@ class WatchedStorage:
     async def indexed(self, stored: StoredObject) -> None:
         await self._steps.enter("indexed")
         await self._storage.indexed(stored)
+
+    async def make_durable(self, locations: Sequence[str]) -> None:
+        await self._steps.enter("make_durable")
+        await self._storage.make_durable(locations)
+        self._steps.log.append("make_durable.done")
+
+    async def rewrite(self, location: str, content: bytes) -> bool:
+        await self._steps.enter("rewrite")
+        return await self._storage.rewrite(location, content)
+
+    async def restore(self, location: str, content: bytes) -> bool:
+        await self._steps.enter("restore")
+        return await self._storage.restore(location, content)
 
 
 class WatchedIndex:
@@ -226,6 +239,17 @@ class WatchedIndex:
     async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
         self._steps.log.append("retrievable")
         return await self._index.retrievable(keys, limit)
+
+    async def unsynced(self) -> list[str]:
+        return await self._index.unsynced()
+
+    async def unsynced_contents(self, locations: Sequence[str]) -> dict[str, bytes]:
+        return await self._index.unsynced_contents(locations)
+
+    async def forget_unsynced(self, locations: Sequence[str]) -> None:
+        await self._steps.enter("forget_unsynced")
+        await self._index.forget_unsynced(locations)
+        self._steps.log.append("forget_unsynced.done")
 
     async def remove(self, locations: Sequence[str]) -> int:
         await self._steps.enter("remove")

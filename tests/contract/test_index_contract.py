@@ -13,6 +13,7 @@ from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.testing.event_log_contract import EventLogContract
 from scp_server.testing.index_contract import IndexContract, MakeIndex, MakeUnavailable
+from scp_server.testing.unsynced_contract import UnsyncedContract
 from tests.contract.satellites_index import SatellitesIndex
 
 
@@ -27,7 +28,7 @@ def _locked(path: Path) -> Iterator[None]:
         other.close()
 
 
-class TestSqlIndex(IndexContract, EventLogContract):
+class _SqlIndex:
     @pytest.fixture(params=[True, False], ids=["full", "process"])
     def make_index(self, tmp_path: Path, request: pytest.FixtureRequest) -> MakeIndex:
         def make() -> Index:
@@ -42,6 +43,14 @@ class TestSqlIndex(IndexContract, EventLogContract):
     @pytest.fixture
     def make_unavailable(self, tmp_path: Path) -> MakeUnavailable:
         return lambda: _locked(tmp_path / "index.sqlite")
+
+
+class TestSqlIndex(_SqlIndex, IndexContract, EventLogContract):
+    """All that is not about searches."""
+
+
+class TestSqlIndexKeepingFiles(_SqlIndex, UnsyncedContract):
+    """Those that are not durable yet."""
 
 
 class TestIndexWrittenByAnotherProcess(IndexContract):

@@ -221,6 +221,7 @@ def _read_all(data_dir: Path, sent: LargeObject) -> None:
 
 
 CEILING = {
+    "STORAGE__SHARED_SYNC_BYTES": "0",
     "STORAGE__DURABILITY": "full",
     "TIMEOUTS__WRITE_SECONDS": "60",
     "LIMITS__MAX_ASSOCIATIONS": "8",

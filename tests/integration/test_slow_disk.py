@@ -8,13 +8,14 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from scp_server import Server
+from scp_server.storage.late_sync import LateSync
 from scp_server.testing.daemon import DaemonProcess, expect_stored, stored_files
 from scp_server.testing.dataset_encoder import Element
 from scp_server.testing.encoded_object import EncodedObject
@@ -117,7 +118,9 @@ CASES = [
 async def test_an_object_is_answered_after_its_disk_and_nobody_else_waits(
     start_server: StartServer, disk: HangingDisk, tmp_path: Path, durability: str, name: str, path: str
 ) -> None:
-    slow, other = ct_image(seed=1), ct_image(seed=2)
+    # With `full` large enough to be synced by itself, with `process` small enough to be deferred.
+    side = 256 if durability == "full" else 16
+    slow, other = ct_image(rows=side, columns=side, seed=1), ct_image(seed=2)
     server = await start_server(storage={"durability": durability})
     async with _associated(server, slow) as waiting, _associated(server, other) as bystander:
         with disk.hanging(name, path):
@@ -131,6 +134,34 @@ async def test_an_object_is_answered_after_its_disk_and_nobody_else_waits(
             assert await answer == 0x0000
             assert await bystander.store(other) == 0x0000
     expect_stored(tmp_path / "data", [slow, other])
+
+
+async def test_while_the_sync_of_many_hangs_small_objects_are_answered(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, works = threading.Event(), threading.Event()
+    make_durable = LateSync.make_durable
+
+    def hanging(self: LateSync, locations: Sequence[str]) -> None:
+        reached.set()
+        works.wait()
+        make_durable(self, locations)
+
+    monkeypatch.setattr(LateSync, "make_durable", hanging)
+    objects = [ct_image(seed=seed) for seed in range(4)]
+    server = await start_server(storage={"durability": "full", "settle_seconds": 0.01})
+    try:
+        async with _associated(server, *objects) as peer:
+            assert await peer.store(objects[0]) == 0x0000
+            assert await asyncio.to_thread(reached.wait, 10)
+            for stored in objects[1:]:
+                assert await peer.store(stored) == 0x0000
+    finally:
+        works.set()
+    await server.stop()
+    expect_stored(tmp_path / "data", objects)
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / "index" / "index.sqlite")) as database:
+        assert database.execute("SELECT count(*) FROM unsynced_objects").fetchone() == (0,)
 
 
 async def test_what_the_disk_does_not_take_is_left_to_the_network(
@@ -293,7 +324,7 @@ async def test_what_its_sender_gave_up_is_undone_once_the_disk_answers(
 async def test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending(
     tmp_path: Path, name: str, suffix: str
 ) -> None:
-    stored = ct_image()
+    stored = ct_image(rows=256, columns=256)
     daemon = DaemonProcess(
         tmp_path,
         environment={"SCP_SERVER_DRAIN_TIMEOUT_SECONDS": "0.3", "SCP_SERVER_CLOSE_TIMEOUT_SECONDS": "1"},

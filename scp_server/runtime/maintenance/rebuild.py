@@ -37,6 +37,7 @@ from scp_server.runtime.maintenance.findings import Findings, Kind, Report
 from scp_server.runtime.maintenance.folder import offline_storage
 from scp_server.runtime.maintenance.progress import Progress
 from scp_server.runtime.recovery import delete_discarded
+from scp_server.runtime.settling import settle_left_over
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage, StoredObject
 from scp_server.storage.sync import make_folder, storage_failure, sync_directory
@@ -72,7 +73,7 @@ async def rebuild(settings: Settings, report: Report, progress: Progress) -> Reb
         records = await asyncio.to_thread(pending_deletions, settings.data_dir)
         path = index_path(settings)
         if path.is_file():
-            await _delete_discarded(storage, build_index(settings))
+            await _settle_old(storage, build_index(settings))
         with _failures():
             make_folder(str(path.parent), durable=True)
         unfinished = path.with_name(path.name + ".rebuild")
@@ -97,10 +98,17 @@ async def rebuild(settings: Settings, report: Report, progress: Progress) -> Reb
     )
 
 
-async def _delete_discarded(storage: Storage, old: SqlIndex) -> None:
-    """What a newcomer has replaced must not come back; an old index that cannot be read tells of nothing."""
+async def _settle_old(storage: Storage, old: SqlIndex) -> None:
+    """Files whose bytes only the old index has for sure are put into their places; what a newcomer has
+    replaced must not come back. An old index that cannot be read tells of nothing.
+
+    Raises StorageError where a file could not be put there: the old index is still needed.
+    """
     try:
         await old.open()
+        left_over = await settle_left_over(storage, old)
+        if left_over.failed:
+            raise StorageError(f"{len(left_over.failed)} files that only the old index has cannot be written")
         await delete_discarded(storage, old)
     except IndexFailure as failure:
         log.warning("index.not_readable", error=str(failure))

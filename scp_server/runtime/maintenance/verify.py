@@ -37,6 +37,7 @@ from scp_server.runtime.maintenance.findings import Findings, Kind, Report
 from scp_server.runtime.maintenance.folder import offline_storage
 from scp_server.runtime.maintenance.progress import Progress
 from scp_server.runtime.recovery import delete_discarded, read_entry
+from scp_server.runtime.settling import not_in_place, settle_left_over
 from scp_server.settings import Settings
 from scp_server.storage.base import Digest, Storage, StoredObject
 from scp_server.storage.layout import INCOMING, PART_SUFFIX
@@ -94,9 +95,20 @@ async def verify(
         try:
             await index.open()
             await deletions.look()
+            await _look_at_unsettled(storage, index, findings, repair=options.repair)
             return await Verification(storage, index, deletions, adopter, options, findings, progress).run()
         finally:
             await index.close()
+
+
+async def _look_at_unsettled(storage: Storage, index: Index, findings: Findings, *, repair: bool) -> None:
+    """Files that are whole in the index only, since the server was killed. Raises StorageError where one
+    cannot be written: its row must not be taken for one without a file."""
+    for location in await not_in_place(storage, index):
+        detail = "the index has its bytes: the next start puts them there"
+        findings.add(Kind.LEFT_OVER, location, detail, repaired=repair)
+    if repair and (failed := (await settle_left_over(storage, index)).failed):
+        raise StorageError(f"{len(failed)} files that only the index has cannot be written")
 
 
 def _part_files(data_dir: Path) -> list[str]:

@@ -29,9 +29,9 @@ from scp_server.runtime.workers.framing import MAX_FRAME_BYTES, FrameReader, enc
 
 log = get_logger(__name__)
 
-_MOST_HEADER_BYTES: Final = MAX_FRAME_BYTES // 8
-"""Packed headers of one message, beside the one that exceeds it."""
-_LONGEST_HEADER_BYTES: Final = MAX_FRAME_BYTES // 2
+_MOST_LONG_BYTES: Final = MAX_FRAME_BYTES // 8
+"""Packed headers, and files that the index is to keep, of one message, beside what exceeds it."""
+_LONGEST_BYTES: Final = MAX_FRAME_BYTES // 2
 _READ_BYTES: Final = 1 << 18
 
 _SUMMARY_FIELDS: Final = tuple(each.name for each in fields(InstanceSummary))
@@ -116,20 +116,20 @@ def _parts(
 ) -> Iterator[list[_Sent | Exception]]:
     """The batch in messages that are not too long; in the place of an entry that would be, its failure."""
     part: list[_Sent | Exception] = []
-    header_bytes = 0
+    long_bytes = 0
     for request in batch:
         if isinstance(request, AddRequest):
             addition = _addition(request)
             if not isinstance(addition, Exception):
-                header_bytes += len(addition.header)
+                long_bytes += len(addition.header) + len(request.entry.unsynced or b"")
             part.append(addition)
         elif isinstance(request, Work):
             part.append(IndexFailure("only the process that writes the index does that"))
         else:
             part.append(request)
-        if header_bytes > _MOST_HEADER_BYTES:
+        if long_bytes > _MOST_LONG_BYTES:
             yield part
-            part, header_bytes = [], 0
+            part, long_bytes = [], 0
     if part:
         yield part
 
@@ -140,7 +140,7 @@ def _addition(request: AddRequest) -> _Addition | Exception:
         header = entry.header.pack()
     except Exception as error:  # only its own entry may suffer from it
         return IndexFailure(f"the index cannot record this instance: {type(error).__name__}")
-    if len(header) > _LONGEST_HEADER_BYTES:
+    if len(header) + len(entry.unsynced or b"") > _LONGEST_BYTES:
         return IndexFailure("the index cannot record this instance: its header is too long")
     summary = entry.summary
     said = {

@@ -304,3 +304,19 @@ async def test_an_index_that_counted_when_asked_is_counted_once_and_then_kept_up
     await index.add(index_entry("4"), DuplicatePolicy.KEEP_FIRST)
     assert (await index.totals()).parts == counted["parts"] + 1
     await index.close()
+
+
+async def test_an_index_that_kept_no_files_keeps_them_after_its_migration(path: Path) -> None:
+    _second_schema(path)
+    engine = writer_engine(path, synchronous_full=False, busy_timeout_seconds=1.0)
+    with engine.begin() as connection:
+        migrations.upgrade(connection, "0006")
+    engine.dispose()
+    index = SqlIndex(IndexConfig(path))
+    await index.open()
+    assert path.with_name("index.sqlite.0006.backup").is_file()
+    assert await index.unsynced() == []
+    entry = index_entry("4", unsynced=b"whole file")
+    await index.add(entry, DuplicatePolicy.KEEP_FIRST)
+    assert await index.unsynced_contents([entry.location]) == {entry.location: b"whole file"}
+    await index.close()

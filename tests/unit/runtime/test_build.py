@@ -18,11 +18,14 @@ from scp_server.runtime.build import (
     build_policy,
     build_storage_service_config,
     build_transcoder,
+    build_unsettled_limits,
     memory_ceiling_bytes,
 )
 from scp_server.runtime.server import Server
+from scp_server.runtime.workers.shares import share_of
 from scp_server.services.query_retrieve.frame_decoders import DecodingConfig
 from scp_server.services.query_retrieve.models import FIND_MODELS, RETRIEVE_SOP_CLASSES
+from scp_server.services.unsettled import UnsettledLimits
 from scp_server.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -104,6 +107,26 @@ def test_decoding_is_bounded_as_the_settings_say(make_settings: MakeSettings) ->
     assert config == DecodingConfig(3, 1.5, 600 << 20, 2, 5 << 20)
     more = make_settings(codecs={**said, "max_objects": 3})
     assert memory_ceiling_bytes(more) - memory_ceiling_bytes(settings) == 4 * (5 << 20)
+
+
+def test_what_may_be_unsettled_is_bounded_as_the_settings_say(make_settings: MakeSettings) -> None:
+    said = {"shared_sync_bytes": 3_000, "max_unsettled_objects": 7, "max_unsettled_bytes": 5 << 20}
+    settings = make_settings(storage={**said, "durability": "full"})
+    assert build_unsettled_limits(settings) == UnsettledLimits(3_000, 7, 5 << 20)
+    more = make_settings(storage={**said, "durability": "full", "max_unsettled_bytes": 6 << 20})
+    assert memory_ceiling_bytes(more) - memory_ceiling_bytes(settings) == 1 << 20
+    for off in ({"durability": "process"}, {"durability": "full", "shared_sync_bytes": 0}):
+        without = make_settings(storage={**said, **off})
+        assert build_unsettled_limits(without).object_bytes == 0
+        assert memory_ceiling_bytes(settings) - memory_ceiling_bytes(without) == 5 << 20
+
+
+def test_of_several_workers_each_syncs_every_object_by_itself(make_settings: MakeSettings) -> None:
+    settings = make_settings(storage={"durability": "full"}, workers=2)
+    assert build_unsettled_limits(settings).object_bytes == 0
+    assert build_unsettled_limits(share_of(settings, 1)).object_bytes == 0
+    less = make_settings(storage={"durability": "full", "max_unsettled_bytes": 0}, workers=2)
+    assert memory_ceiling_bytes(settings) == memory_ceiling_bytes(less)
 
 
 def test_retrieves_are_served_and_offered_as_relational(make_settings: MakeSettings) -> None:

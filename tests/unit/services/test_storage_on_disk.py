@@ -8,12 +8,18 @@ import threading
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
+from scp_server.objects.changes import Changes
+from scp_server.pipeline.filters import ObjectFilter
+from scp_server.pipeline.rules import CoerceRule, ObjectRules
 from scp_server.runtime.recovery import recover
 from scp_server.services.storage import StorageService
+from scp_server.services.unsettled import UnsettledLimits, UnsettledObjects
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
 from scp_server.testing.dicos_objects import dicos_tdr
 from scp_server.testing.fake_operation import PRESSURE, FakeOperation, store_operation
+from scp_server.testing.objects import ct_image
 from scp_server.testing.storage_bench import StorageBench
 from scp_server.testing.stored_objects import in_flight, listed
 from scp_server.testing.system_calls import SystemCalls
@@ -108,21 +114,25 @@ async def test_failing_at_any_system_call_is_a700_or_a_success_and_nothing_betwe
     assert await _after_a_restart(tmp_path) == (1, 1)
 
 
-def _small_bench(tmp_path: Path) -> StorageBench:
-    """Small objects are deferred here."""
-    config = FilesystemStorageConfig(tmp_path / "data", Durability.PROCESS, reserve_bytes=0)
+def _small_bench(
+    tmp_path: Path, durability: Durability = Durability.PROCESS, rules: ObjectRules | None = None
+) -> StorageBench:
+    """Small objects are deferred here, and with `full` left unsynced."""
+    config = FilesystemStorageConfig(tmp_path / "data", durability, reserve_bytes=0)
     storage = FilesystemStorage(config)
     bench = StorageBench(tmp_path, storage)
     # Watched writers defer nothing.
-    bench.service = StorageService(storage, bench.index, bench.config)
+    unsettled = UnsettledObjects(UnsettledLimits())
+    bench.service = StorageService(storage, bench.index, bench.config, unsettled=unsettled, rules=rules)
     return bench
 
 
+@pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("number", range(12))
 async def test_a_small_object_failing_at_any_system_call_is_a700_or_a_success_and_nothing_between(
-    tmp_path: Path, calls: SystemCalls, number: int
+    tmp_path: Path, calls: SystemCalls, number: int, durability: Durability
 ) -> None:
-    async with _small_bench(tmp_path) as bench:
+    async with _small_bench(tmp_path, durability) as bench:
         calls.fail(number, errno.ENOSPC)
         status = await bench.status(store_operation(dicos_tdr()))
         calls.before = None
@@ -132,6 +142,23 @@ async def test_a_small_object_failing_at_any_system_call_is_a700_or_a_success_an
         assert (await bench.index.totals()).parts == kept
         assert await bench.status(store_operation(dicos_tdr())) == 0x0000
     assert await _after_a_restart(tmp_path) == (1, 1)
+
+
+async def test_small_objects_that_are_changed_are_left_unsynced_whole_and_known_by_what_they_are(
+    tmp_path: Path,
+) -> None:
+    """The first in a directory that is made for it, the second deferred."""
+    changes = Changes.of(set={"PatientComments": "a comment"})
+    rules = ObjectRules(coerce=(CoerceRule("rule", ObjectFilter(), changes),))
+    async with _small_bench(tmp_path, Durability.FULL, rules) as bench:
+        for stored in (ct_image(seed=1), ct_image(seed=2)):
+            assert await bench.status(store_operation(stored)) == 0x0000
+            (part,) = await bench.index.parts(stored.sop_instance_uid)
+            content = (tmp_path / "data" / part.location).read_bytes()
+            assert await bench.index.unsynced_contents([part.location]) == {part.location: content}
+            assert part.stored_digest == blake3(content[part.dataset_offset_bytes :]).digest()
+            assert part.digest == blake3(stored.dataset).digest()
+        assert not list((tmp_path / "data" / "incoming").glob("*.part"))
 
 
 async def test_cancelled_while_the_index_is_asked_the_object_is_found_at_the_next_start(

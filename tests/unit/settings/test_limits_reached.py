@@ -30,9 +30,13 @@ OTHERS = frozenset(
         "peers.idle_seconds",
         "remotes.connect_seconds",
         "remotes.max_associations",
+        "storage.max_unsettled_bytes",
+        "storage.max_unsettled_objects",
         "webhook.concurrency",
         "webhook.timeout_seconds",
         "storage.reserve_bytes",
+        "storage.settle_seconds",
+        "storage.shared_sync_bytes",
         "storage.threads",
         "storage.write_buffer_bytes",
         "worker_silence_seconds",
@@ -50,6 +54,7 @@ CONTROL = "unit/runtime/test_control.py::"
 QUARANTINE = "unit/storage/test_quarantine.py::"
 QUERY = "unit/services/query_retrieve/test_limits.py::"
 SUB_OPERATIONS = "unit/services/query_retrieve/test_suboperations.py::"
+SETTLING = "unit/runtime/test_settling.py::"
 COMPARISON = "unit/runtime/maintenance/test_comparison.py::"
 
 TRANSCODING = "unit/services/test_transcoding.py::"
@@ -133,6 +138,12 @@ REACHED_BY: dict[str, str] = {
     "worker_silence_seconds": "integration/test_workers.py::"
     "test_nothing_acknowledged_is_lost_when_workers_are_killed_or_hang_and_others_take_their_places",
     "workers": "integration/test_workers.py::test_metrics_and_status_tell_of_all_workers_together",
+    "storage.shared_sync_bytes": SETTLING + "test_an_object_above_shared_sync_bytes_is_synced_by_itself",
+    "storage.settle_seconds": SETTLING + "test_an_object_waits_for_settle_seconds",
+    "storage.max_unsettled_objects": SETTLING
+    + "test_when_as_much_is_unsettled_as_may_be_newcomers_sync_themselves",
+    "storage.max_unsettled_bytes": SETTLING
+    + "test_when_as_much_is_unsettled_as_may_be_newcomers_sync_themselves",
     "storage.reserve_bytes": "integration/test_receive.py::test_no_room_is_a700_and_the_association_goes_on",
     "storage.threads": "unit/storage/test_filesystem.py::test_no_more_calls_block_at_once_than_the_threads",
     "storage.write_buffer_bytes": "unit/storage/test_filesystem.py::"

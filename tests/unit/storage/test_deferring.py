@@ -14,7 +14,7 @@ from scp_server.errors import StorageError, StorageFull
 from scp_server.storage.base import DeferredObject
 from scp_server.storage.filesystem import Durability, FilesystemStorage
 from scp_server.storage.writer import DEFERRED_BYTES, Pace
-from scp_server.testing.stored_objects import arrival_id, listed, object_key, pattern
+from scp_server.testing.stored_objects import arrival_id, content, listed, object_key, pattern, store
 from scp_server.testing.system_calls import SystemCalls
 
 Opened = Callable[..., AbstractAsyncContextManager[FilesystemStorage]]
@@ -29,7 +29,7 @@ async def _deferred(storage: FilesystemStorage, size: int = 100, **steps: bool) 
         await writer.flush()
     if steps.get("patch"):
         await writer.patch(0, b"Q")
-    deferred = writer.defer(key)
+    deferred = writer.defer(key, may_leave_unsynced=steps.get("may_leave_unsynced", False))
     if deferred is None:
         await writer.abort()
     return deferred
@@ -52,6 +52,22 @@ async def test_what_is_on_disk_already_or_still_changes_is_not_deferred(
 ) -> None:
     async with opened(root, PROCESS) as storage:
         assert await _deferred(storage, **{step: True}) is None
+
+
+async def test_what_may_be_left_unsynced_is_deferred_where_no_directory_is_to_be_synced(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root, FULL) as storage:
+        assert await _deferred(storage, may_leave_unsynced=True) is None, "its directory is to be made"
+        await store(storage, b"x")
+        calls.log.clear()
+        deferred = await _deferred(storage, may_leave_unsynced=True)
+        assert deferred is not None
+        assert deferred.stored.unsynced == b"P" + pattern(99)
+        assert calls.log == []
+        deferred.place()
+        assert calls.names() == ["open", "writev", "close", "rename"]
+        assert await content(storage, deferred.stored.location) == deferred.stored.unsynced
 
 
 async def test_what_is_to_be_synced_is_not_deferred(opened: Opened, root: Path) -> None:

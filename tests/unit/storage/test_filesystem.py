@@ -104,6 +104,54 @@ async def test_an_object_in_a_known_series_costs_two_syncs_and_one_rename(
         assert calls.names() == ["open", "writev", "fdatasync", "close", "rename", "open", "fsync", "close"]
 
 
+async def test_an_object_left_unsynced_costs_a_rename_and_no_sync(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        await store(storage, b"first")
+        calls.log.clear()
+        stored = await store(storage, b"x" * 5_000, may_leave_unsynced=True)
+        assert calls.names() == ["open", "writev", "close", "rename"]
+        assert stored.unsynced == PREFIX + b"x" * 5_000
+
+
+@pytest.mark.parametrize("reason", ["flushed", "patched", "durability process"])
+async def test_an_object_that_cannot_be_left_unsynced_is_synced_as_configured(
+    opened: Opened, root: Path, calls: SystemCalls, reason: str
+) -> None:
+    durability = PROCESS if reason == "durability process" else FULL
+    async with opened(root, durability) as storage:
+        await store(storage, b"first")
+        key = object_key(arrival_id())
+        writer = await storage.begin(key.arrival_id, PREFIX)
+        await writer.write([b"x" * 5_000])
+        if reason == "flushed":
+            await writer.flush()
+        if reason == "patched":
+            await writer.patch(0, b"y")
+        calls.log.clear()
+        stored = await writer.commit(key, may_leave_unsynced=True)
+        assert stored.unsynced is None
+        assert ("fdatasync" in calls.names()) is (durability is FULL)
+
+
+async def test_the_bytes_of_an_unsynced_object_are_synced_before_it_is_set_aside(
+    opened: Opened, root: Path, calls: SystemCalls
+) -> None:
+    async with opened(root) as storage:
+        for unsynced in (True, False):
+            stored = await store(storage, b"x" * 5_000, may_leave_unsynced=unsynced)
+            calls.log.clear()
+
+            def take_away(path: str, _size_bytes: int) -> None:
+                os.rename(path, root / "elsewhere")
+
+            await storage.set_aside_stored(stored, take_away)
+            assert (("fdatasync", stored.location) in calls.log) is unsynced
+            names = calls.names()
+            assert not unsynced or names.index("fdatasync") < names.index("rename")
+
+
 async def test_process_syncs_nothing(opened: Opened, root: Path, calls: SystemCalls) -> None:
     async with opened(root, PROCESS) as storage:
         await store(storage, b"first")

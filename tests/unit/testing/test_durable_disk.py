@@ -104,6 +104,17 @@ def test_without_one_sync_something_is_lost(
     assert _at_promise(lines) == (synced, everything)
 
 
+def test_a_sync_of_the_filesystem_keeps_every_name_and_content_that_it_found() -> None:
+    without = [line for line in WHOLE[:-1] if "sync" not in line]
+    synced = _call("syncfs", 3, "/disk/objects")
+    assert _at_promise([*without, synced, WHOLE[-1]]) == (SURVIVES, SURVIVES)
+    assert _at_promise([*without, WHOLE[-1], synced])[0] == {}
+    assert _at_promise([*without, _call("syncfs", 8, "/elsewhere"), WHOLE[-1]])[0] == {}
+    early = [_open(7, "/disk/objects", "O_RDONLY|O_DIRECTORY"), _call("syncfs", 7, "/disk/objects")]
+    renamed = without.index(WHOLE[8])
+    assert _at_promise([*without[:renamed], *early, *without[renamed:], WHOLE[-1]])[0] == {"part": b"object"}
+
+
 @pytest.mark.parametrize("step", [2, 6, 10])
 def test_a_sync_after_the_success_comes_too_late(step: int) -> None:
     late = WHOLE[:step] + WHOLE[step + 1 :] + [WHOLE[step]]

@@ -105,11 +105,18 @@ async def test_what_a_killed_satellite_asked_for_whole_is_performed_and_nothing_
     assert (await scene.primary.totals()).parts == 1
 
 
-async def test_an_entry_that_is_too_long_suffers_alone(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_writer, "_MOST_HEADER_BYTES", 1_000)
-    monkeypatch.setattr(remote_writer, "_LONGEST_HEADER_BYTES", 2_000)
+@pytest.mark.parametrize("is_header", [True, False])
+async def test_an_entry_that_is_too_long_suffers_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, is_header: bool
+) -> None:
+    monkeypatch.setattr(remote_writer, "_MOST_LONG_BYTES", 1_000)
+    monkeypatch.setattr(remote_writer, "_LONGEST_BYTES", 2_000)
     serving = asyncio.create_task(serve_writer(scene.here, scene.primary))
-    entries = [index_entry(str(n), header=b"h" * (2_001 if n == 5 else 600)) for n in range(10)]
+    long = [b"h" * (2_001 if n == 5 else 600) for n in range(10)]
+    entries = [
+        index_entry(str(n), header=each) if is_header else index_entry(str(n), unsynced=each)
+        for n, each in enumerate(long)
+    ]
     results = await asyncio.gather(
         *(scene.satellite.add(entry, KEEP_FIRST) for entry in entries), return_exceptions=True
     )
@@ -123,7 +130,8 @@ async def test_every_value_of_an_entry_arrives(scene: Scene) -> None:
     serving = asyncio.create_task(serve_writer(scene.here, scene.primary))
     entry = index_entry(patient_name="Müller^Änne", rows=512, modality="CT")
     summary = replace(entry.summary, referenced_sop_instance_uids=("1.2", "1.3"))
-    await scene.satellite.add(replace(entry, summary=summary), KEEP_FIRST)
+    await scene.satellite.add(replace(entry, summary=summary, unsynced=b"whole file"), KEEP_FIRST)
+    assert await scene.primary.unsynced_contents([entry.location]) == {entry.location: b"whole file"}
     (part,) = await scene.primary.parts(entry.summary.sop_instance_uid)
     for name in ("digest", "location", "size_bytes", "arrival_id", "received_at_ns", "calling_ae_title"):
         assert getattr(part, name) == getattr(entry, name)
