@@ -14,15 +14,25 @@ if TYPE_CHECKING:
     from scp_server.runtime.server import Server
     from scp_server.settings import Settings
     from scp_server.storage.received_folder import ReceivedFolder
+    from scp_server.views.opening import open_instance
 
 __version__ = "0.1.0"
-__all__ = ["ReceivedFolder", "Requestor", "Server", "Settings", "__version__", "storage_contexts"]
+__all__ = [
+    "ReceivedFolder",
+    "Requestor",
+    "Server",
+    "Settings",
+    "__version__",
+    "open_instance",
+    "storage_contexts",
+]
 
 _MODULES = {
     "ReceivedFolder": "scp_server.storage.received_folder",
     "Requestor": "scp_server.net.requestor",
     "Server": "scp_server.runtime.server",
     "Settings": "scp_server.settings",
+    "open_instance": "scp_server.views.opening",
     "storage_contexts": "scp_server.objects.storage_contexts",
 }
 
