@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Final
 
@@ -59,12 +59,22 @@ def open_instance(source: Source | Iterable[Source]) -> View | Dataset:
     files = [StoredFile(one) for one in _sources(source)]
     if not files:
         raise ValueError("no file was given")
-    kind = view_class(files[0])
+    if len(files) == 1 and view_class(files[0]) is None:
+        return dataset(files[0])
+    return open_view(files)
+
+
+def open_view(files: Sequence[StoredFile]) -> View:
+    """The view of an object that has one, in these files, at least one. Raises CannotView."""
+    first = files[0]
+    kind = view_class(first)
     if kind is not None and issubclass(kind, CTView | AITView):
         return kind(files)
     if len(files) > 1:
-        raise files[1].error(f"only the parts of a CT or AIT are opened together, not with {files[0].path}")
-    return dataset(files[0]) if kind is None else kind(files[0])
+        raise files[1].error(f"only the parts of a CT or AIT are opened together, not with {first.path}")
+    if kind is None:
+        raise first.error("there is no view of objects of its SOP class")
+    return kind(first)
 
 
 def view_class(file: StoredFile) -> type[View] | None:

@@ -69,6 +69,26 @@ class Region:
     def mask(self) -> NDArray[Any] | None:
         """Which voxels of the box belong to the region: slices, rows, columns of bool; None where it has no
         bitmap. Raises CannotView where the bitmap is not as long as the box is large."""
+        found = self._bitmap()
+        if found is None:
+            return None
+        bitmap, (columns, rows, slices) = found
+        module = numpy()
+        bits = columns * rows * slices
+        flat = module.unpackbits(module.frombuffer(bitmap, "u1"), count=bits, bitorder="little")
+        mask: NDArray[Any] = flat.reshape(slices, rows, columns).astype(bool)
+        return mask
+
+    def mask_voxels(self) -> int | None:
+        """How many voxels the mask has; needs no numpy. Raises CannotView as `mask` does."""
+        found = self._bitmap()
+        if found is None:
+            return None
+        bitmap, extents = found
+        return (int.from_bytes(bitmap, "little") & ((1 << math.prod(extents)) - 1)).bit_count()
+
+    def _bitmap(self) -> tuple[bytes, tuple[int, int, int]] | None:
+        """The bitmap with its columns, rows and slices."""
         if not self.has_mask:
             return None
         bitmap = self._file.value(self._item, _BITMAP)
@@ -81,10 +101,7 @@ class Region:
                 f"the bitmap {tag_text(_BITMAP)} has {len(bitmap)} bytes, and "
                 f"{columns} x {rows} x {slices} voxels have {whole}"
             )
-        module = numpy()
-        flat = module.unpackbits(module.frombuffer(bitmap, "u1"), count=bits, bitorder="little")
-        mask: NDArray[Any] = flat.reshape(slices, rows, columns).astype(bool)
-        return mask
+        return bitmap, (columns, rows, slices)
 
 
 @dataclass(frozen=True, slots=True)
