@@ -43,14 +43,17 @@ def read_lookup_table(
     if len(described) != 3 or data not in source:
         return None
     count, first, bits = described
+    if not 1 <= bits <= 16:
+        raise file.error(f"{tag_text(descriptor)} says {bits} bits for an entry")
     # Zero says 65536, which 16 bits cannot (PS3.3 C.11.1.1).
     count = count % 65_536 or 65_536
     value = little_endian_words(source.vr(data) or "OW", file.value(source, data), source.little_endian)
     entry_bytes = 1 if bits <= 8 and len(value) in (count, count + 1) else 2
     if len(value) < count * entry_bytes:
         raise file.error(f"{tag_text(data)} has {len(value)} bytes, too few for {count} entries")
+    # The DICOS toolkit writes entries of 8 bits into both bytes of a word.
     entries = tuple(
-        int.from_bytes(value[start : start + entry_bytes], "little")
+        int.from_bytes(value[start : start + entry_bytes], "little") & ((1 << bits) - 1)
         for start in range(0, count * entry_bytes, entry_bytes)
     )
     return LookupTable(first, bits, entries, text(source, explanation) if explanation else "")

@@ -138,6 +138,18 @@ def test_a_table_of_65536_entries_of_16_bits_is_read_from_the_file(store: Store)
     assert np.array_equal(found(PIXELS), 65_535 - PIXELS)
 
 
+def test_entries_of_8_bits_in_words_are_their_lower_byte(store: Store) -> None:
+    view = dx_of(store, Element(0x00283010, "SQ", [table(bytes((7, 7, 200, 200)), count=2)]))
+    assert view.lookup_tables[0].entries == (7, 200)
+    assert view.displayed()[0, :2].tolist() == [7, 200]
+
+
+def test_entries_of_no_possible_width_are_refused(store: Store) -> None:
+    view = dx_of(store, Element(0x00283010, "SQ", [table(bytes(4), bits=17)]))
+    with pytest.raises(CannotView, match="says 17 bits"):
+        _ = view.lookup_tables
+
+
 def test_a_table_shorter_than_it_says_is_refused(store: Store) -> None:
     view = dx_of(store, Element(0x00283010, "SQ", [table(bytes(4), bits=16, count=9)]))
     with pytest.raises(CannotView, match=r"\(0028,3006\) has 4 bytes, too few for 9 entries"):
