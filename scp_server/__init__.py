@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scp_server.runtime.server import Server
     from scp_server.settings import Settings
     from scp_server.storage.received_folder import ReceivedFolder
+    from scp_server.views.opening import open_instance
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Undeliverable",
     "__version__",
     "callback",
+    "open_instance",
     "storage_contexts",
 ]
 
@@ -42,6 +44,7 @@ _MODULES = {
     "Settings": "scp_server.settings",
     "Undeliverable": "scp_server.pipeline.verdicts",
     "callback": "scp_server.pipeline.callback",
+    "open_instance": "scp_server.views.opening",
     "storage_contexts": "scp_server.objects.storage_contexts",
 }
 

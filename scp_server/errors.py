@@ -19,6 +19,7 @@
     │   │   └── RetrieveFailed      a C-MOVE or a C-GET
     │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
     ├── CannotTranscode             an object cannot be sent in another transfer syntax: says why
+    ├── CannotView                  a file cannot be read as asked: says which, what and where
     ├── StorageError                an object could not be written, read or deleted
     │   ├── StorageFull             no space (ENOSPC, EDQUOT, or the reserve)         (0xA700)
     │   └── ObjectNotFound          no object lies at that location
@@ -156,6 +157,11 @@ class UnreadableDataset(OperationRefused):
 
 class CannotTranscode(SCPServerError):
     """A data set cannot be given another transfer syntax without losing something, or is damaged."""
+
+
+class CannotView(SCPServerError):
+    """What was asked of a stored object cannot be given: its file is damaged or no object, what it holds
+    makes no sense, or an extra is not installed. The text names the file, what is wrong, and where."""
 
 
 class StorageError(SCPServerError):

@@ -399,6 +399,25 @@ def delete(
     )
 
 
+@app.command("info")
+def info(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="A Part 10 file, or all parts of one CT or AIT.", show_default=False
+        ),
+    ],
+    as_json: AsJSON = False,
+) -> None:
+    """Show what a stored object is and says, DICOS or medical. Nothing is hidden.
+
+    Example: scp-server info bag.dcs
+    """
+    from scp_server.cli.info import run_info
+
+    end(lambda: run_info(files, as_json=as_json))
+
+
 @app.command("backup")
 def backup(
     output: Annotated[

@@ -134,6 +134,12 @@ class ElementReader:
         self._is_dicos = False
 
     @property
+    def offset_bytes(self) -> int:
+        """Where the next byte to be read lies in the data set. While a listener is told of an element or a
+        fragment, that is where its value begins."""
+        return self._at
+
+    @property
     def depth(self) -> int:
         """How many sequences and items are open: 0 between and in elements of the data set itself."""
         return len(self._stack)
