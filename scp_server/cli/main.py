@@ -27,6 +27,7 @@ from scp_server.cli.options import (
 from scp_server.cli.query_commands import find, worklist
 from scp_server.cli.retrieve_commands import get, move
 from scp_server.cli.store_command import store
+from scp_server.cli.validate_command import validate
 
 PROGRAM = "scp-server"
 
@@ -196,6 +197,7 @@ app.command()(find)
 app.command()(worklist)
 app.command()(move)
 app.command()(get)
+app.command()(validate)
 
 
 @config_app.command("check")

@@ -68,6 +68,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "config check",
         "config show",
         "conformance",
+        "validate",
         "quarantine list",
         "quarantine show",
         "quarantine release",
