@@ -66,7 +66,7 @@ class _Check:
 
     def _empty(self, rules: Sequence[AttributeRule], path: Path, vr: str) -> None:
         for rule in rules:
-            if rule.when and not self._holding[rule.when] and rule is not rules[-1]:
+            if rule.when and not self._holding[rule.when]:
                 continue
             if rule.type.startswith("1"):
                 or_absent = "" if self._is_demanded(rule) else " or not be there"

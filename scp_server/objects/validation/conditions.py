@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from scp_server.objects.validation.subject import Subject, is_empty
+from scp_server.objects.validation.subject import Subject, coded
 
 _SHARED_GROUPS: Final = 0x52009229
-_FRAME_GROUPS: Final = 0x52009230
 _PLANE_POSITION: Final = 0x00209113
-_PLANE_ORIENTATION: Final = 0x00209116
-_WINDOW_CENTER: Final = 0x00281050
+_INSPECTION_CRITERIA: Final = 0x4010106E
+_EARLIER_VERSIONS: Final = ("V01", "V02", "V02A")
 
 
 class Condition(NamedTuple):
@@ -37,30 +36,22 @@ CONDITIONS: Final[Mapping[str, Condition]] = {
         "where PresentationIntentType is FOR PRESENTATION",
     ),
     "machine": Condition(lambda it: it.tdr_type == "MACHINE", "where TDRType is MACHINE"),
-    "machine-or-ground-truth": Condition(
-        lambda it: it.tdr_type in ("MACHINE", "GROUND TRUTH"), "where TDRType is MACHINE or GROUND TRUTH"
-    ),
+    "not-person": Condition(lambda it: it.ooi_type != "PERSON", "where OOIType is not PERSON"),
     "operator": Condition(lambda it: it.tdr_type == "OPERATOR", "where TDRType is OPERATOR"),
-    "orientation-by-frame": Condition(
-        lambda it: (
-            _first_item_has(it, _FRAME_GROUPS, _PLANE_ORIENTATION)
-            and not _first_item_has(it, _SHARED_GROUPS, _PLANE_ORIENTATION)
-        ),
-        "where other frames have their own",
-    ),
-    "orientation-not-by-frame": Condition(
-        lambda it: not _first_item_has(it, _FRAME_GROUPS, _PLANE_ORIENTATION),
-        "where the frames have none of their own",
-    ),
     "person": Condition(lambda it: it.ooi_type == "PERSON", "where OOIType is PERSON"),
     "position-not-shared": Condition(
         lambda it: not _first_item_has(it, _SHARED_GROUPS, _PLANE_POSITION),
         "where the frames do not share one",
     ),
-    "v02": Condition(lambda it: it.dicos_version == "V02", "in DICOS V02"),
+    "random-screening": Condition(
+        lambda it: it.tdr_type == "MACHINE" and coded(it.header, _INSPECTION_CRITERIA) == "RANDOM",
+        "where TDRType is MACHINE and AdditionalInspectionSelectionCriteria is RANDOM",
+    ),
+    "v02": Condition(lambda it: it.dicos_version in ("V02", "V02A"), "in DICOS V02"),
     # An object that does not say its version is judged by the newest whose rules are known.
-    "v03": Condition(lambda it: it.dicos_version not in ("V01", "V02", "V02A"), "in DICOS V03"),
-    "window-center": Condition(
-        lambda it: not is_empty(it.header, _WINDOW_CENTER), "where there is a WindowCenter"
+    "v03": Condition(lambda it: it.dicos_version not in _EARLIER_VERSIONS, "in DICOS V03"),
+    "v03-not-person": Condition(
+        lambda it: it.dicos_version not in _EARLIER_VERSIONS and it.ooi_type != "PERSON",
+        "in DICOS V03 where OOIType is not PERSON",
     ),
 }

@@ -50,6 +50,7 @@ class Code(StrEnum):
     BITMAP = "bitmap"
     REGION = "region"
     ALARM_OBJECTS = "alarm-objects"
+    SCALE = "scale"
     UNREADABLE = "unreadable"
     TOTAL_OBJECTS = "total-objects"
     ENUMERATION = "enumeration"

@@ -25,14 +25,12 @@ _VERSIONS: Final = ("V01", "V02", "V02A", "V03")
 _TDR_TYPES: Final = ("MACHINE", "OPERATOR", "GROUND TRUTH", "AGGREGATE", "MOD_AGGREGATE", "UNDEFINED")
 _MODALITIES: Final[Mapping[Kind, tuple[str, ...]]] = {
     Kind.CT: ("CT",),
-    Kind.DX: ("XRAY",),
+    Kind.DX: ("XRAY", "DX"),
     Kind.TDR: ("TDR",),
     Kind.AIT2D: ("AIT", "AIT2D"),
     Kind.AIT3D: ("AIT", "AIT3D"),
     Kind.QR: ("QR",),
 }
-_EARLY_MODALITIES: Final[Mapping[Kind, tuple[str, ...]]] = {Kind.DX: ("DX", "XRAY")}
-"""In versions before V03."""
 _CONTENT: Final = ((TDR_TYPE, Kind.TDR), (THREAT_SEQUENCE, Kind.TDR), (_QR_MEASUREMENTS, Kind.QR))
 """Attributes that only one kind of object has."""
 
@@ -51,8 +49,6 @@ def check_identity(subject: Subject, findings: Findings) -> None:
         findings.add(Code.TDR_TYPE, sentence, Path(TDR_TYPE), "CS")
     modality = coded(subject.header, _MODALITY)
     allowed = _MODALITIES.get(subject.kind)
-    if version in _VERSIONS[:-1]:
-        allowed = _EARLY_MODALITIES.get(subject.kind, allowed)
     if modality and allowed and modality not in allowed:
         sentence = f"Modality is {modality[:16]!a}; an object of this class has {' or '.join(allowed)}."
         findings.add(Code.MODALITY, sentence, Path(_MODALITY), "CS")

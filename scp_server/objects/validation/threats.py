@@ -26,6 +26,7 @@ _ASSESSMENTS: Final = 0x40101038
 _PROBABILITY: Final = 0x40101016
 _TOTAL_OBJECTS: Final = 0x40101033
 _ALARM_OBJECTS: Final = 0x40101034
+_IMAGE_SCALE: Final = 0x40101075
 _COORDINATES: Final = 3
 _FLOAT_BYTES: Final = 4
 
@@ -65,6 +66,7 @@ def check_threats(subject: Subject, volumes: Volumes, findings: Findings, budget
             if budget.spend():
                 yield
             _check_probability(inner, where, findings)
+    _check_scale(subject.header, findings)
     if subject.is_whole(THREAT_SEQUENCE):
         _check_counts(subject.header, count, findings)
 
@@ -76,6 +78,14 @@ def _items(source: AttributeSource, tag: int, around: _Around) -> Iterator[tuple
     path = Path(tag, around)
     for item_number, item in enumerate(source.items(tag), 1):
         yield path.inside(item_number), item
+
+
+def _check_scale(header: AttributeSource, findings: Findings) -> None:
+    for value in header.value(_IMAGE_SCALE):
+        if not isinstance(value, float) or not 0 < value < math.inf:
+            sentence = f"ImageScaleRepresentation is {value}, which is no scale."
+            findings.add(Code.SCALE, sentence, Path(_IMAGE_SCALE), "FD")
+            return
 
 
 def _check_counts(header: AttributeSource, count: int, findings: Findings) -> None:

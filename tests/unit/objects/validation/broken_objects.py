@@ -62,6 +62,27 @@ def threats(dataset: Dataset) -> Iterator[Dataset]:
     yield from dataset[0x40101011].value
 
 
+def in_threat(number: int, *path: int, value: Any) -> Edit:
+    """An edit of an attribute in a threat object, through the first items of the sequences on the way."""
+
+    def edit(dataset: Dataset) -> None:
+        target = list(threats(dataset))[number]
+        for tag in path[:-1]:
+            target = target[tag].value[0]
+        target.add_new(path[-1], target[path[-1]].VR, value)
+
+    return edit
+
+
+def sop_class(uid: str) -> Edit:
+    """An edit that gives data set and File Meta another SOP class."""
+
+    def edit(dataset: Dataset) -> None:
+        dataset[0x00080016].value = dataset.file_meta[0x00020002].value = uid
+
+    return edit
+
+
 def _person(dataset: Dataset) -> None:
     dataset[0x40101042].value = "PERSON"
     for threat in threats(dataset):
@@ -82,10 +103,19 @@ def _aborted(dataset: Dataset) -> None:
     dataset.add_new(0x40101021, "CS", "TIMEOUT")
     dataset[0x4010106D].value = "YES"
     dataset.add_new(0x4010106E, "CS", "RANDOM")
+    method = item(
+        (0x00080100, "SH", "1"),
+        (0x00080102, "SH", "TSA"),
+        (0x00080104, "LO", "Opened by hand"),
+        (0x00080105, "CS", "DCMR"),
+        (0x00080106, "DT", "20110101000000.000000"),
+        (0x0008010F, "CS", "DCS3"),
+    )
+    dataset.add_new(0x4010106F, "SQ", [method])
 
 
 def _by_frame(dataset: Dataset) -> None:
-    """All that the frames share is in each frame instead, and the position is shared."""
+    """What the frames share is in each frame, only the orientation also shared; and so is the position."""
     (shared,) = dataset[0x52009229].value
     frames = dataset[0x52009230].value
     position = frames[0][0x00209113]
@@ -94,7 +124,8 @@ def _by_frame(dataset: Dataset) -> None:
             frame[element.tag] = element
         del frame[0x00209113]
     for tag in list(shared.keys()):
-        del shared[tag]
+        if tag != 0x00209116:
+            del shared[tag]
     shared[0x00209113] = position
 
 

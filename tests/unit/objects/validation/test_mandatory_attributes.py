@@ -25,12 +25,11 @@ from tests.unit.objects.validation.broken_objects import (
 FOLLOWS = {0x40101011: {Code.ALARM_OBJECTS}, 0x52009230: {Code.FRAMES}}
 """What else is wrong where a sequence is empty: fewer threat objects than alarms, no frame described."""
 INSTEAD = {
-    (0x52009230, 0x00209116): {(Code.MISSING_TYPE_1, "(5200,9229)[1] > (0020,9116)")},
     (0x52009229, 0x00209113): {
         (Code.MISSING_TYPE_1, f"(5200,9230)[{frame}] > (0020,9113)") for frame in (1, 2, 3, 4)
     },
 }
-"""What lies with each frame or is shared by all: gone from one place it is missing in the other."""
+"""A position that no frame shares any more is missing in each frame."""
 
 
 @cache
@@ -98,7 +97,7 @@ def test_a_mandatory_attribute_that_is_absent_is_found_with_its_code(rule: Attri
 @pytest.mark.parametrize("rule", _cases())
 def test_a_mandatory_attribute_that_is_empty_is_found_unless_it_may_be(rule: AttributeRule) -> None:
     found = errors(judge(edited(valid_files()[_example(rule)], empty(rule.tags))))
-    if rule.type == "2":
+    if rule.type.startswith("2"):
         assert found == []
         return
     code = Code.EMPTY_TYPE_1

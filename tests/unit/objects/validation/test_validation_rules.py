@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -37,10 +36,11 @@ from tests.unit.objects.validation.broken_objects import (
     Edit,
     edited,
     errors,
+    in_threat,
     item,
     judge,
     put,
-    threats,
+    sop_class,
     valid_files,
 )
 
@@ -52,25 +52,6 @@ def findings_of(name: str, edit: Edit) -> list[tuple[Severity, Code, str]]:
     """Severity, code and path of what is found in a valid file after an edit."""
     report = judge(edited(valid_files()[name], edit))
     return [(one.severity, one.code, one.path) for one in report.findings]
-
-
-def in_threat(number: int, *path: int, value: Any) -> Edit:
-    """An edit of an attribute in a threat object, through the first items of the sequences on the way."""
-
-    def edit(dataset: Dataset) -> None:
-        target = list(threats(dataset))[number]
-        for tag in path[:-1]:
-            target = target[tag].value[0]
-        target.add_new(path[-1], target[path[-1]].VR, value)
-
-    return edit
-
-
-def sop_class(uid: str) -> Edit:
-    def edit(dataset: Dataset) -> None:
-        dataset[0x00080016].value = dataset.file_meta[0x00020002].value = uid
-
-    return edit
 
 
 def labelled_v02(dataset: Dataset) -> None:
@@ -110,7 +91,8 @@ REGION = f"{PRESENTATION}(4010,1001)[1] > "
         pytest.param("tdr", sop_class(f"{PREFIX}.1"), Code.CLASS_CONTENT, "(0008,0016)", id="class-ct"),
         pytest.param("qr", sop_class(f"{PREFIX}.2.1"), Code.CLASS_CONTENT, "(0008,0016)", id="class-dx"),
         pytest.param("tdr", put(0x00080060, "CS", "CT"), Code.MODALITY, "(0008,0060)", id="modality"),
-        pytest.param("dx", put(0x00080060, "CS", "DX"), Code.MODALITY, "(0008,0060)", id="modality-dx-v03"),
+        pytest.param("dx", put(0x00080060, "CS", "CT"), Code.MODALITY, "(0008,0060)", id="modality-dx"),
+        pytest.param("tdr", put(0x40101075, "FD", 0.0), Code.SCALE, "(4010,1075)", id="scale"),
         pytest.param("tdr", put(0x40101027, "CS", "BANANA"), Code.TDR_TYPE, "(4010,1027)", id="tdr-type"),
         pytest.param("tdr", put(0x40101031, "CS", "MAYBE"), Code.ENUMERATION, "(4010,1031)", id="decision"),
         pytest.param("tdr", put(0x40101042, "CS", "CAR"), Code.ENUMERATION, "(4010,1042)", id="ooi"),
