@@ -29,6 +29,7 @@ from scp_server.cli.outbox_commands import outbox_app
 from scp_server.cli.query_commands import find, worklist
 from scp_server.cli.retrieve_commands import get, move
 from scp_server.cli.store_command import store
+from scp_server.cli.validate_command import validate
 
 PROGRAM = "scp-server"
 
@@ -206,6 +207,7 @@ app.command()(move)
 app.command()(get)
 app.command()(callbacks)
 app.command()(replay)
+app.command()(validate)
 
 
 @config_app.command("check")

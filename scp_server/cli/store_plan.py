@@ -100,7 +100,7 @@ def make_plan(inputs: Sequence[Path]) -> Plan:
     seen_files: set[str] = set()
     for given in inputs:
         named = not given.is_dir()
-        for found in [given] if named else _files_below(given):
+        for found in [given] if named else files_below(given):
             if isinstance(found, Unsendable):
                 plan.unsendable.append(found)
                 continue
@@ -182,7 +182,7 @@ def _read(path: Path, descriptor: int, *, named: bool) -> Candidate | Unsendable
     )
 
 
-def _files_below(folder: Path) -> Iterator[Path | Unsendable]:
+def files_below(folder: Path) -> Iterator[Path | Unsendable]:
     """Files below a folder by name; links are followed, but no folder is entered twice."""
     entered: set[tuple[int, int]] = set()
     waiting: list[Path] = [folder]
