@@ -197,8 +197,9 @@ class BatchQueue(Generic[Request, Result]):
             failure.__cause__ = error
             return [failure] * len(batch)
         finally:
-            self._measures.batch_entries.observe(len(batch))
-            self._measures.batch_seconds.observe(time.perf_counter() - started)
+            if entries := sum(has_place for _, _, has_place in batch):
+                self._measures.batch_entries.observe(entries)
+                self._measures.batch_seconds.observe(time.perf_counter() - started)
 
     def _resolve(
         self, batch: Sequence[_Item[Request, Result]], outcomes: Sequence[Result | Exception]

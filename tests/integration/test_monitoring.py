@@ -59,12 +59,15 @@ def _problems(query: str, scraped: Scraped) -> list[str]:
 
 @pytest.fixture
 async def scraped(start_server: Callable[..., Awaitable[Server]]) -> Scraped:
-    """The series of a real server, with a callback of its user's."""
+    """The series of a real server, with callbacks of its user's, one of which is a subscription."""
 
     @callback("accepted")
     async def anything(association: Any) -> None: ...
 
-    server = await start_server(callbacks=[anything])
+    @callback("stored")
+    async def everything(instance: Any) -> None: ...
+
+    server = await start_server(callbacks=[anything, everything])
     body, _ = await server._sight.scrape()
     series: dict[str, list[Mapping[str, str]]] = {}
     for family in text_string_to_metric_families(body.decode()):

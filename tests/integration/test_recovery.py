@@ -45,6 +45,8 @@ async def add_or_die(self, entry, policy, first=None):
     global stored
     stored += 1
     if sys.argv[1] == "before" and stored == int(sys.argv[2]):
+        if first is not None:
+            first()
         os.kill(os.getpid(), signal.SIGKILL)
     result = await add(self, entry, policy, first)
     if sys.argv[1] == "after" and stored == int(sys.argv[2]):
