@@ -12,13 +12,9 @@ position has gone past it. Or it is done with, delivered or dead.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
-from bisect import insort
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Final
 
 from scp_server.index.outbox import OutboxChanges, ParkedRow, SubscriptionRow
@@ -27,21 +23,15 @@ from scp_server.observability.measures import DeliveryOutcome, SubscriptionCount
 from scp_server.observability.text import peer_text
 from scp_server.pipeline.backoff import NANOSECONDS, Backoff, Circuit
 from scp_server.pipeline.deliveries import Delivery, LoggedEvent, Subscriber
+from scp_server.pipeline.parking import Parking
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
+from scp_server.pipeline.window import Item, Window
 
 log = get_logger(__name__)
 
-WINDOW: Final = 1_024
-"""Events of a subscription in memory, beside a page of the log."""
-LOADED: Final = 512
-"""Parked events in memory that are being tried again, or come behind one that is."""
-CHAIN: Final = 64
-"""Those of one order key among them."""
 _ERROR_CHARACTERS: Final = 256
 _TURN_SECONDS: Final = 0.005
 """How long deliveries that never wait may keep the event loop."""
-
-_event_id = attrgetter("event_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +49,6 @@ class OutboxConfig:
     events. What happens after a silence is read at once."""
     max_dead: int = 10_000
     """Dead letters of one subscription; the oldest make room for new ones."""
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """An event in memory that is to be delivered."""
-
-    event: LoggedEvent
-    attempts: int = 0
-    may_be_repeated: bool = False
-    is_parked: bool = False
-    is_broken_off: bool = False
-    is_done: bool = False
 
 
 class OutboxLine:
@@ -104,22 +82,10 @@ class OutboxLine:
         self._begun_to = 0
         """At the end: up to here the next process will find what an earlier one may have delivered."""
         self._dead_ahead: frozenset[int] = frozenset()
-        self._window: deque[_Item] = deque()
-        self._fresh: list[_Item] = []
+        self._window = Window()
+        self._fresh: list[Item] = []
         """Read, and not to be begun yet: the database does not know of it."""
-        self._waiting: dict[str, deque[_Item]] = {}
-        """What may be begun, by order key; the first of each may be under way."""
-        self._ready: deque[str] = deque()
-        """Keys of which nothing is under way."""
-        self._parked: dict[str, list[ParkedRow]] = {}
-        self._parked_ids: dict[int, ParkedRow] = {}
-        """The same rows by the ids of their events."""
-        self._loaded: set[int] = set()
-        """Parked events that are in `_fresh` or `_waiting`."""
-        self._due: list[tuple[int, int, str]] = []
-        """When the first of a parked key is to be tried, with its id; what is no longer so is passed over."""
-        self._changed: dict[int, ParkedRow | None] = {}
-        """What the database is to be told of parked events."""
+        self._parking = Parking(self.name)
         self._workers: set[asyncio.Task[None]] = set()
         self._more_later: asyncio.Handle | None = None
         self._is_stopping = False
@@ -138,24 +104,17 @@ class OutboxLine:
         """What is parked already, and the dead letters."""
         self.counts.dead = len(dead)
         self._dead_ahead = frozenset(each.event_id for each in dead if each.event_id > self.read_to)
-        for each in parked:
-            self._park(each)
-        for key, rows in self._parked.items():
-            self._await(key, rows[0])
+        self._parking.remember(parked)
 
     # -- reading ------------------------------------------------------------------------------------------
 
     @property
     def wants_more(self) -> bool:
         """Whether the log should be read for it."""
-        if (
-            self._is_stopping
-            or len(self._window) >= WINDOW
-            or len(self._parked_ids) >= self._config.max_parked
-        ):
+        if self._is_stopping or self._window.is_full or len(self._parking) >= self._config.max_parked:
             return False
         return not self.circuit.is_open or (
-            not self._window and not self._loaded and self.circuit.is_due(self._now_ns())
+            self._window.first is None and not self._parking.is_lent and self.circuit.is_due(self._now_ns())
         )
 
     def take(self, events: Iterable[LoggedEvent], read_to: int) -> None:
@@ -165,49 +124,39 @@ class OutboxLine:
             event_id = event.event_id
             if event_id <= begin or not wants(event):
                 continue
-            if event_id in self._parked_ids or event_id in self._dead_ahead:
+            if event_id in self._parking or event_id in self._dead_ahead:
                 continue
             may_be_repeated = event_id <= self._started_before
-            if event.order_key in self._parked:
-                self._park_behind(event, may_be_repeated=may_be_repeated)
+            item = Item(event, may_be_repeated=may_be_repeated)
+            if self._parking.has_key(event.order_key):
+                self._parking.add(self._row_of(item))
                 continue
-            item = _Item(event, may_be_repeated=may_be_repeated)
-            self._window.append(item)
+            self._window.add(item)
             self._fresh.append(item)
         self.read_to = read_to
 
     def due_events(self) -> list[int]:
         """Parked events that are due and are not in memory yet. They are given to `load`."""
         now = self._now_ns()
-        found: list[int] = []
-        if self._is_stopping or not self.circuit.is_due(now):
-            return []
-        while self._due and self._due[0][0] <= now and len(self._loaded) + len(found) < LOADED:
-            _, event_id, key = heapq.heappop(self._due)
-            rows = self._parked.get(key)
-            if rows and rows[0].event_id == event_id and event_id not in self._loaded:
-                found += [row.event_id for row in rows[:CHAIN]]
-        return list(dict.fromkeys(found))
+        return self._parking.due(now) if not self._is_stopping and self.circuit.is_due(now) else []
 
     def load(self, wanted: Collection[int], events: Mapping[int, LoggedEvent]) -> None:
         """`events` are those of `wanted` that the log still has."""
         for event_id in wanted:
             event = events.get(event_id)
-            row = self._parked_ids[event_id]
             if event is None:
-                self._is_dead(row, "the event is no longer in the log")
+                self._is_dead(self._parking[event_id], "the event is no longer in the log")
                 continue
-            self._loaded.add(event_id)
-            # Until it is known how this ends, it may be arriving.
-            self._changed[event_id] = row._replace(may_be_repeated=True)
-            self._fresh.append(_Item(event, row.attempts, row.may_be_repeated, is_parked=True))
+            row = self._parking.lend(event_id)
+            self._fresh.append(Item(event, row.attempts, row.may_be_repeated, is_parked=True))
 
     # -- what the database is told ------------------------------------------------------------------------
 
     @property
     def position(self) -> int:
         """Everything up to here is done with, or parked."""
-        return self._window[0].event.event_id - 1 if self._window else self.read_to
+        first = self._window.first
+        return self.read_to if first is None else first.event.event_id - 1
 
     @property
     def written_position(self) -> int:
@@ -217,7 +166,7 @@ class OutboxLine:
     @property
     def has_to_write(self) -> bool:
         """Whether something waits for the database to know of it."""
-        return bool(self._fresh or self._changed)
+        return bool(self._fresh) or self._parking.has_changed
 
     @property
     def has_moved(self) -> bool:
@@ -228,50 +177,38 @@ class OutboxLine:
         """What the database is to know before what was read is begun. `written` says that it does; nothing is
         taken or loaded in between."""
         position = self.position
-        started_to = max(position, self._window[-1].event.event_id if self._window else self._begun_to)
+        last = self._window.last
+        started_to = max(position, self._begun_to if last is None else last.event.event_id)
         changes = OutboxChanges()
         if (position, started_to) != self._written[1:]:
             changes.subscriptions.append(SubscriptionRow(self.name, position, started_to))
-        for event_id, row in self._changed.items():
-            if row is None:
-                changes.take_away.append((self.name, event_id))
-            else:
-                changes.put.append(row)
+        self._parking.add_to(changes)
         return changes
 
     def written(self, changes: OutboxChanges) -> None:
         """The database knows `changes`: what was read may be begun."""
         for row in changes.subscriptions:
             self._written = row
-        for put in changes.put:
-            if self._changed.get(put.event_id) is put:
-                del self._changed[put.event_id]
-        for _, event_id in changes.take_away:
-            if event_id in self._changed and self._changed[event_id] is None:
-                del self._changed[event_id]
+        self._parking.written(changes)
         fresh, self._fresh = self._fresh, []
         for item in fresh:
             self._make_ready(item)
 
     # -- delivering ---------------------------------------------------------------------------------------
 
-    def _make_ready(self, item: _Item) -> None:
-        key = item.event.order_key
-        if not item.is_parked and key in self._parked:
+    def _make_ready(self, item: Item) -> None:
+        if not item.is_parked and self._parking.has_key(item.event.order_key):
+            # Something of its key has failed since it was read.
             self._put_back(item)
+            item.is_done = True
             self._shift()
-            return
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            self._waiting[key] = deque((item,))
-            self._ready.append(key)
         else:
-            waiting.append(item)
+            self._window.make_ready(item)
 
     def begin(self) -> None:
         """Deliver what is ready, as much at once as the subscriber takes."""
         if (
-            self._ready
+            self._window.has_ready
             and len(self._workers) < self.subscriber.concurrency
             and not self._is_stopping
             and self.circuit.is_due(self._now_ns())
@@ -295,9 +232,8 @@ class OutboxLine:
 
     async def _work(self) -> None:
         turn_ends = time.perf_counter() + _TURN_SECONDS
-        while self._ready and not self._is_stopping and self.circuit.is_due(self._now_ns()):
-            key = self._ready.popleft()
-            item = self._waiting[key][0]
+        while self._window.has_ready and not self._is_stopping and self.circuit.is_due(self._now_ns()):
+            item = self._window.begin()
             self.circuit.try_begins()
             self.counts.running += 1
             try:
@@ -309,7 +245,7 @@ class OutboxLine:
                 await asyncio.sleep(0)
                 turn_ends = time.perf_counter() + _TURN_SECONDS
 
-    async def _deliver(self, item: _Item) -> None:
+    async def _deliver(self, item: Item) -> None:
         event = item.event
         delivery = Delivery(
             event,
@@ -348,29 +284,29 @@ class OutboxLine:
             self._wake()
         self.circuit.try_ended(is_down=False, now_ns=self._now_ns())
 
-    def _went_down(self, item: _Item, error: DestinationDown) -> None:
+    def _went_down(self, item: Item, error: DestinationDown) -> None:
         """It keeps its place, and nothing has been tried."""
         was_open = self.circuit.is_open
         self.circuit.try_ended(is_down=True, now_ns=self._now_ns())
         self.counts.outcomes[DeliveryOutcome.DOWN] += 1
-        self._ready.appendleft(item.event.order_key)
+        self._window.give_back(item)
         self._note(error)
         if not was_open:
             log.warning("outbox.circuit_opened", subscription=self.name, error=self.last_error)
         self._wake()
 
-    def _delivered(self, item: _Item) -> None:
+    def _delivered(self, item: Item) -> None:
         self.counts.outcomes[DeliveryOutcome.DELIVERED] += 1
         if item.is_parked:
-            self._leave_parked(item.event.order_key, item.event.event_id)
+            self._parking.remove(item.event.event_id)
         self._is_done(item)
 
-    def _give_up(self, item: _Item, error: BaseException) -> None:
+    def _give_up(self, item: Item, error: BaseException) -> None:
         row = self._row_of(item)._replace(attempts=item.attempts + 1)
         self._is_dead(row, self._note(error))
         self._is_done(item)
 
-    def _failed(self, item: _Item, error: BaseException) -> None:
+    def _failed(self, item: Item, error: BaseException) -> None:
         """It is parked until another try is due, with everything behind it that has its key."""
         attempts = item.attempts + 1
         if attempts >= self._config.max_attempts:
@@ -385,13 +321,7 @@ class OutboxLine:
             due_at_ns=self._now_ns() + retry_ns,
             error=self._note(error),
         )
-        key = item.event.order_key
-        if item.is_parked:
-            self._parked[key][0] = self._parked_ids[row.event_id] = row
-        else:
-            self._park(row)
-        self._changed[row.event_id] = row
-        self._await(key, row)
+        self._parking.add(row)
         self._is_done(item, blocks=True)
         log.warning(
             "delivery.postponed",
@@ -402,43 +332,25 @@ class OutboxLine:
             error=row.error,
         )
 
-    def _is_done(self, item: _Item, *, blocks: bool = False) -> None:
+    def _is_done(self, item: Item, *, blocks: bool = False) -> None:
         """What is next of its key may begin, or is parked where this one `blocks` it."""
-        item.is_done = True
-        event = item.event
-        key = event.order_key
-        self._loaded.discard(event.event_id)
-        waiting = self._waiting.get(key)
-        if waiting and waiting[0] is item:
-            waiting.popleft()
-            if blocks:
-                for behind in waiting:
-                    self._put_back(behind)
-                waiting.clear()
-            if waiting:
-                self._ready.append(key)
-            else:
-                del self._waiting[key]
+        for behind in self._window.end(item, blocks=blocks):
+            self._put_back(behind)
         self._shift()
+        if item.is_parked:
+            self._wake()
 
     def _shift(self) -> None:
         """The position moves on, past what is done."""
-        window = self._window
-        was_full = len(window) >= WINDOW
-        while window and window[0].is_done:
-            window.popleft()
-        if (was_full and len(window) < WINDOW) or not window:
+        if self._window.shift():
             self._wake()
 
-    def _put_back(self, item: _Item) -> None:
+    def _put_back(self, item: Item) -> None:
         """It will be tried after what is before it."""
-        event_id = item.event.event_id
         if item.is_parked:
-            self._loaded.discard(event_id)
-            self._changed[event_id] = self._parked_ids[event_id]
+            self._parking.take_back(item.event.event_id)
         else:
-            self._park_behind(item.event, may_be_repeated=item.may_be_repeated)
-            item.is_done = True
+            self._parking.add(self._row_of(item))
 
     def _note(self, error: BaseException) -> str:
         self.last_error = peer_text(str(error) or type(error).__name__)[:_ERROR_CHARACTERS]
@@ -446,7 +358,7 @@ class OutboxLine:
 
     # -- what is parked -----------------------------------------------------------------------------------
 
-    def _row_of(self, item: _Item) -> ParkedRow:
+    def _row_of(self, item: Item) -> ParkedRow:
         event = item.event
         return ParkedRow(
             name=self.name,
@@ -460,40 +372,8 @@ class OutboxLine:
             error="",
         )
 
-    def _park(self, row: ParkedRow) -> None:
-        insort(self._parked.setdefault(row.order_key, []), row, key=_event_id)
-        self._parked_ids[row.event_id] = row
-        self.counts.parked = len(self._parked_ids)
-
-    def _park_behind(self, event: LoggedEvent, *, may_be_repeated: bool) -> None:
-        row = self._row_of(_Item(event, may_be_repeated=may_be_repeated))
-        self._park(row)
-        self._changed[row.event_id] = row
-
-    def _await(self, key: str, row: ParkedRow) -> None:
-        heapq.heappush(self._due, (row.due_at_ns, row.event_id, key))
-
-    def _leave_parked(self, key: str, event_id: int) -> None:
-        rows = self._parked.get(key)
-        if rows is None:
-            return
-        was_first = rows[0].event_id == event_id
-        if was_first:
-            del rows[0]
-        else:
-            rows[:] = [row for row in rows if row.event_id != event_id]
-        self._parked_ids.pop(event_id, None)
-        self.counts.parked = len(self._parked_ids)
-        self._changed[event_id] = None
-        if not rows:
-            del self._parked[key]
-        elif was_first:
-            self._await(key, rows[0])
-        self._wake()
-
     def _is_dead(self, row: ParkedRow, error: str) -> None:
-        self._leave_parked(row.order_key, row.event_id)
-        self._changed[row.event_id] = row._replace(is_dead=True, error=error)
+        self._parking.remove(row.event_id, row._replace(is_dead=True, error=error))
         self.counts.dead += 1
         self.counts.outcomes[DeliveryOutcome.DEAD] += 1
         self.last_error = error
@@ -510,43 +390,26 @@ class OutboxLine:
         """Dead letters are parked again, to be tried at once."""
         for row in rows:
             self.counts.dead -= 1
-            fresh = row._replace(is_dead=False, attempts=0, due_at_ns=0)
-            self._park(fresh)
-            self._changed[fresh.event_id] = fresh
-            self._try_now(fresh.order_key)
+            self._parking.add(row._replace(is_dead=False, attempts=0, due_at_ns=0))
+        self._wake()
 
     def retry(self, event_id: int | None = None) -> int:
         """Try what is parked at once, or one event of that; returns how many. Its attempts count from 0."""
         self.circuit.close()
-        found = 0
-        for key, rows in self._parked.items():
-            for place, row in enumerate(rows):
-                if row.event_id not in self._loaded and event_id in (None, row.event_id):
-                    fresh = row._replace(attempts=0, due_at_ns=0)
-                    rows[place] = self._parked_ids[row.event_id] = self._changed[row.event_id] = fresh
-                    found += 1
-            if event_id is None or event_id == rows[0].event_id:
-                self._try_now(key)
         self._wake()
-        return found
-
-    def _try_now(self, key: str) -> None:
-        first = self._parked[key][0]
-        if first.event_id not in self._loaded:
-            self._await(key, first._replace(due_at_ns=0))
-        self._wake()
+        return self._parking.try_now(event_id)
 
     def drop(self, event_id: int) -> bool:
         """Forget a parked event; False where it is not parked, or being delivered."""
-        if event_id not in self._parked_ids or event_id in self._loaded:
+        if not self._parking.is_free(event_id):
             return False
-        key = next(key for key, rows in self._parked.items() if any(row.event_id == event_id for row in rows))
-        self._leave_parked(key, event_id)
+        self._parking.remove(event_id)
+        self._wake()
         return True
 
     def forget_dead(self, event_id: int) -> None:
         """A dead letter is no longer kept."""
-        self._changed[event_id] = None
+        self._parking.forget_dead(event_id)
         self.counts.dead -= 1
         self._wake()
 
@@ -555,14 +418,14 @@ class OutboxLine:
     @property
     def due_at_ns(self) -> int | None:
         """When there is something to do of which nobody tells; None where there is nothing."""
-        if len(self._workers) >= self.subscriber.concurrency or len(self._loaded) >= LOADED:
+        if len(self._workers) >= self.subscriber.concurrency:
             return None
-        due = self._due[0][0] if self._due else None
+        due = self._parking.due_at_ns
         if not self.circuit.is_open:
             return due
         if self.circuit.is_probing:
             return None
-        if self._ready:
+        if self._window.has_ready:
             return self.circuit.due_at_ns
         return None if due is None else max(due, self.circuit.due_at_ns)
 
@@ -585,22 +448,18 @@ class OutboxLine:
     def leave_nothing_open(self) -> None:
         """Once it has ended: park what is before something that was begun, so that of what was delivered
         nothing is behind the position, and nothing will have to be repeated."""
-        window = self._window
-        last = max((item.event.event_id for item in window if item.is_done or item.is_broken_off), default=0)
-        while window and window[0].event.event_id <= last:
-            item = window.popleft()
-            if not item.is_done:
-                self._park_behind(item.event, may_be_repeated=item.may_be_repeated)
-        self._begun_to = max((item.event.event_id for item in window if item.may_be_repeated), default=0)
+        before, begins, self._begun_to = self._window.close()
+        for item in before:
+            self._parking.add(self._row_of(item))
         self._fresh.clear()
-        self.read_to = self.position
-        window.clear()
+        self.read_to = begins - 1 if begins else self.read_to
 
     def look(self, newest_id: int) -> None:
         """Bring the counts up to date."""
         counts = self.counts
         counts.behind = max(0, newest_id - self.position)
         counts.is_open = self.circuit.is_open
-        oldest = [item.event.at_ns for item in (self._window[0],)] if self._window else []
-        oldest += [rows[0].at_ns for rows in self._parked.values()]
-        counts.oldest_at_ns = min(oldest, default=0)
+        counts.parked = len(self._parking)
+        first = self._window.first
+        oldest = [self._parking.oldest_at_ns, None if first is None else first.event.at_ns]
+        counts.oldest_at_ns = min((at_ns for at_ns in oldest if at_ns is not None), default=0)

@@ -69,7 +69,7 @@ class ListenSettings(Section):
 
 
 class HTTPSettings(Section):
-    """Where /healthz, /readyz and /metrics are served."""
+    """Where /healthz, /readyz, /metrics and /events are served."""
 
     host: Host = Field(default="127.0.0.1", description="Address or host name to listen on for HTTP.")
     port: Port = Field(default=8_080, description="TCP port for HTTP; 0 takes any free one.")

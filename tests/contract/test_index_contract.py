@@ -11,6 +11,7 @@ import pytest
 
 from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.testing.event_log_contract import EventLogContract
 from scp_server.testing.index_contract import IndexContract, MakeIndex, MakeUnavailable
 from scp_server.testing.unsynced_contract import UnsyncedContract
 from tests.contract.satellites_index import SatellitesIndex
@@ -44,7 +45,7 @@ class _SqlIndex:
         return lambda: _locked(tmp_path / "index.sqlite")
 
 
-class TestSqlIndex(_SqlIndex, IndexContract):
+class TestSqlIndex(_SqlIndex, IndexContract, EventLogContract):
     """All that is not about searches."""
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from scp_server.errors import ConfigurationError, ObjectNotFound, StorageError
 from scp_server.index.base import Index, PartRecord
+from scp_server.index.log_transfer import after_restore
 from scp_server.index.snapshot import still_known, take_snapshot
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.runtime.build import index_path
@@ -261,6 +262,7 @@ async def _restore_index(
         parts = (await index.totals()).parts
     finally:
         await index.close()
+    await asyncio.to_thread(after_restore, index_path(settings))
     if parts != outline.parts:
         findings.add(Kind.UNREADABLE, INDEX, f"it has {parts} parts instead of {outline.parts}")
 

@@ -5,6 +5,8 @@ so parts get their numbers, and studies and patients the attributes of whoever c
 Killed, it is taken up where it was: what it has already is passed over. When it is whole it takes the old
 one's place in one rename, and the old one stays as `index.sqlite.<time>.before-rebuild`.
 
+The event log, with what the outbox has still to deliver, goes over from the old index where that can be read.
+
 No object is ever changed or removed. Each is adopted as under the policy `parts` (see `adoption`).
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from scp_server.errors import IndexFailure, IndexUnavailable, StorageError
 from scp_server.index.base import AddOutcome, Index, IndexTotals
+from scp_server.index.log_transfer import carry_over
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.objects.header_tap import TapLimits
 from scp_server.observability.logs import get_logger
@@ -84,6 +87,8 @@ async def rebuild(settings: Settings, report: Report, progress: Progress) -> Reb
             limits = build_storage_service_config(settings).tap_limits
             await _Rebuild(storage, index, plan, limits, records, findings, progress).run()
             totals = await index.totals()
+        if path.is_file() and not await asyncio.to_thread(carry_over, path, unfinished):
+            log.warning("events.begun_anew")
         copy = await asyncio.to_thread(put_in_place, unfinished, path)
         # The new index never had them, so now the records may go.
         await finish_deletions(settings.data_dir, storage, None, progress)
@@ -197,6 +202,8 @@ async def _opened(path: Path, settings: Settings, plan: ArrivalPlan) -> AsyncIte
                 path.with_name(name).unlink(missing_ok=True)
         index = SqlIndex(config)
         await index.open()
+    # What is found again was told of when it came.
+    index.event_log.keep(False)
     try:
         yield index
     finally:

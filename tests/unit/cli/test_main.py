@@ -70,6 +70,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "config check",
         "config show",
         "conformance",
+        *("outbox list", "outbox retry", "outbox drop"),
         "quarantine list",
         "quarantine show",
         "quarantine release",

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from scp_server.interfaces import AssociationInfo, AssociationVerdict
+from scp_server.interfaces import AssociationInfo, AssociationVerdict, Operation
+from scp_server.protocol.message import Message
 from scp_server.testing import wire
-from scp_server.testing.acceptor_scene import AcceptorScene, associate_rq, echo_rq, settle
+from scp_server.testing.acceptor_scene import AcceptorScene, associate_rq, echo_rq, settle, succeed
 from scp_server.testing.wire import PDUType
 
 Logs = list[dict[str, Any]]
@@ -184,3 +185,27 @@ async def test_a_server_that_stops_waits_for_no_verdict(judge: Judge, scene: Acc
     assert await scene.manager.drain(1.0)
     await settle()
     assert judge.cancelled == 1
+
+
+async def test_an_association_has_ended_once_nothing_of_it_is_performed_any_more(
+    scene: AcceptorScene, judge: Judge
+) -> None:
+    """Its peer is gone, and an object of it may still become safe: all that it brought is known only then."""
+    go_on = asyncio.Event()
+
+    async def wait(operation: Operation) -> Message:
+        await go_on.wait()
+        return await succeed(operation)
+
+    scene.services.service = wait
+    staged = scene.connect()
+    staged.associate(calling_ae_title="TRUSTED")
+    staged.send(echo_rq())
+    await settle()
+    staged.end()
+    await settle()
+    assert "disconnected" in judge.told[-1]
+    go_on.set()
+    await settle()
+    assert judge.told[-1] == "ended lost 1 0"
+    assert len([each for each in judge.told if each.startswith("ended")]) == 1

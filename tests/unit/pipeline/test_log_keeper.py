@@ -211,7 +211,12 @@ async def test_the_keeper_does_by_itself_what_is_due(tmp_path: Path) -> None:
     keeper = LogKeeper(index.event_log, LogKeeperConfig(study_settle_seconds=0.05), lambda: 0)
     keeper.start()
     settled = asyncio.Event()
-    index.event_log.on_news(lambda: index.event_log.newest_id == 2 and settled.set() is None)
+
+    def look() -> None:
+        if index.event_log.newest_id == 2:
+            settled.set()
+
+    index.event_log.on_news(look)
     await index.add(index_entry("1"), DuplicatePolicy.KEEP_FIRST)
     async with asyncio.timeout(10):
         await settled.wait()

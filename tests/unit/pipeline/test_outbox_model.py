@@ -13,7 +13,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from scp_server.index import outbox as rows
 from scp_server.pipeline.outbox import OutboxConfig
@@ -174,10 +181,11 @@ class OutboxMachine(RuleBasedStateMachine):
         await self.scene.stop()
 
 
-TestOutbox = OutboxMachine.TestCase
-TestOutbox.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+def test_whatever_fails_every_event_is_delivered_in_order_or_dead() -> None:
+    bounds = settings(
+        max_examples=25,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(OutboxMachine, settings=bounds)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from scp_server.runtime.build import index_path
+from scp_server.runtime.build import build_index
 from scp_server.runtime.server import Server
 from scp_server.settings import Settings
 from scp_server.testing.archive import Archive
@@ -49,6 +47,14 @@ class _Work:
         return counted
 
 
+async def _settle(settings: Settings) -> None:
+    """Only studies that something came for in the last minute are not settled, however many there are."""
+    index = build_index(settings)
+    await index.open()
+    await index.event_log.settle_studies(2**62)
+    await index.close()
+
+
 async def _work_of_start(settings: Settings, instances: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """The work of starting with so many instances, each in a study of its own."""
     settings = settings.model_copy(update={"data_dir": settings.data_dir / str(instances)})
@@ -57,9 +63,7 @@ async def _work_of_start(settings: Settings, instances: int, monkeypatch: pytest
         for number in range(instances)
     ]
     assert set(await Archive(settings).store(objects)) == {0}
-    with contextlib.closing(sqlite3.connect(index_path(settings))) as database, database:
-        # As some time later: reading the few studies that have just come is no part of this.
-        database.execute("DELETE FROM unsettled_studies")
+    await _settle(settings)
     server = Server(settings)
     with monkeypatch.context() as patched:
         work = _Work(settings.data_dir, patched)

@@ -11,7 +11,7 @@ from scp_server.settings import Settings
 from scp_server.settings.schema import all_keys_of
 
 TESTS = Path(__file__).parents[2]
-SECTIONS = ("limits", "timeouts", "quarantine", "control", "index", "codecs", "callbacks")
+SECTIONS = ("limits", "timeouts", "quarantine", "control", "index", "codecs", "callbacks", "events", "outbox")
 """All settings of these are bounds."""
 OTHERS = frozenset(
     {
@@ -62,6 +62,9 @@ WEBHOOK = "unit/pipeline/test_webhook.py::"
 DESTINATIONS = "unit/net/test_destinations.py::"
 
 RUNNING = "unit/pipeline/test_running.py::"
+OUTBOX = "unit/pipeline/test_outbox.py::"
+KEEPER = "unit/pipeline/test_log_keeper.py::"
+FOLLOWERS = "unit/web/test_events.py::"
 
 REACHED_BY: dict[str, str] = {
     "limits.max_associations": LIMITS + "test_above_a_cap_the_answer_is_2_3_2_until_a_place_is_free",
@@ -170,6 +173,22 @@ REACHED_BY: dict[str, str] = {
     + "test_what_contradicts_its_data_set_is_refused_before_anything_is_sent",
     "webhook.concurrency": WEBHOOK + "test_no_more_calls_are_made_at_once_than_concurrency",
     "webhook.timeout_seconds": WEBHOOK + "test_a_receiver_that_does_not_answer_in_time_is_tried_again",
+    "events.enabled": "unit/runtime/test_delivering.py::"
+    "test_a_server_that_is_to_keep_no_events_has_none_unless_somebody_needs_them",
+    "events.keep_events": KEEPER + "test_the_newest_events_are_kept",
+    "events.keep_seconds": KEEPER + "test_what_is_too_old_goes_even_if_there_are_few",
+    "events.max_followers": FOLLOWERS + "test_above_max_followers_the_answer_is_503_until_one_leaves",
+    "events.heartbeat_seconds": FOLLOWERS
+    + "test_only_the_kinds_that_are_asked_for_are_sent_and_the_id_goes_on",
+    "events.follower_seconds": FOLLOWERS + "test_who_takes_nothing_is_cut_off_and_goes_on_when_it_comes_back",
+    "outbox.first_retry_seconds": OUTBOX
+    + "test_what_failed_waits_twice_as_long_each_time_with_its_series_behind_it",
+    "outbox.max_retry_seconds": OUTBOX + "test_no_wait_is_longer_than_the_longest",
+    "outbox.max_attempts": OUTBOX + "test_a_dead_letter_lets_its_series_go_on",
+    "outbox.max_parked": OUTBOX + "test_above_max_parked_the_log_is_read_no_further",
+    "outbox.max_dead_letters": OUTBOX + "test_of_too_many_dead_letters_the_oldest_go",
+    "outbox.study_settle_seconds": KEEPER + "test_a_study_settles_when_nothing_has_come_for_so_long",
+    "outbox.drain_seconds": OUTBOX + "test_the_next_start_goes_on_where_a_stop_has_ended_and_repeats_nothing",
     "callbacks.entry_points": "unit/pipeline/test_registry.py::"
     "test_a_package_that_is_installed_takes_part_by_its_entry_point",
     "callbacks.timeout_seconds": RUNNING

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from scp_server.errors import ConfigurationError, StorageError
+from scp_server.runtime.build import build_index
 from scp_server.runtime.maintenance import rebuild as module
 from scp_server.runtime.maintenance.adoption import arrival_order
 from scp_server.runtime.maintenance.arrival_plan import ArrivalPlan
@@ -67,6 +68,19 @@ async def test_the_old_index_is_kept_with_what_its_log_held(archive: Archive) ->
     assert archive.rows() == both != rows
     shutil.copyfile(report.kept_copy, archive.index_path)
     assert archive.rows() == both
+
+
+async def test_the_event_log_goes_on_and_what_is_found_again_is_not_told_of(archive: Archive) -> None:
+    await archive.store([ct_image(seed=1), ct_image(seed=2)])
+    index = build_index(archive.settings)
+    await index.open()
+    before = await index.event_log.rows(0, 1_000)
+    await index.close()
+    assert len(before) >= 2
+    await _rebuild(archive)
+    await index.open()
+    assert await index.event_log.rows(0, 1_000) == before
+    await index.close()
 
 
 async def test_two_rebuilds_in_a_second_keep_two_copies(archive: Archive) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from scp_server.errors import IndexFailure
 from scp_server.index.base import AddOutcome, DuplicatePolicy
+from scp_server.index.events import ASSOCIATION_ACCEPTED, ASSOCIATION_ENDED, OBJECT_STORED, LogRequest
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.runtime.workers import remote_writer
 from scp_server.runtime.workers.framing import encoded, receive
@@ -61,6 +62,21 @@ async def test_what_waits_shares_a_message_and_the_primary_s_transactions(scene:
     assert (await scene.satellite.totals()).instances == 300
     await scene.satellite.close()
     await serving
+
+
+async def test_what_a_satellite_notes_is_in_the_primary_s_log_around_the_objects_of_the_association(
+    scene: Scene,
+) -> None:
+    serving = asyncio.create_task(serve_writer(scene.here, scene.primary))
+    log = scene.satellite.event_log
+    log.note(LogRequest(ASSOCIATION_ACCEPTED, "b-1", 5, '{"x":1}'))
+    await scene.satellite.add(replace(index_entry(), association_id="b-1"), KEEP_FIRST)
+    log.note(LogRequest(ASSOCIATION_ENDED, "b-1", 6, '{"x":1}'))
+    await scene.satellite.close()
+    await serving
+    rows = await scene.primary.event_log.rows(0, 10)
+    assert [row.kind for row in rows] == [ASSOCIATION_ACCEPTED, OBJECT_STORED, ASSOCIATION_ENDED]
+    assert {row.association_id for row in rows} == {"b-1"}
 
 
 async def test_a_killed_primary_leaves_the_outcome_open_and_is_told_of(scene: Scene) -> None:
