@@ -100,7 +100,7 @@ async def test_a_follower_misses_nothing_and_gets_nothing_twice_whenever_the_ser
         acknowledged.add(image.sop_instance_uid)
         await peer.release()
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not follower.of("association.ended") or follower.events[-1]["kind"] != "association.ended":
+        while not any(event["outcome"] == "released" for event in follower.of("association.ended")):
             await asyncio.sleep(0.01)
     await asyncio.to_thread(daemon.terminate)
     async with asyncio.timeout(PATIENCE_SECONDS):
