@@ -19,7 +19,7 @@ class UnsettledLimits:
     """How large an object may be, and how much all of them may be together; 0 bytes is none at all."""
 
     object_bytes: int = 65_536
-    objects: int = 4_096
+    objects: int = 2_048
     bytes: int = 32 * 1024 * 1024
 
     def __post_init__(self) -> None:

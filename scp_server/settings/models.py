@@ -196,7 +196,7 @@ class StorageSettings(Section):
         "them durable.",
     )
     max_unsettled_objects: int = Field(
-        default=4_096,
+        default=2_048,
         ge=0,
         description="Most objects whose bytes are kept in the index. At half of it they are synced at once; "
         "beyond it, objects are synced each by itself. A start after a crash looks at all of them.",
