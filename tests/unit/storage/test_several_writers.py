@@ -156,13 +156,16 @@ def test_what_was_being_made_when_another_removed_it_is_not_known(
 ) -> None:
     mine, others = trees
     synced: list[str] = []
+    elsewhere = (f"objects/{number}" for number in range(1_000))
+    # One whose lock is another: this thread has that of SERIES when it is interrupted.
+    other = next(each for each in elsewhere if mine._lock_of(each) is not mine._lock_of(SERIES))
 
     def interrupted(path: str) -> None:
         synced.append(path)
         if len(synced) == 3:
             others.prune(SERIES)
-            (tmp_path / "objects/cd").mkdir()
-            mine.ensure("objects/cd")
+            (tmp_path / other).mkdir()
+            mine.ensure(other)
 
     monkeypatch.setattr(directories_module, "sync_directory", interrupted)
     mine.ensure(SERIES)
