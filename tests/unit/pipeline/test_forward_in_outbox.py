@@ -122,10 +122,12 @@ async def test_a_class_for_which_no_association_is_granted_ends_as_dead_letters_
     report = structured_report()
     send_to = FakeDestinations.send_to
 
-    def no_reports(self: FakeDestinations, title: str, contexts: Any) -> Any:
-        is_report = contexts[0][0] == report.sop_class_uid
-        scene.remote.refusal = ConnectFailed("silence") if is_report else None
-        return send_to(self, title, contexts)
+    @asynccontextmanager
+    async def no_reports(self: FakeDestinations, title: str, contexts: Any) -> AsyncIterator[Any]:
+        if contexts[0][0] == report.sop_class_uid:
+            raise ConnectFailed("silence")
+        async with send_to(self, title, contexts) as sender:
+            yield sender
 
     monkeypatch.setattr(FakeDestinations, "send_to", no_reports)
     images = series(1, 3)
