@@ -446,17 +446,17 @@ async def test_a_callback_in_a_process_of_its_own_changes_an_object_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "changing_plugin.py").write_text(
+    (tmp_path / "plugin_that_coerces.py").write_text(
         "from scp_server import callback\n"
         "@callback('received', run_in='process')\n"
         "def change(instance):\n"
         "    instance.change({'PatientID': instance.attribute('PatientID') + '-P', 'StudyID': 'P'})\n"
     )
-    plugin = importlib.import_module("changing_plugin")
+    plugin = importlib.import_module("plugin_that_coerces")
     changing = rules(set={"StudyID": "R", "InstitutionName": "R"})
     async with StorageBench(tmp_path, callbacks=[plugin.change], rules=changing) as bench:
         with captured_logs():
             assert await bench.status(store_operation(ct_image())) == 0x0000
         _, _, dataset = only_object(bench)
-    sys.modules.pop("changing_plugin")
+    sys.modules.pop("plugin_that_coerces")
     assert (dataset.PatientID, dataset.StudyID, dataset.InstitutionName) == ("PAT-0001-P", "P", "R")
