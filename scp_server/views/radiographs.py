@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scp_server.views.arrays import numpy
 from scp_server.views.fields import Point, number, numbers, point, text
-from scp_server.views.geometry import CoordinateSystem
-from scp_server.views.instance import InstanceView
+from scp_server.views.images import ImageView
 from scp_server.views.lookup_table import LookupTable, read_lookup_table
 from scp_server.views.pixels import FilePixels
 
@@ -30,7 +29,7 @@ class Window:
     explanation: str = ""
 
 
-class DXView(InstanceView):
+class DXView(ImageView):
     """A DICOS DX, for presentation or for processing."""
 
     @cached_property
@@ -160,17 +159,6 @@ class DXView(InstanceView):
             if len(found) == 2:
                 return found[0], found[1]
         return None
-
-    @property
-    def coordinate_system(self) -> CoordinateSystem | None:
-        """Which hand the axes of the position are like; None where it is not said."""
-        found = text(self.header, 0x00082108)
-        return CoordinateSystem(found) if found in set(CoordinateSystem) else None
-
-    @property
-    def image_origin(self) -> str:
-        """Where the image comes from: `MACHINE`, `SYNTHETIC` or `AUGMENTED`. No place in it."""
-        return text(self.header, 0x00080118)
 
     @property
     def kvp(self) -> float | None:

@@ -12,7 +12,7 @@ from scp_server.views.arrays import numpy
 from scp_server.views.fields import Point, number, numbers, text
 from scp_server.views.functional_groups import FunctionalGroups
 from scp_server.views.geometry import Affine, CoordinateSystem, Planes, in_order, stacks
-from scp_server.views.instance import InstanceView
+from scp_server.views.images import ImageView
 from scp_server.views.pixels import FilePixels
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Section:
         return self.planes.affine
 
 
-class VolumeView(InstanceView):
+class VolumeView(ImageView):
     """An object whose frames are volumes, in one file or in several parts under one SOP Instance UID."""
 
     def __init__(self, files: Sequence[StoredFile]) -> None:
@@ -120,17 +120,6 @@ class VolumeView(InstanceView):
         """The sections: those of each file in order, the files as they were given (the DICOS toolkit numbers
         them by section)."""
         return tuple(chain.from_iterable(_sections_of(file) for file in self.files))
-
-    @property
-    def coordinate_system(self) -> CoordinateSystem | None:
-        """Which hand the axes of positions are like; None where it is not said."""
-        found = text(self.header, 0x00082108)
-        return CoordinateSystem(found) if found in set(CoordinateSystem) else None
-
-    @property
-    def image_origin(self) -> str:
-        """Where the image comes from: `MACHINE`, `SYNTHETIC` or `AUGMENTED`. No place in it."""
-        return text(self.header, 0x00080118)
 
     @property
     def image_type(self) -> tuple[str, ...]:
