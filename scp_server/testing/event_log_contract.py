@@ -22,14 +22,15 @@ from scp_server.testing.index_contract import (
     KEEP_FIRST,
     PARTS,
     REPLACE,
+    IndexSuite,
     MakeIndex,
     MakeUnavailable,
     index_entry,
 )
 
 
-class EventLogContract:
-    """To be inherited beside `IndexContract`, which makes the indexes."""
+class EventLogContract(IndexSuite):
+    """What every index must do with events."""
 
     async def test_what_is_recorded_is_logged_and_what_was_known_is_not(self, index: Index) -> None:
         first = replace(index_entry(content=b"first"), association_id="a-1", peer_host="192.0.2.7")

@@ -115,8 +115,8 @@ def _uid(entry: IndexEntry) -> str:
     return entry.summary.sop_instance_uid
 
 
-class IndexContract:
-    """What every index must do. Subclasses override `make_index` and `make_unavailable`."""
+class IndexSuite:
+    """The indexes of a suite. Subclasses override `make_index` and `make_unavailable`."""
 
     @pytest.fixture
     def make_index(self) -> MakeIndex:
@@ -132,6 +132,10 @@ class IndexContract:
         await index.open()
         yield index
         await index.close()
+
+
+class IndexContract(IndexSuite):
+    """What every index must do."""
 
     async def test_a_new_instance_is_added_as_part_one(self, index: Index) -> None:
         entry = index_entry()

@@ -6,10 +6,8 @@ Subclass `UnsyncedContract` in the same way, with `make_index` and `make_unavail
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from scp_server.errors import IndexUnavailable
 from scp_server.index.base import AddOutcome, DuplicatePolicy, Index
@@ -17,29 +15,15 @@ from scp_server.testing.index_contract import (
     KEEP_FIRST,
     PARTS,
     REPLACE,
+    IndexSuite,
     MakeIndex,
     MakeUnavailable,
     index_entry,
 )
 
 
-class UnsyncedContract:
-    """What every index must do with files. Subclasses override `make_index` and `make_unavailable`."""
-
-    @pytest.fixture
-    def make_index(self) -> MakeIndex:
-        raise NotImplementedError("override make_index")
-
-    @pytest.fixture
-    def make_unavailable(self) -> MakeUnavailable:
-        raise NotImplementedError("override make_unavailable")
-
-    @pytest_asyncio.fixture
-    async def index(self, make_index: MakeIndex) -> AsyncIterator[Index]:
-        index = make_index()
-        await index.open()
-        yield index
-        await index.close()
+class UnsyncedContract(IndexSuite):
+    """What every index must do with files."""
 
     async def test_a_file_is_kept_with_its_part_until_it_may_be_forgotten(
         self, index: Index, make_index: MakeIndex
