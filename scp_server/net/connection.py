@@ -263,8 +263,7 @@ class Connection(AssociationTransport):
                 self._reject(request, self._manager.rejected(reason))
             else:
                 self._accept(request, admission, info)
-                self._asks_still = False
-                self._manager.request_bytes_held(self, 0)
+                self._count_request()
             self.flush()
         except asyncio.CancelledError:
             self._manager.give_place_back(request, self.host)
