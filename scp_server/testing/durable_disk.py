@@ -1,8 +1,9 @@
 """A model of a disk that keeps only what was synced, replayed from a trace: what a power cut would leave.
 
 It is as unkind as POSIX allows. A file's content is what the last sync found in it; a sync counts for what
-had ended when it began, and from its own end on. A name is kept by a sync of its directory, whose own name
-must have been kept too. But names may also reach the disk by themselves, before the content does.
+had ended when it began, and from its own end on; one that ends behind another that began later takes nothing
+back. A name is kept by a sync of its directory, whose own name must have been kept too. But names may also
+reach the disk by themselves, before the content does.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ _C_STORE_RSP = 0x8001
 class _File:
     content: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
+    synced_by: int = 0
+    """The sync that found this, by the order in which they began."""
 
 
 @dataclass(slots=True, eq=False)
 class _Directory:
     entries: dict[str, _File | _Directory] = field(default_factory=dict)
     synced: dict[str, _File | _Directory] = field(default_factory=dict)
+    synced_by: int = 0
 
 
 _Found = bytes | dict[str, _File | _Directory]
@@ -56,7 +60,8 @@ class DurableDisk:
         self._root = root
         self._top = _Directory()
         self._opened: dict[tuple[str, int], _Opened] = {}
-        self._syncing: dict[str, list[tuple[_File | _Directory, _Found]]] = {}
+        self._syncs_begun = 0
+        self._syncing: dict[str, tuple[int, list[tuple[_File | _Directory, _Found]]]] = {}
 
     def begins(self, call: Call) -> None:
         """Take in that a call begins."""
@@ -65,7 +70,8 @@ class DurableDisk:
         elif call.name in _SYNCS and (opened := self._opened_by(call)) is not None:
             # All that lies below `root` is one filesystem.
             nodes = _all_below(self._top) if call.name == "syncfs" else [opened.node]
-            self._syncing[call.thread] = [(node, _look_at(node)) for node in nodes]
+            self._syncs_begun += 1
+            self._syncing[call.thread] = self._syncs_begun, [(node, _look_at(node)) for node in nodes]
 
     def ends(self, call: Call) -> None:
         """Take in that a call has ended; one that failed has changed nothing."""
@@ -100,8 +106,9 @@ class DurableDisk:
             return
         node = opened.node
         if call.name in _SYNCS:
-            for synced, found in self._syncing.pop(call.thread):
-                _keep(synced, found)
+            began, looked_at = self._syncing.pop(call.thread)
+            for synced, found in looked_at:
+                _keep(synced, found, began)
             return
         if isinstance(node, _Directory):
             raise ValueError(f"{call.name} of a directory")
@@ -167,7 +174,10 @@ def _look_at(node: _File | _Directory) -> _Found:
     return bytes(node.content) if isinstance(node, _File) else dict(node.entries)
 
 
-def _keep(node: _File | _Directory, found: _Found) -> None:
+def _keep(node: _File | _Directory, found: _Found, began: int) -> None:
+    if began < node.synced_by:
+        return
+    node.synced_by = began
     if isinstance(node, _Directory) and isinstance(found, dict):
         node.synced = found
     if isinstance(node, _File) and isinstance(found, bytes):

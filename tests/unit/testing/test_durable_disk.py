@@ -115,6 +115,21 @@ def test_a_sync_of_the_filesystem_keeps_every_name_and_content_that_it_found() -
     assert _at_promise([*without[:renamed], *early, *without[renamed:], WHOLE[-1]])[0] == {"part": b"object"}
 
 
+def test_a_sync_that_ends_late_takes_nothing_back_that_a_later_one_has_kept() -> None:
+    early = f"fsync({_fd(7, '/disk/objects')}"
+    lines = [
+        *WHOLE[:4],
+        _open(7, "/disk/objects", "O_RDONLY|O_DIRECTORY"),
+        f"2  {early} <unfinished ...>",
+        *WHOLE[4:-1],
+        "2  <... fsync resumed>) = 0",
+        WHOLE[-1],
+    ]
+    assert _at_promise(lines) == (SURVIVES, SURVIVES)
+    last = _call("fsync", 3, "/disk/objects")
+    assert _at_promise([line for line in lines if line != last]) == ({}, SURVIVES)
+
+
 @pytest.mark.parametrize("step", [2, 6, 10])
 def test_a_sync_after_the_success_comes_too_late(step: int) -> None:
     late = WHOLE[:step] + WHOLE[step + 1 :] + [WHOLE[step]]
