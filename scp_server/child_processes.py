@@ -155,10 +155,19 @@ def _kill_what_it_started(process: asyncio.subprocess.Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End a process and all that is left of it. Cancelled, it has been killed all the same."""
+def kill_process(process: asyncio.subprocess.Process) -> None:
+    """Kill a process, if it has not ended.
+
+    `process.kill()` looks first whether it has, and where it has takes its exit code from the event loop,
+    which then says 255.
+    """
     if process.returncode is None:
         with suppress(ProcessLookupError):
-            process.kill()
+            os.kill(process.pid, signal.SIGKILL)
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a process and all that is left of it. Cancelled, it has been killed all the same."""
+    kill_process(process)
     # Reads what is left of an answer, too: a pipe that nobody reads is never closed.
     await process.communicate()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
+from scp_server.child_processes import kill_process
 from scp_server.errors import SCPServerError
 from scp_server.index.store import SqlIndex
 from scp_server.observability.samples import Samples
@@ -123,8 +124,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it now. Nothing where it has ended."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        kill_process(self._process)
 
     async def ended(self) -> None:
         """Wait until the process is gone, and whatever it asked of the index before that is done."""
