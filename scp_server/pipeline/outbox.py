@@ -285,7 +285,12 @@ class Outbox:
         due = [(line, ids) for line in lines if (ids := line.due_events())]
         if not due:
             return
-        events = await self._reader.by_id({event_id for _, ids in due for event_id in ids})
+        try:
+            events = await self._reader.by_id({event_id for _, ids in due for event_id in ids})
+        except BaseException:
+            for line, ids in due:
+                line.not_loaded(ids)
+            raise
         for line, ids in due:
             line.load(ids, events)
 

@@ -136,7 +136,7 @@ class OutboxLine:
         self.read_to = read_to
 
     def due_events(self) -> list[int]:
-        """Parked events that are due and are not in memory yet. They are given to `load`."""
+        """Parked events that are due and are not in memory yet. They are given to `load`, or `not_loaded`."""
         now = self._now_ns()
         return self._parking.due(now) if not self._is_stopping and self.circuit.is_due(now) else []
 
@@ -149,6 +149,10 @@ class OutboxLine:
                 continue
             row = self._parking.lend(event_id)
             self._fresh.append(Item(event, row.attempts, row.may_be_repeated, is_parked=True))
+
+    def not_loaded(self, wanted: Collection[int]) -> None:
+        """The log could not be read."""
+        self._parking.due_again(wanted)
 
     # -- what the database is told ------------------------------------------------------------------------
 

@@ -119,14 +119,26 @@ class Parking:
         return self._due[0][0] if self._due and len(self._loaded) < LOADED else None
 
     def due(self, now_ns: int) -> list[int]:
-        """Those that are due, each with a few behind it: `lend` or `remove` them."""
-        found: list[int] = []
+        """Those that are due, each with a few behind it: `lend` or `remove` them, or have them be due again.
+
+        Of a key of which any are in the hands of who delivers nothing is due: what is lent later than the
+        one before it would not be given back with that, and overtake it.
+        """
+        found: dict[int, None] = {}
         while self._due and self._due[0][0] <= now_ns and len(self._loaded) + len(found) < LOADED:
             due_at_ns, event_id, key = heapq.heappop(self._due)
             rows = self._by_key.get(key)
-            if rows and (rows[0].event_id, rows[0].due_at_ns) == (event_id, due_at_ns):
-                found += [row.event_id for row in rows[:CHAIN] if row.event_id not in self._loaded]
-        return list(dict.fromkeys(found))
+            if not rows or (rows[0].event_id, rows[0].due_at_ns) != (event_id, due_at_ns):
+                continue
+            chain = [row.event_id for row in rows[:CHAIN]]
+            if self._loaded.isdisjoint(chain):
+                found.update(dict.fromkeys(chain))
+        return list(found)
+
+    def due_again(self, event_ids: Iterable[int]) -> None:
+        """They were due, and nobody could take them."""
+        for key in {self._rows[event_id].order_key for event_id in event_ids if event_id in self._rows}:
+            self._await_first(key)
 
     def lend(self, event_id: int) -> ParkedRow:
         """Somebody is to deliver it: until it is known how that ends, it may be arriving."""

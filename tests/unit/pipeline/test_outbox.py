@@ -17,6 +17,7 @@ from scp_server.pipeline.deliveries import EventKind, LoggedEvent
 from scp_server.pipeline.log_reader import LogReader
 from scp_server.pipeline.outbox import OutboxConfig
 from scp_server.pipeline.outbox_desk import OutboxDesk
+from scp_server.pipeline.parking import CHAIN
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
 from tests.unit.pipeline.outbox_scene import CONFIG, Scene, ScriptedSubscriber
 
@@ -126,6 +127,34 @@ async def test_what_is_read_while_its_series_fails_waits_behind_it(scene: Scene)
     scene.later(10)
     await one.has(delivered=2)
     assert one.ids == [1, 2]
+
+
+async def test_what_is_parked_while_those_before_it_are_tried_does_not_overtake_them(scene: Scene) -> None:
+    one = ScriptedSubscriber()
+    one.errors[1] = [NotDelivered("no"), NotDelivered("no")]
+    await scene.start(one)
+    await scene.store(*["1"] * (CHAIN - 1))
+    await scene.at_rest()
+    one.gates[1] = asyncio.Event()
+    first, second = asyncio.Event(), asyncio.Event()
+    scene.log.held = first
+    scene.later(10)
+    await scene.log.is_held.wait()
+    await scene.store("1")
+    scene.log.held = second
+    scene.log.is_held.clear()
+    first.set()
+    await one.has(tried=2)
+    await scene.log.is_held.wait()
+    one.gates[1].set()
+    while one.running:
+        await asyncio.sleep(0)
+    second.set()
+    await scene.at_rest()
+    assert one.ids == []
+    scene.later(20)
+    await one.has(delivered=CHAIN)
+    assert one.ids == list(range(1, CHAIN + 1))
 
 
 def test_no_wait_is_longer_than_the_longest() -> None:
@@ -272,6 +301,24 @@ async def test_what_is_down_over_a_restart_is_not_parked(scene: Scene) -> None:
     two = await scene.start()
     await two.has(delivered=6)
     assert sorted(two.ids) == list(range(1, 7))
+
+
+async def test_what_is_due_while_the_index_fails_is_tried_once_it_does_not(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scp_server.pipeline.outbox.OUTAGE_SECONDS", 0.0)
+    one = ScriptedSubscriber()
+    one.errors[1] = [NotDelivered("no")]
+    await scene.start(one)
+    await scene.store("1", "1")
+    await one.has(tried=1)
+    await scene.at_rest()
+    scene.log.fails = IndexUnavailable("locked")
+    scene.later(10)
+    await scene.log.has_failed(times=2)
+    scene.log.fails = None
+    await one.has(delivered=2)
+    assert one.ids == [1, 2]
 
 
 async def test_an_index_that_fails_is_asked_again_and_nothing_is_lost(
