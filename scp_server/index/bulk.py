@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, insert
+from sqlalchemy import Connection, Select, Table, Update, insert
 
 from scp_server.index.sqlite import driver_of
 
@@ -62,6 +62,33 @@ class BulkInsert:
             head, values = str(compiled).split(" VALUES ")
             text = self._texts[row_count] = f"{head} VALUES {', '.join([values] * row_count)}"
         return text
+
+
+class BulkUpdate:
+    """An UPDATE whose parameters, `names`, are in the order in which its text has them."""
+
+    def __init__(self, statement: Update, names: tuple[str, ...]) -> None:
+        self._statement = statement
+        self._names = names
+        self._text = ""
+
+    def execute(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Update once for each of `rows`, its values in the order of `names`.
+
+        Raises SQLAlchemy's errors or sqlite3's.
+        """
+        if not rows:
+            return
+        driver = _driver(connection)
+        if driver is None:
+            connection.execute(self._statement, [dict(zip(self._names, row, strict=True)) for row in rows])
+            return
+        if not self._text:
+            compiled = self._statement.compile(dialect=connection.dialect)
+            if compiled.positiontup != list(self._names):
+                raise ValueError(f"the text has {compiled.positiontup} and not {self._names}")
+            self._text = str(compiled)
+        driver.executemany(self._text, rows)
 
 
 class ListSelect:

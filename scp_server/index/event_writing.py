@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from scp_server.index.base import AddOutcome, AddResult, IndexEntry
-from scp_server.index.bulk import BulkInsert
+from scp_server.index.bulk import BulkInsert, BulkUpdate
 from scp_server.index.events import (
     ASSOCIATION_ACCEPTED,
     ASSOCIATION_ENDED,
@@ -51,10 +51,11 @@ _open = (
     .where(open_associations.c.ended_event_id.is_(None))
     .order_by(open_associations.c.began_event_id)
 )
-_close = (
+_close = BulkUpdate(
     update(open_associations)
     .where(open_associations.c.association_id == bindparam("id"))
-    .values(ended_event_id=bindparam("event_id"))
+    .values(ended_event_id=bindparam("event_id")),
+    ("event_id", "id"),
 )
 _began = select(open_associations.c.began_event_id).where(
     open_associations.c.association_id == bindparam("id")
@@ -85,6 +86,10 @@ class EventWriter:
         """How many objects each open association has brought, where that is known."""
         self._new_parts: dict[str, int] = {}
         self._ended: list[str] = []
+        self._opened: dict[str, Row] = {}
+        """Rows of associations that are still to be inserted."""
+        self._closed: list[Row] = []
+        """The ends of those whose rows were inserted before."""
         self._unsettled: dict[str, int] = {}
         """When the last object came to each unsettled study, the longest ago first."""
         self._new_unsettled: dict[str, int] = {}
@@ -138,6 +143,8 @@ class EventWriter:
             self._new_parts = {}
         if self._ended or self._settled:
             self._ended, self._settled = [], []
+        if self._opened or self._closed:
+            self._opened, self._closed = {}, []
         if self._new_unsettled:
             self._new_unsettled = {}
 
@@ -197,6 +204,10 @@ class EventWriter:
 
     def _insert(self, connection: Connection, rows: Sequence[Row]) -> None:
         _insert_events.execute(connection, rows)
+        if self._opened or self._closed:
+            _insert_open.execute(connection, list(self._opened.values()))
+            _close.execute(connection, self._closed)
+            self._opened, self._closed = {}, []
 
     def _next_id(self) -> int:
         self._written_id += 1
@@ -236,7 +247,7 @@ class EventWriter:
         event_id = self._next_id()
         if kind == ASSOCIATION_ACCEPTED:
             self._new_parts[association_id] = 0
-            _insert_open.execute(connection, [(association_id, event_id, None, data)])
+            self._opened[association_id] = (association_id, event_id, None, data)
         elif kind == ASSOCIATION_ENDED:
             parts = self._new_parts.get(association_id, self._parts.get(association_id))
             if parts is None:
@@ -244,6 +255,9 @@ class EventWriter:
                 rows.clear()
                 parts = connection.execute(_count_parts, {"id": association_id}).scalar() or 0
             self._ended.append(association_id)
-            connection.execute(_close, {"id": association_id, "event_id": event_id})
+            if opened := self._opened.get(association_id):
+                self._opened[association_id] = (association_id, opened[1], event_id, opened[3])
+            else:
+                self._closed.append((event_id, association_id))
             data = f'{data[:-1]},"parts":{parts}}}'
         rows.append((event_id, kind, at_ns, association_id, None, data))

@@ -68,6 +68,24 @@ class EventLogContract(IndexSuite):
         assert json.loads(rows[-1].data) == {"x": 2, "parts": 20}
         assert rows[-1].at_ns == 7
 
+    @pytest.mark.parametrize("together", [True, False])
+    async def test_an_association_that_has_ended_is_not_open(self, index: Index, together: bool) -> None:
+        log = index.event_log
+        log.note(LogRequest(ASSOCIATION_ACCEPTED, "a-1", 5, '{"x":1}'))
+        log.note(LogRequest(ASSOCIATION_ACCEPTED, "a-2", 6, '{"x":2}'))
+        if not together:
+            await log.perform(lambda connection: None, at_once=True)
+        log.note(LogRequest(ASSOCIATION_ENDED, "a-1", 7, '{"x":1}'))
+        await log.perform(lambda connection: None, at_once=True)
+        assert await log.end_open_associations() == 1
+        rows = await log.rows(0, 100)
+        assert [(row.kind, row.association_id) for row in rows[2:]] == [
+            (ASSOCIATION_ENDED, "a-1"),
+            (ASSOCIATION_ENDED, "a-2"),
+        ]
+        assert json.loads(rows[2].data) == {"x": 1, "parts": 0}
+        assert json.loads(rows[3].data) == {"x": 2, "outcome": CRASHED, "parts": 0}
+
     async def test_the_log_goes_on_when_the_index_is_opened_again(
         self, index: Index, make_index: MakeIndex
     ) -> None:

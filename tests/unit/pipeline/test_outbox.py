@@ -520,3 +520,16 @@ async def test_while_much_happens_the_log_is_read_seldom_and_after_a_silence_at_
     one = await scene.start()
     await one.has(delivered=20)
     assert pages[1] == 20
+
+
+async def test_without_subscribers_nothing_goes_round(scene: Scene) -> None:
+    one = await scene.start()
+    await scene.at_rest()
+    await scene.outbox.unsubscribe(one.name, 1.0)
+    await scene.at_rest()
+    (stored,) = await scene.store("1")
+    assert not scene.outbox.is_awake
+    assert scene.measures.newest_id == stored
+    await scene.outbox.subscribe(one)
+    await one.has(delivered=1)
+    assert one.delivered[0].event.event_id == stored
