@@ -16,6 +16,7 @@ from scp_server.net.association_transport import TransportConfig
 from scp_server.net.budget import ByteBudget
 from scp_server.net.connection import Connection
 from scp_server.net.places import Grants, Places
+from scp_server.net.receive_buffers import ReceiveBuffers
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Measures
 from scp_server.protocol.framing import PDU_HEADER
@@ -76,6 +77,7 @@ class AssociationManager:
         self.measures = measures or Measures()
         self.measures.peers.configure(config.access.names)
         self.budget = ByteBudget(config.process_buffer_bytes)
+        self.receive_buffers = ReceiveBuffers()
         self._max_request_bytes = _max_request_bytes(config)
         self._connections: dict[Connection, None] = {}
         self._associations: dict[Connection, None] = {}

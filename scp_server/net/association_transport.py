@@ -47,10 +47,11 @@ class TransportConfig:
     """How long the peer may take no byte of what waits for it; then the connection is reset."""
 
 
-class AssociationTransport(asyncio.Protocol, ABC):
+class AssociationTransport(asyncio.BaseProtocol, ABC):
     """Feeds an `Association` from a transport and writes what it wants sent.
 
-    Subclasses get its events through `handle_event`, in order, and `transport_ended` once, last.
+    Subclasses say how they are read (`asyncio.Protocol` or `asyncio.BufferedProtocol`). They get its events
+    through `handle_event`, in order, and `transport_ended` once, last.
     """
 
     association: Association
@@ -94,7 +95,7 @@ class AssociationTransport(asyncio.Protocol, ABC):
     def reading_went_on(self, why: str) -> None:
         """`why` stops reading no longer, or the socket is gone. Follows every `reading_stopped` once."""
 
-    # -- asyncio.Protocol ---------------------------------------------------------------------------------
+    # -- asyncio's protocols ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the socket's options and start the association's life (PS3.8 9.2, Evt2 or Evt5)."""
@@ -108,11 +109,11 @@ class AssociationTransport(asyncio.Protocol, ABC):
         self.association = Association(self._role, self._limits, now=self._loop.time())
         self._arm_timer()
 
-    def data_received(self, data: bytes) -> None:
-        """Feed the core; its views keep `data` alive for as long as they are held."""
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Feed the core; its views keep `data` alive, which must not change while they are held."""
         self.bytes_received += len(data)
         # Some event loops still deliver what they had read when reading was stopped.
-        self._unfed = memoryview(bytes(self._unfed) + data if self._unfed else data)
+        self._unfed = memoryview(b"".join((self._unfed, data)) if self._unfed else data)
         self._feed()
         if (
             len(data) <= SMALL_READ_BYTES

@@ -55,7 +55,7 @@ _REASONS = {
 _CAN_ANSWER = frozenset({State.STA6, State.STA8})
 
 
-class Connection(AssociationTransport):
+class Connection(AssociationTransport, asyncio.BufferedProtocol):
     """One accepted socket: the events of its association, and what is sent on it.
 
     Its requests are performed by `Operations`; while one runs, `AcceptorSender` may send requests of ours.
@@ -69,6 +69,7 @@ class Connection(AssociationTransport):
         self._manager = manager
         self._budget = manager.budget
         self._measures = manager.measures
+        self._buffers = manager.receive_buffers
         self._operations = Operations(self, manager, AcceptorSender(self))
         self._expected = ExpectedResponses()
         self._last_message_id = 0
@@ -96,7 +97,16 @@ class Connection(AssociationTransport):
         self._budget.join(self)
         self._manager.connection_opened(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`: room that all connections share."""
+        del sizehint
+        return self._buffers.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        self.data_received(self._buffers.take(nbytes))
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Until an association is asked for, what arrives counts against the bound for all half-open ones."""
         self._measures.associations.received_bytes += len(data)
         super().data_received(data)

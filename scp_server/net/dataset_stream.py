@@ -68,7 +68,7 @@ class DatasetStream:
             self.release(size_bytes)
         elif size_bytes >= COPIED_FRAGMENT_BYTES:
             self._end_joined()
-            alive_bytes = len(data.obj) if isinstance(data.obj, bytes) else size_bytes
+            alive_bytes = len(data.obj) if isinstance(data.obj, bytes | bytearray) else size_bytes
             is_much = size_bytes * KEPT_ALIVE_AT_MOST >= alive_bytes
             self._chunks.append(data if is_much else memoryview(bytes(data)))
         else:

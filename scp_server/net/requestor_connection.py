@@ -61,7 +61,7 @@ class RequestorConfig:
     """Data set bytes that one C-GET may bring; then it is cancelled. 0 is no bound."""
 
 
-class RequestorConnection(AssociationTransport):
+class RequestorConnection(AssociationTransport, asyncio.Protocol):
     """Turns the association's events into results of whoever waits for them."""
 
     def __init__(self, config: RequestorConfig) -> None:

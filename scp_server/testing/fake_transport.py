@@ -35,7 +35,7 @@ class FakeTransport(asyncio.Transport):
     `close` only once the buffer is empty.
     """
 
-    def __init__(self, protocol: asyncio.Protocol, *, peer: tuple[str, int] = PEER) -> None:
+    def __init__(self, protocol: asyncio.BaseProtocol, *, peer: tuple[str, int] = PEER) -> None:
         super().__init__()
         self._protocol = protocol
         self._peer = peer
