@@ -77,10 +77,18 @@ def prepare(_logger: object, method_name: str, event: EventDict) -> EventDict:
     }
     for key, value in event.items():
         if key not in hidden:
-            prepared[safe_text(str(key), MAX_VALUE_TEXT)] = safe_value(value, hidden)
+            name = key if key.isidentifier() and key.isascii() else safe_text(str(key), MAX_VALUE_TEXT)
+            prepared[name] = value if _is_safe(value) else safe_value(value, hidden)
     if exception:
         prepared["exception"] = _exception_text(exception)
     return prepared
+
+
+def _is_safe(value: object) -> bool:
+    """Whether `safe_value` would leave this as it is: so nearly all values are, of lines that are many."""
+    if type(value) is str:
+        return len(value) <= MAX_VALUE_TEXT and value.isprintable()
+    return value is None or type(value) is int or type(value) is bool
 
 
 def safe_value(value: object, hidden: frozenset[str] = _HIDDEN, depth: int = 0) -> Any:
@@ -142,9 +150,12 @@ def _exception_text(exc_info: object) -> str:
     return text if len(text) <= MAX_EXCEPTION_TEXT else "..." + text[3 - MAX_EXCEPTION_TEXT :]
 
 
+_encode = json.JSONEncoder(default=_text_of).encode
+
+
 def render_json(_logger: object, _method_name: str, event: EventDict) -> str:
     """One JSON object in ASCII, the last processor for machines."""
-    return json.dumps(event, default=_text_of)
+    return _encode(event)
 
 
 _PLAIN = re.compile(r'[^\s"=]+')
