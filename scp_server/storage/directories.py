@@ -10,8 +10,9 @@ rename: the file then keeps its directory from being removed, and a directory th
 again is unknown until its maker has synced it.
 
 Other processes that write here remove directories without our locks. Each counts, in memory that all share,
-before it removes one (`pruning`), and whoever sees that another has counted knows nothing any more. This too
-is looked at after the rename: either the file kept its directory, or the removal was counted before.
+before it removes one and again after it (`pruning`). Whoever sees that another has counted knows nothing any
+more, and comes to know nothing while another is between the two. This too is looked at after the rename:
+either the file kept its directory, or the removal was counted before.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from contextlib import suppress
 from threading import Lock
 
 from scp_server.storage.layout import OBJECTS
-from scp_server.storage.pruning import PruneCounts
+from scp_server.storage.pruning import PruneCounts, is_removing
 from scp_server.storage.sync import DIRECTORY_MODE, sync_directory
 
 _LOCKS = 64
@@ -66,11 +67,13 @@ class DirectoryTree:
                 self._make(directory, known)
 
     def _known_still(self) -> set[str]:
-        """What is known. Once another process has pruned that is another, empty set: what a thread adds
-        afterwards, to the one that it was given before, is lost."""
-        if self._prunes is not None and (seen := self._prunes.of_others()) != self._seen:
-            self._known = set()
-            self._seen = seen
+        """What is known. Once another process has pruned, and each time while one does, that is another,
+        empty set: what a thread adds afterwards, to the one that it was given before, is lost."""
+        if self._prunes is not None:
+            seen = self._prunes.of_others()
+            if seen != self._seen or is_removing(seen):
+                self._known = set()
+                self._seen = seen
         return self._known
 
     def _make(self, directory: str, known: set[str]) -> None:
@@ -95,12 +98,17 @@ class DirectoryTree:
         """Remove `directory` and its parents below `objects`, as far as they are empty. Raises no OSError."""
         with self._lock_of(directory):
             for level in _levels(directory):
+                path = self.path(level)
                 try:
-                    if self._prunes is not None:
-                        if _has_entries(self.path(level)):
-                            return
-                        self._prunes.count()
-                    os.rmdir(self.path(level))
+                    if self._prunes is None:
+                        os.rmdir(path)
+                    elif _has_entries(path):
+                        return
+                    else:
+                        # Unknown first: another process may make it again at once.
+                        self._known.discard(level)
+                        with self._prunes.removing():
+                            os.rmdir(path)
                 except FileNotFoundError:
                     pass
                 except OSError:

@@ -1,7 +1,7 @@
-"""How often each of several processes has begun to remove directories, in memory that they share.
+"""How often each of several processes has begun and ended to remove a directory, in memory that they share.
 
 See `directories` for what it is good for. Each process writes its own number only, so nothing needs a lock
-between them.
+between them. A number that is odd says that its process is removing one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 _COUNT = struct.Struct("=Q")
@@ -32,18 +34,38 @@ class PruneCounts:
             self.descriptor = os.memfd_create("scp-server", os.MFD_CLOEXEC)
             os.ftruncate(self.descriptor, self._size_bytes)
         self._memory = mmap.mmap(self.descriptor, self._size_bytes)
+        if self._counted % 2:
+            # Our predecessor was killed between the two.
+            self._count()
 
     def close(self) -> None:
         """Let go of it."""
         self._memory.close()
         os.close(self.descriptor)
 
-    def count(self) -> None:
-        """This process is about to remove a directory."""
+    @contextmanager
+    def removing(self) -> Iterator[None]:
+        """This process removes a directory meanwhile; one at a time."""
         with self._lock:
-            (counted,) = _COUNT.unpack_from(self._memory, self._own)
-            _COUNT.pack_into(self._memory, self._own, counted + 1)
+            self._count()
+            try:
+                yield
+            finally:
+                self._count()
+
+    @property
+    def _counted(self) -> int:
+        (counted,) = _COUNT.unpack_from(self._memory, self._own)
+        return int(counted)
+
+    def _count(self) -> None:
+        _COUNT.pack_into(self._memory, self._own, self._counted + 1)
 
     def of_others(self) -> bytes:
         """What the others have counted: another value once one of them has counted again."""
         return self._memory[: self._own] + self._memory[self._own + _COUNT.size :]
+
+
+def is_removing(counts: bytes) -> bool:
+    """Whether one of `counts` says that its process is removing a directory."""
+    return any(counted % 2 for (counted,) in _COUNT.iter_unpack(counts))

@@ -3,7 +3,8 @@ one that died. Here they are several storages in one process, which comes to the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from scp_server.storage import directories as directories_module
 from scp_server.storage.base import ObjectKey, StoredObject
 from scp_server.storage.directories import DirectoryTree
 from scp_server.storage.filesystem import Durability, FilesystemStorage, FilesystemStorageConfig
-from scp_server.storage.pruning import PruneCounts
+from scp_server.storage.pruning import PruneCounts, is_removing
 from scp_server.storage.quarantine import Quarantine, QuarantineConfig
 
 SERIES = "objects/ab/study/series"
@@ -112,14 +113,16 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def trees(tmp_path: Path) -> list[DirectoryTree]:
+def trees(tmp_path: Path) -> Iterator[list[DirectoryTree]]:
     """Of two processes."""
     (tmp_path / "objects").mkdir()
     first = PruneCounts(2, 0)
     first.open()
-    second = PruneCounts(2, 1, first.descriptor)
+    second = PruneCounts(2, 1, os.dup(first.descriptor))
     second.open()
-    return [DirectoryTree(str(tmp_path), durable=True, prunes=prunes) for prunes in (first, second)]
+    yield [DirectoryTree(str(tmp_path), durable=True, prunes=prunes) for prunes in (first, second)]
+    second.close()
+    first.close()
 
 
 def test_a_directory_that_another_process_removed_and_a_third_made_again_is_synced_anew(
@@ -173,6 +176,63 @@ def test_what_was_being_made_when_another_removed_it_is_not_known(
     before = len(synced)
     mine.ensure(SERIES)
     assert len(synced) == before + 3
+
+
+def test_what_is_made_while_another_removes_it_is_not_known(
+    tmp_path: Path, trees: list[DirectoryTree], synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other has said that it will remove something, then we come, then it does."""
+    mine, others = trees
+    (tmp_path / "objects/ab/study/other").mkdir(parents=True)
+    mine.ensure(SERIES)
+    remove = os.rmdir
+
+    def late(path: str) -> None:
+        mine.ensure(SERIES)
+        remove(path)
+
+    with monkeypatch.context() as during:
+        during.setattr(os, "rmdir", late)
+        others.prune(SERIES)
+    (tmp_path / SERIES).mkdir()
+    synced.clear()
+    mine.ensure(SERIES)
+    assert len(synced) == 3
+
+
+def test_what_is_made_by_another_as_soon_as_it_is_removed_is_not_known(
+    tmp_path: Path, trees: list[DirectoryTree], synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own thread has removed it and comes to say so only later."""
+    mine, _others = trees
+    mine.ensure(SERIES)
+    remove, seen = os.rmdir, []
+
+    def made_again(path: str) -> None:
+        remove(path)
+        os.mkdir(path)
+        seen.append(mine.is_known(os.path.relpath(path, tmp_path)))
+
+    with monkeypatch.context() as during:
+        during.setattr(os, "rmdir", made_again)
+        mine.prune(SERIES)
+    assert seen == [False]
+
+
+def test_who_takes_the_place_of_one_that_was_killed_while_it_removed_is_not_removing() -> None:
+    mine = PruneCounts(2, 0)
+    mine.open()
+    killed = PruneCounts(2, 1, os.dup(mine.descriptor))
+    killed.open()
+    killed._count()
+    killed.close()
+    assert is_removing(before := mine.of_others())
+    successor = PruneCounts(2, 1, os.dup(mine.descriptor))
+    successor.open()
+    assert not is_removing(mine.of_others())
+    assert mine.of_others() != before
+    for each in (successor, mine):
+        each.close()
 
 
 # -- quarantine
