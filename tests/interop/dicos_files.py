@@ -107,7 +107,10 @@ def fill(volume: Any, voxels: Any) -> None:
     planes = getattr(volume, READABLE[kind])()
     KEPT.append(planes)
     for number in range(slices):
-        numpy.array(planes[number], copy=False)[:] = voxels[number]
+        # planes[number] would be a copy.
+        plane = planes.GetSlice(number)
+        KEPT.append(plane)
+        numpy.array(plane, copy=False)[:] = voxels[number]
 
 
 def make_dx(photometric: Any) -> Any:
