@@ -31,6 +31,7 @@ from scp_server.testing.daemon import DaemonProcess, Ready
 from scp_server.testing.dataset_encoder import DatasetEncoder, Element, TransferSyntax
 from scp_server.testing.encoded_object import EncodedObject, make_uid
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
+from tests.pynetdicom_client import leave_responses_to_who_waits
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN
@@ -148,6 +149,7 @@ class Associated:
             ready.dicom_host, ready.dicom_port, ext_neg=[item] if offered else []
         )
         assert self._association.is_established
+        leave_responses_to_who_waits(self._association)
         self.agreed = dict(self._association.acceptor.sop_class_extended).get(UID(model), b"")
 
     def ask(self, level: str, keys: Iterable[Key]) -> tuple[int, list[tuple[int, Dataset]]]:

@@ -25,6 +25,7 @@ from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 from tests.interop.archives import free_port, running
 from tests.oracle.find_archive import VRS, archive
 from tests.oracle.find_matcher import UNIQUE, Asked, answer, stored
+from tests.pynetdicom_client import leave_responses_to_who_waits
 
 pytestmark = [
     pytest.mark.interop,
@@ -113,7 +114,7 @@ def test_pynetdicom_finds_what_the_standard_says(server: Ready) -> None:
     ae = AE("PYNETDICOM")
     for uid in FIND.values():
         ae.add_requested_context(uid, EXPLICIT)
-    association = ae.associate(server.dicom_host, server.dicom_port)
+    association = leave_responses_to_who_waits(ae.associate(server.dicom_host, server.dicom_port))
     assert association.is_established
     for name, query in {**QUERIES, "by threat": BY_THREAT}.items():
         identifier = dataset(query.keys)

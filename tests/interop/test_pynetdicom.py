@@ -13,6 +13,7 @@ from pynetdicom import AE
 from scp_server.testing.dataset_encoder import TransferSyntax
 from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.objects import UTF_8, ct_image, encapsulated_pdf, structured_report
+from tests.pynetdicom_client import leave_responses_to_who_waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ def send(port: int, paths: list[Path], objects: list[EncodedObject]) -> list[int
     ae.add_requested_context("1.2.840.10008.1.1")
     for pair in dict.fromkeys((one.sop_class_uid, one.transfer_syntax_uid) for one in objects):
         ae.add_requested_context(pair[0], pair[1])
-    association = ae.associate("127.0.0.1", port, ae_title="SCP_SERVER")
+    association = leave_responses_to_who_waits(ae.associate("127.0.0.1", port, ae_title="SCP_SERVER"))
     assert association.is_established
     statuses = [association.send_c_echo().Status]
     statuses += [association.send_c_store(dcmread(path)).Status for path in paths]

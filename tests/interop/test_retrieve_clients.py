@@ -27,6 +27,7 @@ from scp_server.testing.objects import ct_image, structured_report
 from scp_server.testing.recording_proxy import RecordingProxy, SentObject
 from scp_server.testing.scripted_peer import ScriptedPeer, storage_contexts
 from tests.interop.archives import RequirePeer, free_port, orthanc, running
+from tests.pynetdicom_client import leave_responses_to_who_waits
 
 pytestmark = [
     pytest.mark.interop,
@@ -198,6 +199,7 @@ def _pynetdicom_gets(port: int, objects: Sequence[EncodedObject]) -> tuple[list[
         "127.0.0.1", port, contexts, ext_neg=list(roles), evt_handlers=[(evt.EVT_C_STORE, store)]
     )
     assert association.is_established
+    leave_responses_to_who_waits(association)
     answers = association.send_c_get(_identifier(objects[0].study_instance_uid), STUDY_ROOT_GET)
     statuses = [status.Status for status, _ in answers]
     association.release()
@@ -217,7 +219,7 @@ async def test_pynetdicom_gets_everything(start_daemon: StartDaemon) -> None:
 def _pynetdicom_moves(port: int, study: str) -> list[int]:
     ae = AE("PYNETDICOM")
     ae.add_requested_context(STUDY_ROOT_MOVE, EXPLICIT)
-    association = ae.associate("127.0.0.1", port)
+    association = leave_responses_to_who_waits(ae.associate("127.0.0.1", port))
     assert association.is_established
     answers = association.send_c_move(_identifier(study), "PYNETDICOM", STUDY_ROOT_MOVE)
     statuses = [status.Status for status, _ in answers]
