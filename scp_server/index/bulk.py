@@ -32,8 +32,9 @@ def _driver(connection: Connection) -> sqlite3.Connection | None:
 class BulkInsert:
     """An INSERT of whole rows, up to `max_rows` at once, rendered once for each number of them."""
 
-    def __init__(self, table: Table, max_rows: int = MAX_ROWS) -> None:
-        self.columns = tuple(table.columns.keys())
+    def __init__(self, table: Table, max_rows: int = MAX_ROWS, without: Sequence[str] = ()) -> None:
+        """The columns `without` are NULL."""
+        self.columns = tuple(name for name in table.columns.keys() if name not in without)  # noqa: SIM118
         self._max_rows = max_rows
         self._statement = insert(table)
         self._texts: dict[int, str] = {}

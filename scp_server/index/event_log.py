@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from scp_server.errors import IndexUnavailable
 from scp_server.index.batching import BatchQueue
+from scp_server.index.deciding import DecisionWriter
 from scp_server.index.event_writing import EventWriter
 from scp_server.index.events import EventRow, LogPage, LogRequest, Work
 from scp_server.index.outbox import trimmed_to
@@ -38,8 +39,9 @@ class _Read(Protocol):
 class SqlEventLog:
     """The `EventLog` of a `SqlIndex`."""
 
-    def __init__(self, writer: EventWriter, read: _Read) -> None:
+    def __init__(self, writer: EventWriter, decisions: DecisionWriter, read: _Read) -> None:
         self._writer = writer
+        self._decisions = decisions
         self._read = read
         self._queue: BatchQueue[IndexRequest, object] | None = None
         self._seen_id = 0
@@ -131,6 +133,17 @@ class SqlEventLog:
     async def settle_studies(self, stored_until_ns: int) -> None:
         """See `EventLog.settle_studies`."""
         await self.perform(lambda connection: self._writer.settle(connection, stored_until_ns))
+
+    async def tell_overdue(self, scans_until_ns: int, reports_until_ns: int) -> None:
+        """See `EventLog.tell_overdue`."""
+        await self.perform(
+            lambda connection: self._decisions.tell_overdue(connection, scans_until_ns, reports_until_ns)
+        )
+
+    @property
+    def oldest_awaiting_ns(self) -> tuple[int, int]:
+        """See `EventLog.oldest_awaiting_ns`."""
+        return self._decisions.awaiting.oldest_ns
 
     async def end_open_associations(self, id_prefix: str = "") -> int:
         """See `EventLog.end_open_associations`."""

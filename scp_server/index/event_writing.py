@@ -25,6 +25,7 @@ from scp_server.index.events import (
     OBJECT_STORED,
     STUDY_SETTLED,
     LogRequest,
+    Told,
 )
 from scp_server.index.schema import event_log, events, open_associations, unsettled_studies
 
@@ -168,6 +169,15 @@ class EventWriter:
         new = [(uid,) for uid in self._new_unsettled if uid not in self._unsettled]
         if new:
             _insert_unsettled.execute(connection, new)
+
+    def tell(self, connection: Connection, told: Sequence[Told]) -> None:
+        """Log what the index itself has found. Raises as `write`."""
+        if not self.keeps or not told:
+            return
+        if not self._is_certain:
+            self._read_again(connection)
+        now = self._clock_ns()
+        self._insert(connection, [(self._next_id(), each.kind, now, "", None, each.data) for each in told])
 
     def settle(self, connection: Connection, stored_until_ns: int) -> None:
         """Log as settled the studies to which nothing has come since. Raises as `write`."""

@@ -17,6 +17,10 @@ OBJECT_STORED: Final = "object.stored"
 ASSOCIATION_ACCEPTED: Final = "association.accepted"
 ASSOCIATION_ENDED: Final = "association.ended"
 STUDY_SETTLED: Final = "study.settled"
+TDR_RECEIVED: Final = "tdr.received"
+TDR_MISSING: Final = "tdr.missing"
+TDR_ORPHAN: Final = "tdr.orphan"
+DECISION_CHANGED: Final = "decision.changed"
 
 CRASHED: Final = "crashed"
 """The outcome of an association during which the process ended."""
@@ -52,6 +56,13 @@ class LogRequest(NamedTuple):
     kind: str
     association_id: str
     at_ns: int
+    data: str
+
+
+class Told(NamedTuple):
+    """Something that the index itself has found to be so. `data` is a JSON object."""
+
+    kind: str
     data: str
 
 
@@ -129,6 +140,18 @@ class EventLog(EventSource, Protocol):
     @property
     def oldest_unsettled_ns(self) -> int:
         """When the last object came to the study that will be settled next; 0 where there is none."""
+        ...
+
+    async def tell_overdue(self, scans_until_ns: int, reports_until_ns: int) -> None:
+        """Log that the report of each scan is missing that has waited for one since `scans_until_ns` or
+        before, and that reports are orphans that have so waited for an image. Some of them, where that are
+        many; each once. Raises IndexUnavailable."""
+        ...
+
+    @property
+    def oldest_awaiting_ns(self) -> tuple[int, int]:
+        """Since when, at the earliest, a scan waits for a report, and a report for an image; 0 where none
+        does."""
         ...
 
     async def end_open_associations(self, id_prefix: str = "") -> int:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, select, tuple_
 
 from scp_server.index.bulk import BulkInsert
 from scp_server.index.keys import KeyAllocator
-from scp_server.index.schema import patients, series, studies
+from scp_server.index.schema import DECISION_COLUMNS, patients, series, studies
 from scp_server.objects.summary import InstanceSummary
 
 REMEMBERED = 8192
@@ -106,7 +106,7 @@ _known_series = select(series.c.series_key, series.c.study_key, series.c.series_
     tuple_(series.c.study_key, series.c.series_instance_uid).in_(bindparam("identities", expanding=True))
 )
 _insert_patients = BulkInsert(patients)
-_insert_studies = BulkInsert(studies)
+_insert_studies = BulkInsert(studies, without=DECISION_COLUMNS)
 _insert_series = BulkInsert(series)
 _patient_values = attrgetter(*_insert_patients.columns[4:])
 _study_values = attrgetter(*_insert_studies.columns[2:])

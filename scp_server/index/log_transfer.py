@@ -18,12 +18,17 @@ from scp_server.index.schema import (
     event_log,
     events,
     open_associations,
+    orphaned_reports,
     parked,
+    scans,
     subscriptions,
     unsettled_studies,
 )
 
-_TABLES = (event_log, events, open_associations, unsettled_studies, subscriptions, parked)
+_TABLES = (
+    *(event_log, events, open_associations, unsettled_studies, subscriptions, parked),
+    *(scans, orphaned_reports),
+)
 _MILLISECOND_NS = 1_000_000
 
 

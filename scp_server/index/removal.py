@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from sqlalchemy import Column, Connection, Table, bindparam, delete, exists, select
 
-from scp_server.index.hierarchy import padded
+from scp_server.index.report_links import Leaving, chunks, leaving
 from scp_server.index.schema import instances, parts, patients, series, studies
-
-MAX_VALUES_PER_STATEMENT = 512
-
-T = TypeVar("T")
 
 
 class RemoveRequest(NamedTuple):
@@ -44,19 +40,22 @@ _ABOVE_INSTANCES = (
 )
 
 
-def remove_parts(connection: Connection, locations: Sequence[str]) -> int:
+def remove_parts(connection: Connection, locations: Sequence[str]) -> tuple[int, Leaving]:
     """Delete the parts at `locations` and what is empty then, upwards; headers and references go with them.
 
-    Returns the number of parts. Raises SQLAlchemy's errors; then the transaction must be rolled back.
+    Returns the number of parts, and what was known of their instances.
+    Raises SQLAlchemy's errors; then the transaction must be rolled back.
     """
-    removed = 0
     touched: set[int] = set()
-    for chunk in _chunks(locations):
+    for chunk in chunks(locations):
         touched.update(connection.execute(_instances_at, {"locations": chunk}).scalars())
+    left = leaving(connection, touched)
+    removed = 0
+    for chunk in chunks(locations):
         removed += connection.execute(_delete_parts, {"locations": chunk}).rowcount
     emptied_series = _remove_empty(connection, _INSTANCES, touched)
     remove_empty_series(connection, emptied_series)
-    return removed
+    return removed, left
 
 
 def remove_empty_series(connection: Connection, series_keys: Iterable[int]) -> None:
@@ -74,13 +73,8 @@ def _remove_empty(connection: Connection, level: _Level, keys: Iterable[int]) ->
     table, key, parent, child = level
     empty = key.in_(bindparam("keys", expanding=True)) & ~exists().where(child == key)
     parents: set[int] = set()
-    for chunk in _chunks(sorted(keys)):
+    for chunk in chunks(sorted(keys)):
         if parent is not None:
             parents.update(connection.execute(select(parent).where(empty), {"keys": chunk}).scalars())
         connection.execute(delete(table).where(empty), {"keys": chunk})
     return parents
-
-
-def _chunks(values: Sequence[T]) -> Iterable[list[T]]:
-    for start in range(0, len(values), MAX_VALUES_PER_STATEMENT):
-        yield padded(values[start : start + MAX_VALUES_PER_STATEMENT])

@@ -6,6 +6,8 @@
                                            instances 1──n instance_references
     discarded_objects      totals                         parts 1──? unsynced_objects
 
+    studies n──n instances (scan_reports)          scans          orphaned_reports
+
     event_log   events     open_associations     unsettled_studies     subscriptions 1──n parked
 
 A column that holds an attribute is called by its keyword (PS3.6), so `study_id` is Study ID (0020,0010);
@@ -33,6 +35,11 @@ a row in `open_associations` until nobody needs to know any more which events ar
 `unsettled_studies` until it is settled. A subscription has been given everything up to its `position`; what
 it may have been given is up to `started_to`, and `parked` are events before the position that it still waits
 for or never got.
+
+A DICOS scan's reports are in `scan_reports`, and which of them decides in four columns of `studies`
+(`deciding.py`). `scans` has what is known of a scan only while it happens: whose it is, and since when it
+waits for a report; `orphaned_reports` since when a report waits for an image (`awaiting.py`). Both go by
+UIDs, so that they outlive a rebuild; their times are NULL where nothing is waited for any more.
 
 Every index costs time on the way in: there are those that a query of the hierarchy needs, and partial ones
 for attributes that few objects have.
@@ -113,6 +120,12 @@ patients = Table(
 Index(None, patients.c.patient_name_folded)
 _where_present(patients, "ooi_type")
 
+DECISION_COLUMNS = (
+    *("current_alarm_decision", "current_alarm_decision_time", "current_tdr_type"),
+    "deciding_sop_instance_uid",
+)
+"""What is derived from a scan's reports: the one that decides, and what it says."""
+
 studies = Table(
     "studies",
     metadata,
@@ -121,6 +134,7 @@ studies = Table(
     Column("study_instance_uid", Text, nullable=False),
     *_text("study_date", "study_time", "accession_number", "study_id", "study_description"),
     *_text("referring_physician_name", "scan_type"),
+    *_text(*DECISION_COLUMNS),
     UniqueConstraint("study_instance_uid"),
 )
 Index(None, studies.c.patient_key)
@@ -128,6 +142,7 @@ Index(None, studies.c.study_date)
 Index(None, studies.c.accession_number)
 Index(None, studies.c.study_id)
 _where_present(studies, "scan_type")
+_where_present(studies, "current_alarm_decision")
 
 series = Table(
     "series",
@@ -218,6 +233,26 @@ instance_references = Table(
 )
 Index(None, instance_references.c.referenced_sop_instance_uid)
 
+scan_reports = Table(
+    "scan_reports",
+    metadata,
+    Column(
+        "study_key",
+        Key,
+        ForeignKey("studies.study_key", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column(
+        "report_key",
+        Key,
+        ForeignKey("instances.instance_key", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+)
+Index(None, scan_reports.c.report_key)
+
 discarded_objects = Table(
     "discarded_objects",
     metadata,
@@ -293,6 +328,24 @@ unsynced_objects = Table(
     ),
     Column("content", LargeBinary, nullable=False),
 )
+
+scans = Table(
+    "scans",
+    metadata,
+    Column("study_instance_uid", Text, primary_key=True),
+    Column("peer_name", Text),
+    Column("first_image_at_ns", BigInteger, nullable=False),
+    Column("awaits_since_ns", BigInteger),
+)
+_where_present(scans, "awaits_since_ns")
+
+orphaned_reports = Table(
+    "orphaned_reports",
+    metadata,
+    Column("sop_instance_uid", Text, primary_key=True),
+    Column("awaits_since_ns", BigInteger),
+)
+_where_present(orphaned_reports, "awaits_since_ns")
 
 COUNTED = (patients, studies, series, instances, parts)
 

@@ -71,6 +71,7 @@ LEVELS: Final[Mapping[str, int]] = {
 _SELECTIVE: Final = frozenset(
     {
         *SPARSE_INSTANCE_COLUMNS,
+        "current_alarm_decision",
         *("study_instance_uid", "accession_number", "study_id", "series_instance_uid", "sop_instance_uid"),
         "referenced_sop_instance_uid",
     }

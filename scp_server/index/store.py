@@ -29,6 +29,7 @@ from scp_server.index.base import (
     UniqueKey,
 )
 from scp_server.index.batching import BatchQueue
+from scp_server.index.deciding import DecisionWriter
 from scp_server.index.event_log import SqlEventLog
 from scp_server.index.event_writing import EventWriter
 from scp_server.index.events import Work
@@ -81,6 +82,8 @@ class Writer(Protocol):
     """Discarded files that were deleted; other threads append to it."""
     events: EventWriter
     """What is remembered of the event log."""
+    decisions: DecisionWriter
+    """What is remembered of the reports of scans."""
 
     def open(self) -> None:
         """Make ready; then the database exists. Raises IndexSchemaUnknown or IndexUnavailable."""
@@ -108,9 +111,9 @@ class SqlIndex:
     ) -> None:
         self._config = config
         self._measures = measures or IndexMeasures()
-        self._writer: Writer = writer or IndexWriter(config, clock_ns)
+        self._writer: Writer = writer or IndexWriter(config, clock_ns, self._measures.decisions)
         self._queue: BatchQueue[IndexRequest, object] | None = None
-        self._event_log = SqlEventLog(self._writer.events, self._read)
+        self._event_log = SqlEventLog(self._writer.events, self._writer.decisions, self._read)
         self._reader: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._searches = SearchThreads(

@@ -29,6 +29,7 @@ from sqlalchemy.exc import (
 from scp_server.errors import IndexFailure, IndexUnavailable
 from scp_server.index import migrations
 from scp_server.index.base import AddResult, IndexEntry
+from scp_server.index.deciding import DecisionWriter
 from scp_server.index.event_writing import EventWriter
 from scp_server.index.events import LogRequest, Work
 from scp_server.index.failures import reason, unavailable
@@ -38,6 +39,7 @@ from scp_server.index.spare import SpareFile
 from scp_server.index.sqlite import NamedFile, check_file, keep_copy, make_folder, writer_engine
 from scp_server.index.writer import AddRequest, EntryWriter
 from scp_server.observability.logs import get_logger
+from scp_server.observability.measures import DecisionMeasures
 
 log = get_logger(__name__)
 
@@ -85,10 +87,16 @@ MAX_OWED = 10_000
 class IndexWriter:
     """The writing side, always in one thread at a time."""
 
-    def __init__(self, config: IndexConfig, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        config: IndexConfig,
+        clock_ns: Callable[[], int] = time.time_ns,
+        measures: DecisionMeasures | None = None,
+    ) -> None:
         self._config = config
         self._entries = EntryWriter()
         self.events = EventWriter(clock_ns)
+        self.decisions = DecisionWriter(self.events, measures, clock_ns)
         self._owed: list[LogRequest] = []
         """What is to be logged before anything else: the transaction that it came with has failed."""
         self._spare = SpareFile(config.path.with_name("spare"), config.spare_bytes)
@@ -127,6 +135,7 @@ class IndexWriter:
                 self._migrate(self._engine, path)
                 with self._engine.begin() as connection:
                     self.events.open(connection)
+                    self.decisions.open(connection)
                 self._database = NamedFile(path)
         except BaseException:
             self.close()
@@ -177,9 +186,11 @@ class IndexWriter:
     def _remove(self, request: RemoveRequest) -> int | Exception:
         try:
             with self._transaction() as connection:
-                removed = remove_parts(connection, request.locations)
+                removed, left = remove_parts(connection, request.locations)
+                self.decisions.removed(connection, left)
+            self._committed()
         except (SQLAlchemyError, sqlite3.Error, IndexUnavailable) as error:
-            self._entries.forget()
+            self._forget()
             if isinstance(error, IndexUnavailable):
                 return error
             self.close()
@@ -235,17 +246,26 @@ class IndexWriter:
             with self._transaction() as connection:
                 forget_discarded(connection, gone)
                 results = self._write(connection, batch)
-            self.events.committed()
+            self._committed()
             for _ in gone:
                 self.gone.popleft()
             return results
         except BaseException as error:
-            self._entries.forget()
-            self.events.forget()
+            self._forget()
             if isinstance(error, (SQLAlchemyError, sqlite3.Error)) and not _is_entrys_fault(error):
                 self.close()
                 raise IndexUnavailable(f"the index {self._config.path} failed: {reason(error)}") from error
             raise
+
+    def _committed(self) -> None:
+        self.events.committed()
+        self.decisions.committed()
+
+    def _forget(self) -> None:
+        """What was worked out is not in the database, or nobody knows whether it is."""
+        self._entries.forget()
+        self.events.forget()
+        self.decisions.forget()
 
     def _write(self, connection: Connection, batch: Sequence[_Shared]) -> list[object]:
         """Record the entries, then log what happened, in its order, and do other work where it comes."""
@@ -253,10 +273,12 @@ class IndexWriter:
         added = iter(self._entries.write_batch(connection, additions) if additions else ())
         results: list[object] = []
         happened: list[LogRequest | tuple[IndexEntry, AddResult]] = []
+        recorded: list[tuple[IndexEntry, AddResult]] = []
         for request in batch:
             if isinstance(request, AddRequest):
                 result = next(added)
-                happened.append((request.entry, result))
+                recorded.append((request.entry, result))
+                happened.append(recorded[-1])
                 results.append(result)
             elif isinstance(request, LogRequest):
                 happened.append(request)
@@ -266,6 +288,8 @@ class IndexWriter:
                 happened = []
                 results.append(request.run(connection))
         self.events.write(connection, happened)
+        if recorded:
+            self.decisions.added(connection, recorded, self._entries.take_replaced())
         return results
 
     @contextmanager

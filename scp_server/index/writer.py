@@ -20,6 +20,7 @@ from scp_server.index.bulk import BulkInsert, ListSelect
 from scp_server.index.hierarchy import Hierarchy, Patient, padded
 from scp_server.index.keys import KeyAllocator
 from scp_server.index.replacing import remove_instances
+from scp_server.index.report_links import Leaving, leaving
 from scp_server.index.schema import (
     headers,
     instance_references,
@@ -133,11 +134,18 @@ class EntryWriter:
     def __init__(self) -> None:
         self._keys = KeyAllocator()
         self._hierarchy = Hierarchy(self._keys)
+        self._replaced = Leaving()
 
     def forget(self) -> None:
         """Drop everything remembered, because a rolled-back transaction may have given it."""
         self._keys.forget()
         self._hierarchy.forget()
+        self._replaced = Leaving()
+
+    def take_replaced(self) -> Leaving:
+        """What was replaced since this was asked last."""
+        replaced, self._replaced = self._replaced, Leaving()
+        return replaced
 
     def forget_places(self) -> None:
         """Drop the studies and series remembered: a removal may have taken them away. Keys in hand stay."""
@@ -200,9 +208,12 @@ class EntryWriter:
     def _remove_instances(
         self, connection: Connection, instance_keys: Sequence[int]
     ) -> dict[int, tuple[str, ...]]:
+        if not instance_keys:
+            return {}
+        left = leaving(connection, instance_keys)
+        self._replaced = Leaving(self._replaced.uids | left.uids, self._replaced.study_keys | left.study_keys)
         discarded = remove_instances(connection, instance_keys)
-        if discarded:
-            self.forget_places()
+        self.forget_places()
         return discarded
 
     def _insert_instances(self, connection: Connection, new: list[tuple[_Instance, IndexEntry]]) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from scp_server.errors import OperationRefused
+from scp_server.objects.dicos.decision import TDR_STORAGE
 from scp_server.objects.folding import canonical_date, folded_name, normal_text
 from scp_server.objects.header_tap import DEFAULT_LIMITS, TapLimits
 from scp_server.objects.raw_header import AttributeSource, RawHeader
@@ -199,6 +200,14 @@ _REFERENCE_PATHS: Final = (
 """Ways to a Referenced SOP Instance UID: a TDR's threats and their representations; referenced instances,
 images, source images and waveforms; referenced series; raw data, and a document's evidence."""
 
+_REPORT_PATHS: Final = (
+    (0x00081110,),
+    (0x40101077,),
+    (0x40101076, 0x40101077),
+    (_THREAT_SEQUENCE, 0x40101076, 0x40101077),
+)
+"""Those of a threat detection report alone: the scans that it names, the reports that an aggregate is of."""
+
 _BINARY: Final = {
     b"US": (2, False),
     b"SS": (2, True),
@@ -237,7 +246,7 @@ def summarizing(header: RawHeader, limits: TapLimits) -> Generator[None, None, I
         sop_instance_uid=sop_instance,
         study_instance_uid=study,
         series_instance_uid=series,
-        referenced_sop_instance_uids=(yield from _references(header, limits)),
+        referenced_sop_instance_uids=(yield from _references(header, sop_class, limits)),
         **columns,
     )
 
@@ -301,6 +310,11 @@ def assessments(header: AttributeSource, limits: TapLimits = DEFAULT_LIMITS) -> 
     return _ended(_assessing(header, limits))
 
 
+def references(header: RawHeader, sop_class_uid: str, limits: TapLimits = DEFAULT_LIMITS) -> tuple[str, ...]:
+    """What an object of that class refers to, as in `InstanceSummary.referenced_sop_instance_uids`."""
+    return _ended(_references(header, sop_class_uid, limits))
+
+
 def _assessing(
     header: AttributeSource, limits: TapLimits
 ) -> Generator[None, None, tuple[str | None, str | None]]:
@@ -335,11 +349,14 @@ def _wrapped(values: Iterable[str]) -> str | None:
     return text if len(text) > 1 else None
 
 
-def _references(header: RawHeader, limits: TapLimits) -> Generator[None, None, tuple[str, ...]]:
-    """Valid Referenced SOP Instance UIDs along `_REFERENCE_PATHS`, each once, in the order they are found."""
+def _references(
+    header: RawHeader, sop_class_uid: str, limits: TapLimits
+) -> Generator[None, None, tuple[str, ...]]:
+    """Valid Referenced SOP Instance UIDs along the paths above, each once, in the order they are found."""
+    paths = _REFERENCE_PATHS + _REPORT_PATHS if sop_class_uid == TDR_STORAGE else _REFERENCE_PATHS
     found: dict[str, None] = {}
     visited = 0
-    for path in _REFERENCE_PATHS:
+    for path in paths:
         if path[0] not in header:
             continue
         for item in _items_along(header, path):

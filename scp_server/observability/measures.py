@@ -25,6 +25,7 @@ from scp_server.protocol.status import Status, StatusClass, status_class
 DURATION_BOUNDS_SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0,
 )  # fmt: skip
+DECISION_BOUNDS_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0)
 LAG_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_BOUNDS_ENTRIES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
@@ -290,6 +291,36 @@ class ReceptionMeasures:
         self.index.observe(stages.index)
 
 
+class DecisionMeasures:
+    """What became of DICOS scans, by the peer whose scan it is: the name that the settings gave it when its
+    images came, or `OTHER_PEER`.
+
+    Added to in the index's writing thread, by transactions that were committed; copy before you iterate.
+    """
+
+    def __init__(self) -> None:
+        self.decisions: dict[tuple[str, str], int] = {}
+        """By peer and decision."""
+        self.seconds: dict[str, Histogram] = {}
+        """From a scan's first image to each report that decided."""
+        self.missing: dict[str, int] = {}
+        self.orphaned = 0
+
+    def decided(self, peer_name: str | None, decision: str, seconds: float | None) -> None:
+        """A scan's decision is another one now; `seconds` is None where no image of it has come."""
+        peer = peer_name or OTHER_PEER
+        self.decisions[peer, decision] = self.decisions.get((peer, decision), 0) + 1
+        if seconds is not None:
+            if peer not in self.seconds:
+                self.seconds[peer] = Histogram(DECISION_BOUNDS_SECONDS)
+            self.seconds[peer].observe(seconds)
+
+    def missing_of(self, peer_name: str | None) -> None:
+        """A scan has waited for a report for too long."""
+        peer = peer_name or OTHER_PEER
+        self.missing[peer] = self.missing.get(peer, 0) + 1
+
+
 @dataclass(slots=True)
 class IndexMeasures:
     """The index's writer. `batch_entries` and `batch_seconds` are added to in its thread."""
@@ -298,6 +329,7 @@ class IndexMeasures:
     batch_seconds: Histogram = field(default_factory=_durations)
     waiting: int = 0
     failures: int = 0
+    decisions: DecisionMeasures = field(default_factory=DecisionMeasures)
 
 
 @dataclass(slots=True)

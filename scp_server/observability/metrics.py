@@ -293,6 +293,34 @@ METRICS: tuple[Declaration, ...] = (
         "Entries that the index could not record.",
         lambda v: v.measures.index.failures,
     ),
+    # -- decisions
+    Declaration(
+        "scp_decisions_total",
+        "counter",
+        "Times that the decision on a DICOS scan became another, by the machine and what it is now.",
+        ("peer", "decision"),
+        lambda v: v.measures.index.decisions.decisions.copy().items(),
+    ),
+    Declaration(
+        "scp_reports_missing_total",
+        "counter",
+        "DICOS scans that had no report after decisions.missing_after_seconds.",
+        ("peer",),
+        lambda v: [((peer,), count) for peer, count in v.measures.index.decisions.missing.copy().items()],
+    ),
+    _single(
+        "scp_reports_orphaned_total",
+        "counter",
+        "Reports on nothing that had come after decisions.orphan_after_seconds.",
+        lambda v: v.measures.index.decisions.orphaned,
+    ),
+    Declaration(
+        "scp_time_to_decision_seconds",
+        "histogram",
+        "From a scan's first image to each report that decided on it, by our clock.",
+        ("peer",),
+        lambda v: [((peer,), seconds) for peer, seconds in v.measures.index.decisions.seconds.copy().items()],
+    ),
     _single(
         "scp_unsettled_objects",
         "gauge",

@@ -22,6 +22,10 @@ class EventKind(StrEnum):
     """Also means: complete, these were all of its parts."""
     OBJECT_STORED = "object.stored"
     STUDY_SETTLED = "study.settled"
+    TDR_RECEIVED = "tdr.received"
+    TDR_MISSING = "tdr.missing"
+    TDR_ORPHAN = "tdr.orphan"
+    DECISION_CHANGED = "decision.changed"
 
 
 @dataclass(frozen=True, slots=True)

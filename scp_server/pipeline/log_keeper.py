@@ -1,4 +1,4 @@
-"""Looks after the event log: says when a study has settled, and drops what nobody needs any more."""
+"""Looks after the event log: says when a study has settled or a report is overdue, and drops what is old."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ _OUTAGE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class LogKeeperConfig:
-    """How much of the log is kept, and when a study has settled."""
+    """How much of the log is kept, when a study has settled, and when what waits is told of."""
 
     keep_events: int = 100_000
     keep_seconds: float = 604_800.0
     study_settle_seconds: float = 60.0
+    missing_after_seconds: float = 120.0
+    orphan_after_seconds: float = 300.0
 
 
 class LogKeeper:
@@ -49,6 +51,8 @@ class LogKeeper:
         self._position = position
         self._now_ns = now_ns
         self._settle_ns = int(config.study_settle_seconds * NANOSECONDS)
+        self._missing_ns = int(config.missing_after_seconds * NANOSECONDS)
+        self._orphan_ns = int(config.orphan_after_seconds * NANOSECONDS)
         self._trimmed_at_ns = now_ns()
         self._trimmed_to = 0
         self._passes = 0
@@ -88,18 +92,31 @@ class LogKeeper:
         settled_until = self._now_ns() - self._settle_ns
         if oldest and oldest <= settled_until:
             await self._log.settle_studies(settled_until)
+        if (overdue := self._overdue_at_ns()) and overdue <= self._now_ns():
+            now = self._now_ns()
+            await self._log.tell_overdue(now - self._missing_ns, now - self._orphan_ns)
         if self._now_ns() - self._trimmed_at_ns >= TRIM_SECONDS * NANOSECONDS:
             await self.trim()
             self._trimmed_at_ns = self._now_ns()
 
     def _seconds_to_sleep(self) -> float | None:
         """None where there is nothing to do before something happens."""
-        now, oldest = self._now_ns(), self._log.oldest_unsettled_ns
-        if not oldest:
+        now, oldest, overdue = self._now_ns(), self._log.oldest_unsettled_ns, self._overdue_at_ns()
+        if not oldest and not overdue:
             return TRIM_SECONDS if self._news.is_set() else None
-        due_ns = min(oldest + self._settle_ns, self._trimmed_at_ns + int(TRIM_SECONDS * NANOSECONDS))
+        due_ns = self._trimmed_at_ns + int(TRIM_SECONDS * NANOSECONDS)
+        if oldest:
+            due_ns = min(due_ns, oldest + self._settle_ns)
+        if overdue:
+            due_ns = min(due_ns, overdue)
         # A study whose objects still come is due later each time it is looked at.
         return min(max((due_ns - now) / NANOSECONDS, 0.1), TRIM_SECONDS)
+
+    def _overdue_at_ns(self) -> int:
+        """When what has waited for longest is to be told of, at the earliest; 0 where nothing waits."""
+        scan, report = self._log.oldest_awaiting_ns
+        due = (scan and scan + self._missing_ns, report and report + self._orphan_ns)
+        return min(filter(None, due), default=0)
 
     async def trim(self) -> None:
         """Drop what is old and needed by nobody. Raises IndexUnavailable."""

@@ -14,6 +14,12 @@ from scp_server.pipeline.deliveries import EventKind, LoggedEvent
 PAGE: Final = 512
 """Events read at once, of about a kilobyte each."""
 
+_OF_STUDIES: Final = frozenset(
+    {
+        *(EventKind.STUDY_SETTLED, EventKind.DECISION_CHANGED),
+        *(EventKind.TDR_RECEIVED, EventKind.TDR_MISSING, EventKind.TDR_ORPHAN),
+    }
+)
 _KINDS: Final = {kind.value: kind for kind in EventKind}
 
 
@@ -24,7 +30,7 @@ def logged_event(row: EventRow) -> LoggedEvent:
     kind, data = _KINDS[name], json.loads(text)
     if kind is EventKind.OBJECT_STORED:
         order_key = f"{data['study_instance_uid']}/{data['series_instance_uid']}"
-    elif kind is EventKind.STUDY_SETTLED:
+    elif kind in _OF_STUDIES:
         order_key = data["study_instance_uid"]
     else:
         order_key = association_id

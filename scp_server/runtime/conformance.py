@@ -28,6 +28,7 @@ from scp_server.services.query_retrieve.attributes import (
     BELOW,
     COLUMNS,
     COUNTS,
+    DECISIONS,
     INSTANCE_AVAILABILITY,
     RETRIEVE_AE_TITLE,
 )
@@ -181,6 +182,9 @@ def _query(settings: Settings) -> Statement:
         "other_keys": "any other attribute, standard, private or of DICOS, is returned and matched from the "
         "header of the entity's first instance, all but pixel data and values above "
         f"{settings.limits.max_header_value_bytes} bytes",
+        "decisions": "AlarmDecision, AlarmDecisionTime and TDRType of a study are those of the report that "
+        "decides on the scan now, and of a patient those of its studies; of series and images they are the "
+        "reports' own",
         "matching": {name: list(vrs) for name, vrs in MATCHING.items()},
         "person_names": "without regard to case and width, by component group",
         "several_values": "any of them, unless multiple value matching was negotiated",
@@ -271,6 +275,9 @@ def _keys(model: InformationModel, level: EntityLevel) -> Statement:
     computed = {tag for tag, column in BELOW.items() if column.level > level} | {
         tag for tag, column in COUNTS.items() if column.level <= level
     }
+    if level <= EntityLevel.STUDY:
+        below -= DECISIONS.keys()
+        computed |= DECISIONS.keys()
     return {
         "unique": _keyword(unique),
         "required": [_keyword(tag) for tag in required],

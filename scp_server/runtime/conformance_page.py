@@ -134,7 +134,8 @@ def _query_lines(query: Statement) -> list[str]:
     lines += [
         f"Keys of lower levels match when one of the values below does, of which {MAX_DISTINCT_VALUES} at "
         f"most are returned. {query['other_keys'][0].upper()}{query['other_keys'][1:]}; beyond "
-        f"{query['header_match_rows']} of them a query returns them unmatched, with 0xFF01.",
+        f"{query['header_match_rows']} of them a query returns them unmatched, with 0xFF01. "
+        f"{query['decisions']}.",
         "",
         *_table(
             ("extended negotiation", "answered at most"),

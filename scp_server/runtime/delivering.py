@@ -46,6 +46,8 @@ class Deliveries:
                 keep_events=events.keep_events,
                 keep_seconds=events.keep_seconds,
                 study_settle_seconds=outbox.study_settle_seconds,
+                missing_after_seconds=settings.decisions.missing_after_seconds,
+                orphan_after_seconds=settings.decisions.orphan_after_seconds,
             ),
             lambda: self.outbox.position,
         )

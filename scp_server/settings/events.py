@@ -40,6 +40,21 @@ class EventsSettings(Section):
     )
 
 
+class DecisionsSettings(Section):
+    """When it is told that a DICOS scan lacks its report, or a report its scan; see docs/decisions.md."""
+
+    missing_after_seconds: Seconds = Field(
+        default=120.0,
+        description="How long after its last image a scan without any threat detection report is told of as "
+        "tdr.missing.",
+    )
+    orphan_after_seconds: Seconds = Field(
+        default=300.0,
+        description="How long after it came a report is told of as tdr.orphan, if nothing that it refers to "
+        "has come.",
+    )
+
+
 class OutboxSettings(Section):
     """How events reach callbacks and rules, and what becomes of those that do not."""
 

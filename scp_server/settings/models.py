@@ -27,7 +27,7 @@ from scp_server.objects.uid_names import sop_class_uid, transfer_syntax_uid
 from scp_server.protocol.negotiation import DICOM_APPLICATION_CONTEXT
 from scp_server.settings.callbacks import CallbacksSettings
 from scp_server.settings.codecs import CodecsSettings
-from scp_server.settings.events import EventsSettings, OutboxSettings
+from scp_server.settings.events import DecisionsSettings, EventsSettings, OutboxSettings
 from scp_server.settings.forward import ForwardSettings, check_remotes
 from scp_server.settings.keeping import ControlSettings, QuarantineSettings
 from scp_server.settings.limits import LimitsSettings, TimeoutsSettings
@@ -311,6 +311,7 @@ class SettingsTree(BaseModel):
     callbacks: CallbacksSettings = Field(default_factory=CallbacksSettings)
     events: EventsSettings = Field(default_factory=EventsSettings)
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
+    decisions: DecisionsSettings = Field(default_factory=DecisionsSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
         default=(),
         description="Single peers, or networks of them: what they may do, how they are treated. The first "

@@ -14,7 +14,16 @@ from scp_server.pipeline.builtin.webhook import secret_bytes
 from scp_server.settings.limits import Count, Seconds
 from scp_server.settings.rules import RuleSettings
 
-EventName = Literal["association.accepted", "association.ended", "object.stored", "study.settled"]
+EventName = Literal[
+    "association.accepted",
+    "association.ended",
+    "object.stored",
+    "study.settled",
+    "tdr.received",
+    "tdr.missing",
+    "tdr.orphan",
+    "decision.changed",
+]
 MAX_SECRET_BYTES = 4_096
 
 
@@ -30,9 +39,10 @@ class WebhookSettings(RuleSettings):
     )
     kinds: Annotated[tuple[EventName, ...], Field(strict=False)] = Field(
         default=(),
-        description="association.accepted, association.ended, object.stored, study.settled; when empty, all. "
-        "Events of associations have AE titles and neither SOP class nor modality; study.settled has none "
-        "of all these: a rule whose filter asks for what an event has not leaves it out.",
+        description="association.accepted, association.ended, object.stored, study.settled, tdr.received, "
+        "tdr.missing, tdr.orphan, decision.changed; when empty, all. Events of associations have AE titles "
+        "and neither SOP class nor modality; those of studies, reports and decisions have none of all "
+        "these: a rule whose filter asks for what an event has not leaves it out.",
     )
     secret: SecretStr | None = Field(
         default=None,

@@ -28,6 +28,8 @@ TABLES: dict[str, str] = {
     "headers": "SELECT header, location FROM headers JOIN parts USING (part_key)",
     "references": "SELECT referenced_sop_instance_uid, sop_instance_uid FROM instance_references "
     "JOIN instances USING (instance_key)",
+    "scan_reports": "SELECT study_instance_uid, sop_instance_uid FROM scan_reports "
+    "JOIN studies USING (study_key) JOIN instances ON instance_key = report_key",
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.testing.decision_contract import DecisionContract
 from scp_server.testing.event_log_contract import EventLogContract
 from scp_server.testing.index_contract import IndexContract, MakeIndex, MakeUnavailable
 from scp_server.testing.unsynced_contract import UnsyncedContract
@@ -47,6 +48,14 @@ class _SqlIndex:
 
 class TestSqlIndex(_SqlIndex, IndexContract, EventLogContract):
     """All that is not about searches."""
+
+
+class TestSqlIndexDeciding(DecisionContract):
+    """What is decided on scans."""
+
+    @pytest.fixture
+    def make_index(self, tmp_path: Path) -> MakeIndex:
+        return lambda: SqlIndex(IndexConfig(tmp_path / "index.sqlite", synchronous_full=False))
 
 
 class TestSqlIndexKeepingFiles(_SqlIndex, UnsyncedContract):

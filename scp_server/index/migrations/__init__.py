@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from scp_server.errors import IndexSchemaUnknown
 
-HEAD = "0007"
+HEAD = "0009"
 """The newest revision, that of `schema.metadata`."""
 
 _version = Table("alembic_version", MetaData(), Column("version_num", Text))

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 from scp_server.errors import IndexFailure
 from scp_server.index.base import DuplicatePolicy, IndexEntry
 from scp_server.index.batching import OutcomeUnknown
+from scp_server.index.deciding import DecisionWriter
 from scp_server.index.event_writing import EventWriter
 from scp_server.index.events import LogRequest, Work
 from scp_server.index.removal import RemoveRequest
@@ -77,6 +78,8 @@ class RemoteWriter:
         self._broken = broken
         self.events = EventWriter()
         """Remembers nothing here."""
+        self.decisions = DecisionWriter(self.events)
+        """Decides nothing here."""
         self.gone: deque[str] = deque()
         """Discarded files that were deleted; other threads append to it."""
 

@@ -39,6 +39,12 @@ COLUMNS: Final[Mapping[int, Column]] = {
 }
 """By tag, every attribute that has a column."""
 
+DECISIONS: Final[Mapping[int, Column]] = {
+    COLUMN_TAGS[name]: Column(f"current_{name}", EntityLevel.STUDY)
+    for name in ("alarm_decision", "alarm_decision_time", "tdr_type")
+}
+"""Attributes of a report that, asked of a study or a patient, are those of the report that decides now."""
+
 REFERENCED_SOP_INSTANCE_UID: Final = 0x00081155
 BELOW: Final[Mapping[int, Column]] = {
     0x00080061: Column("modality", EntityLevel.SERIES),

@@ -19,6 +19,7 @@ from scp_server.services.query_retrieve.attributes import (
     BELOW,
     COLUMNS,
     COUNTS,
+    DECISIONS,
     FIRST_PIXEL_TAG,
     INSTANCE_AVAILABILITY,
     RETRIEVE_AE_TITLE,
@@ -159,6 +160,8 @@ class _Planner:
             self._count(key, COUNTS[tag])
         elif tag in BELOW and key.items is None:
             self._value_below(key, BELOW[tag])
+        elif tag in DECISIONS and self._level <= EntityLevel.STUDY and key.items is None:
+            self._column(key, DECISIONS[tag])
         elif tag in COLUMNS and key.items is None:
             self._column(key, COLUMNS[tag])
         else:

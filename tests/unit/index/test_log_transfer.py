@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scp_server.index import outbox as rows
 from scp_server.index.base import DuplicatePolicy
+from scp_server.index.events import TDR_MISSING
 from scp_server.index.log_transfer import after_restore, carry_over
 from scp_server.index.outbox import OutboxChanges, ParkedRow, SubscriptionRow
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.testing.decision_contract import ct, study_uid, told
 from scp_server.testing.index_contract import index_entry
 
 PARKED = ParkedRow("one", 2, "key", 5, 1, 9, is_dead=False, may_be_repeated=False, error="no")
@@ -53,6 +56,26 @@ async def test_a_new_index_goes_on_with_the_log_of_the_old_one(tmp_path: Path) -
         assert log.oldest_unsettled_ns > 0
         await index.add(index_entry("10"), DuplicatePolicy.KEEP_FIRST)
         assert [row.event_id for row in await log.rows(0, 9)] == [1, 2, 3, 4]
+
+
+async def test_what_waits_goes_on_waiting_and_what_was_told_of_is_not_told_again(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.sqlite", tmp_path / "new.sqlite"
+    images = [ct(str(number), study=str(number)) for number in range(2)]
+    async with _index(old) as index:
+        await index.add(images[0], DuplicatePolicy.PARTS)
+        await index.event_log.tell_overdue(2**62, 2**62)
+        await index.add(images[1], DuplicatePolicy.PARTS)
+    async with _index(new) as index:
+        index.event_log.keep(False)
+        for image in images:
+            await index.add(replace(image, peer_name=None), DuplicatePolicy.PARTS)
+        assert index.event_log.oldest_awaiting_ns == (0, 0)
+    assert carry_over(old, new)
+    async with _index(new) as index:
+        await index.event_log.tell_overdue(2**62, 2**62)
+        missing = await told(index, TDR_MISSING)
+    assert [each["study_instance_uid"] for each in missing] == [study_uid("0"), study_uid("1")]
+    assert {each["peer_name"] for each in missing} == {"lane 7"}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from scp_server.index.sqlite import writer_engine
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.objects.header_tap import HeaderTap
 from scp_server.testing.dataset_encoder import DatasetEncoder, Element, TransferSyntax
+from scp_server.testing.dicos_objects import dicos_ct, dicos_tdr
 from scp_server.testing.index_contract import index_entry
 
 
@@ -320,3 +321,60 @@ async def test_an_index_that_kept_no_files_keeps_them_after_its_migration(path: 
     await index.add(entry, DuplicatePolicy.KEEP_FIRST)
     assert await index.unsynced_contents([entry.location]) == {entry.location: b"whole file"}
     await index.close()
+
+
+async def test_reports_that_are_kept_already_decide_after_the_migration(path: Path) -> None:
+    """Also with the references that are new, which come from their headers; a damaged one has none."""
+    engine = writer_engine(path, synchronous_full=False, busy_timeout_seconds=1.0)
+    with engine.begin() as connection:
+        migrations.upgrade(connection, "0007")
+    engine.dispose()
+    report = dicos_tdr(decision="CLEAR")
+    tap = HeaderTap(report.transfer_syntax_uid)
+    tap.feed(report.dataset)
+    tap.finish()
+    image = dicos_ct()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("INSERT INTO patients VALUES (1, 'BAG', '', '', NULL, NULL, NULL, NULL, NULL, NULL)")
+        for key in (2, 3):
+            database.execute(
+                "INSERT INTO studies (study_key, patient_key, study_instance_uid) VALUES (?, 1, ?)",
+                (key, f"1.{key}"),
+            )
+            database.execute(
+                "INSERT INTO series (series_key, study_key, series_instance_uid) VALUES (?, ?, '2')",
+                (key, key),
+            )
+        for key, series, class_uid, uid, values in (
+            (10, 2, image.sop_class_uid, image.sop_instance_uid, (None, None, None)),
+            (11, 3, report.sop_class_uid, "3.11", ("OPERATOR", "CLEAR", "20261120101114+0000")),
+            (12, 3, report.sop_class_uid, "3.12", ("MACHINE", "ALARM", "20261120101115+0000")),
+            (13, 3, report.sop_class_uid, "3.13", ("MACHINE", "ALARM", "20261120101114+0000")),
+        ):
+            database.execute(
+                "INSERT INTO instances (instance_key, series_key, sop_class_uid, sop_instance_uid, tdr_type,"
+                " alarm_decision, alarm_decision_time) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (key, series, class_uid, uid, *values),
+            )
+            database.execute(
+                "INSERT INTO parts VALUES (?, ?, 1, 'sha256', x'00', '1.2', ?, 1, 1, 'a', 1, 'A', 'B', NULL)",
+                (key, key, f"{key}"),
+            )
+            header = tap.header.pack() if key == 11 else b"damaged"
+            database.execute("INSERT INTO headers VALUES (?, ?)", (key, header))
+        database.execute("INSERT INTO instance_references VALUES (12, ?)", (image.sop_instance_uid,))
+        database.commit()
+    await _opens(path)
+    with closing(sqlite3.connect(path)) as database:
+        decided = (
+            "SELECT study_key, current_alarm_decision, current_alarm_decision_time, current_tdr_type,"
+            " deciding_sop_instance_uid FROM studies"
+        )
+        assert database.execute(decided).fetchall() == [
+            (2, "CLEAR", "20261120101114+0000", "OPERATOR", "3.11"),
+            (3, "ALARM", "20261120101114+0000", "MACHINE", "3.13"),
+        ]
+        linked = "SELECT study_key, report_key FROM scan_reports ORDER BY study_key, report_key"
+        assert database.execute(linked).fetchall() == [(2, 11), (2, 12), (3, 13)]
+        assert database.execute("SELECT * FROM scans").fetchall() == []
+        assert database.execute("PRAGMA foreign_key_check").fetchall() == []

@@ -127,6 +127,10 @@ class KillableLog:
     def oldest_unsettled_ns(self) -> int:
         return self._log.oldest_unsettled_ns
 
+    @property
+    def oldest_awaiting_ns(self) -> tuple[int, int]:
+        return self._log.oldest_awaiting_ns
+
     def on_news(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._log.on_news(callback)
 
@@ -160,6 +164,9 @@ class KillableLog:
 
     async def settle_studies(self, stored_until_ns: int) -> None:
         await self._log.settle_studies(stored_until_ns)
+
+    async def tell_overdue(self, scans_until_ns: int, reports_until_ns: int) -> None:
+        await self._log.tell_overdue(scans_until_ns, reports_until_ns)
 
     async def end_open_associations(self, id_prefix: str = "") -> int:
         return await self._log.end_open_associations(id_prefix)

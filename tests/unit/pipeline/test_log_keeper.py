@@ -10,15 +10,24 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from scp_server.index import awaiting
 from scp_server.index import outbox as rows
 from scp_server.index.base import DuplicatePolicy
-from scp_server.index.events import ASSOCIATION_ACCEPTED, ASSOCIATION_ENDED, STUDY_SETTLED, LogRequest
+from scp_server.index.events import (
+    ASSOCIATION_ACCEPTED,
+    ASSOCIATION_ENDED,
+    STUDY_SETTLED,
+    TDR_MISSING,
+    TDR_ORPHAN,
+    LogRequest,
+)
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.pipeline import log_keeper
 from scp_server.pipeline.log_keeper import LogKeeper, LogKeeperConfig
 from scp_server.pipeline.log_reader import LogReader
 from scp_server.pipeline.verdicts import NotDelivered, Undeliverable
 from scp_server.testing.clock import ManualClock
+from scp_server.testing.decision_contract import ct, tdr
 from scp_server.testing.index_contract import index_entry
 from tests.unit.pipeline.outbox_scene import Scene, ScriptedSubscriber
 
@@ -50,6 +59,9 @@ class Archive:
 
     async def ids(self) -> list[int]:
         return [row.event_id for row in await self.log.rows(0, 1_000)]
+
+    async def kinds(self) -> list[str]:
+        return [row.kind for row in await self.log.rows(0, 1_000)]
 
     async def settled(self) -> list[int]:
         return [row.event_id for row in await self.log.rows(0, 1_000) if row.kind == STUDY_SETTLED]
@@ -203,6 +215,58 @@ async def test_a_study_that_was_not_settled_is_so_after_a_crash_once_its_time_ha
     await archive.index.close()
     await archive.index.open()
     assert archive.log.oldest_unsettled_ns == 0
+
+
+# -- what waits
+
+
+async def test_a_scan_without_a_report_is_missing_one_so_long_after_its_last_image(archive: Archive) -> None:
+    await archive.index.add(ct("1"), DuplicatePolicy.PARTS)
+    archive.clock.advance(100)
+    await archive.index.add(ct("2"), DuplicatePolicy.PARTS)
+    archive.clock.advance(119)
+    await archive.keeper.look()
+    assert TDR_MISSING not in await archive.kinds()
+    archive.clock.advance(1)
+    await archive.keeper.look()
+    await archive.keeper.look()
+    assert (await archive.kinds()).count(TDR_MISSING) == 1
+
+
+async def test_a_report_on_nothing_is_an_orphan_so_long_after_it_came(archive: Archive) -> None:
+    await archive.index.add(tdr("9"), DuplicatePolicy.PARTS)
+    archive.clock.advance(299)
+    await archive.keeper.look()
+    assert TDR_ORPHAN not in await archive.kinds()
+    archive.clock.advance(1)
+    await archive.keeper.look()
+    await archive.keeper.look()
+    assert (await archive.kinds()).count(TDR_ORPHAN) == 1
+
+
+async def test_more_scans_than_are_told_of_at_once_are_told_of_one_page_after_another(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(awaiting, "_missing", awaiting._missing.limit(2))
+    for number in range(3):
+        await archive.index.add(ct(str(number), study=str(number)), DuplicatePolicy.PARTS)
+    archive.clock.advance(120)
+    await archive.keeper.look()
+    assert (await archive.kinds()).count(TDR_MISSING) == 2
+    await archive.keeper.look()
+    assert (await archive.kinds()).count(TDR_MISSING) == 3
+    assert archive.log.oldest_awaiting_ns == (0, 0)
+
+
+async def test_the_keeper_sleeps_no_longer_than_until_a_report_is_overdue(archive: Archive) -> None:
+    await archive.index.add(ct("1"), DuplicatePolicy.PARTS)
+    archive.clock.advance(115)
+    await archive.keeper.look()
+    assert archive.keeper._seconds_to_sleep() == 5.0
+    archive.clock.advance(5)
+    await archive.keeper.look()
+    assert archive.log.oldest_unsettled_ns == 0
+    assert archive.log.oldest_awaiting_ns == (0, 0)
 
 
 async def test_the_keeper_does_by_itself_what_is_due(tmp_path: Path) -> None:

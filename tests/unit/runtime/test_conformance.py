@@ -11,7 +11,7 @@ from scp_server.net.access import SERVICE_SOP_CLASSES
 from scp_server.runtime.build import build_policy
 from scp_server.runtime.conformance import statement
 from scp_server.runtime.conformance_page import markdown
-from scp_server.services.query_retrieve.attributes import BELOW, COLUMNS, COUNTS
+from scp_server.services.query_retrieve.attributes import BELOW, COLUMNS, COUNTS, DECISIONS
 from scp_server.services.query_retrieve.models import FIND_MODELS
 from scp_server.settings import Settings
 
@@ -38,7 +38,8 @@ def test_every_model_and_every_key_with_a_column_is_in_it(make_settings: MakeSet
     levels = query["models"][0]["levels"]
     own = [key for level in levels for key in (level["unique"], *level["required"], *level["optional"])]
     assert len(own) == len(set(own)) == len(COLUMNS)
-    assert len({key for level in levels for key in level["computed"]}) == len(BELOW) + len(COUNTS)
+    computed = {key for level in levels for key in level["computed"]}
+    assert len(computed) == len(BELOW) + len(COUNTS) + len(DECISIONS)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,18 @@ from scp_server.settings import Settings
 from scp_server.settings.schema import all_keys_of
 
 TESTS = Path(__file__).parents[2]
-SECTIONS = ("limits", "timeouts", "quarantine", "control", "index", "codecs", "callbacks", "events", "outbox")
+SECTIONS = (
+    "limits",
+    "timeouts",
+    "quarantine",
+    "control",
+    "index",
+    "codecs",
+    "callbacks",
+    "events",
+    "outbox",
+    "decisions",
+)
 """All settings of these are bounds."""
 OTHERS = frozenset(
     {
@@ -189,6 +200,9 @@ REACHED_BY: dict[str, str] = {
     "outbox.max_dead_letters": OUTBOX + "test_of_too_many_dead_letters_the_oldest_go",
     "outbox.study_settle_seconds": KEEPER + "test_a_study_settles_when_nothing_has_come_for_so_long",
     "outbox.drain_seconds": OUTBOX + "test_the_next_start_goes_on_where_a_stop_has_ended_and_repeats_nothing",
+    "decisions.missing_after_seconds": KEEPER
+    + "test_a_scan_without_a_report_is_missing_one_so_long_after_its_last_image",
+    "decisions.orphan_after_seconds": KEEPER + "test_a_report_on_nothing_is_an_orphan_so_long_after_it_came",
     "callbacks.entry_points": "unit/pipeline/test_registry.py::"
     "test_a_package_that_is_installed_takes_part_by_its_entry_point",
     "callbacks.timeout_seconds": RUNNING

@@ -22,7 +22,7 @@ from scp_server.runtime.maintenance.rebuild import RebuildReport, rebuild
 from scp_server.runtime.process import DataFolderLock
 from scp_server.storage.base import StoredObject
 from scp_server.testing.archive import Archive
-from scp_server.testing.dicos_objects import two_section_ct
+from scp_server.testing.dicos_objects import Scan, dicos_ct, dicos_tdr, two_section_ct
 from scp_server.testing.objects import ct_image
 from tests.unit.runtime.maintenance.conftest import Found, varied_objects
 
@@ -265,3 +265,19 @@ def test_a_plan_of_many_objects_takes_no_memory(tmp_path: Path) -> None:
     assert count == 100_000
     assert peak < 4 << 20
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_rebuilt_index_has_every_report_on_its_scan_and_the_same_decisions(archive: Archive) -> None:
+    scanned, other = dicos_ct(), dicos_ct(seed=1, scan=Scan("BAG2", "SCAN-2"))
+    objects = [
+        dicos_tdr(scanned, tdr_type="OPERATOR", decision="CLEAR"),
+        scanned,
+        dicos_tdr(scanned),
+        other,
+        dicos_tdr(other, scan=Scan("BAG2", "SCAN-2")),
+    ]
+    assert await archive.store(objects) == [0] * len(objects)
+    before = archive.rows()
+    assert len(before["scan_reports"]) == 3
+    await _rebuild(archive)
+    assert archive.rows() == before

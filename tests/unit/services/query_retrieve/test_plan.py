@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scp_server.index.store import SqlIndex
-from scp_server.services.query_retrieve.models import PATIENT_ROOT
+from scp_server.services.query_retrieve.models import PATIENT_ROOT, STUDY_ROOT, InformationModel
+from scp_server.testing.archive import Archive
 from scp_server.testing.dataset_encoder import Element, TransferSyntax
+from scp_server.testing.dicos_objects import dicos_ct, dicos_tdr
 from tests.unit.services.query_retrieve.asking import EXPLICIT, REPORT, SECTIONS, ask, key, text_of
 
 PATIENT = key("PatientID", "PAT-1")
@@ -336,3 +339,49 @@ async def test_a_scan_is_found_by_decision_object_and_scan_type_at_study_level(
     asked = await ask(archive, "STUDY", *keys, is_dicos=True, syntax=syntax)
     assert asked.values("StudyInstanceUID") == [REPORT.study_instance_uid]
     assert asked.statuses == [0xFF00]
+
+
+# --- decisions (docs/decisions.md)
+
+
+@pytest.mark.parametrize("model", [PATIENT_ROOT, STUDY_ROOT])
+@pytest.mark.parametrize(("decision", "found"), [("ALARM", 1), ("A*", 1), ("CLEAR", 0)])
+async def test_a_studys_decision_is_that_of_the_report_that_decides(
+    archive: SqlIndex, model: InformationModel, decision: str, found: int
+) -> None:
+    keys = (BAG, key("AlarmDecision", decision), key("AlarmDecisionTime"), key("TDRType"))
+    asked = await ask(archive, "STUDY", *keys, model=model)
+    assert [text_of(match, "AlarmDecision") for match in asked.matches] == ["ALARM"] * found
+    for match in asked.matches:
+        assert text_of(match, "TDRType") == "MACHINE"
+        assert text_of(match, "AlarmDecisionTime").startswith("20261120101114")
+
+
+async def test_a_study_without_a_decision_has_an_empty_one_and_matches_none(archive: SqlIndex) -> None:
+    asked = await ask(archive, "STUDY", STUDY, key("AlarmDecision"))
+    assert asked.values("AlarmDecision") == [""]
+    assert (await ask(archive, "STUDY", STUDY, key("AlarmDecision", "*"))).final == 0
+    assert (await ask(archive, "STUDY", STUDY, key("AlarmDecision", "CLEAR"))).matches == []
+
+
+async def test_a_patients_decisions_are_those_of_its_studies(archive: SqlIndex) -> None:
+    asked = await ask(archive, "PATIENT", BAG, key("AlarmDecision", "ALARM"), model=PATIENT_ROOT)
+    assert asked.values("AlarmDecision") == ["ALARM"]
+
+
+async def test_what_a_report_is_not_asked_of_the_scan_keeps_its_own_decision(tmp_path: Path) -> None:
+    """An operator's CLEAR decides on the scan; at IMAGE level each report says what it said."""
+    scanned = dicos_ct()
+    reports = [
+        dicos_tdr(scanned),
+        dicos_tdr(scanned, tdr_type="OPERATOR", decision="CLEAR"),
+    ]
+    archive = Archive.at(tmp_path)
+    assert await archive.store([reports[1], scanned, reports[0]]) == [0] * 3
+    async with archive.opened() as (_, index):
+        scans = await ask(index, "STUDY", BAG, key("AlarmDecision"), key("TDRType"))
+        assert (scans.values("AlarmDecision"), scans.values("TDRType")) == (["CLEAR"], ["OPERATOR"])
+        series = await ask(index, "SERIES", key("AlarmDecision", "ALARM"), agreed=(1,))
+        assert series.values("AlarmDecision") == ["ALARM"]
+        images = await ask(index, "IMAGE", key("AlarmDecision", "ALARM"), key("TDRType"), agreed=(1,))
+        assert images.values("TDRType") == ["MACHINE"]
