@@ -28,6 +28,7 @@ from scp_server.cli.options import (
 from scp_server.cli.outbox_commands import outbox_app
 from scp_server.cli.query_commands import find, worklist
 from scp_server.cli.retrieve_commands import get, move
+from scp_server.cli.scan_commands import scan_app
 from scp_server.cli.store_command import store
 from scp_server.cli.validate_command import validate
 
@@ -54,6 +55,7 @@ quarantine_app = typer.Typer(
 )
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(outbox_app, name="outbox")
+app.add_typer(scan_app, name="scan")
 index_app = typer.Typer(
     help="Look after the index, while no server runs.\n\nExample: scp-server index verify --data-dir /data",
     no_args_is_help=True,

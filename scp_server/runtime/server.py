@@ -41,6 +41,7 @@ from scp_server.runtime.process import DataFolderLock, raise_descriptor_limit
 from scp_server.runtime.recovery import recover
 from scp_server.runtime.reload import Change, reloadable_changes
 from scp_server.runtime.rules import Rules
+from scp_server.runtime.scans import scan_commands
 from scp_server.runtime.settling import Settler, settle_left_over
 from scp_server.runtime.sight import Sight
 from scp_server.runtime.status import StatusReporter
@@ -169,6 +170,7 @@ class Server:
                 **outbox_commands(self._deliveries.desk),
                 **quarantine_commands(self._quarantine, self._release),
                 **maintenance.commands,
+                **scan_commands(self._index.event_log),
             },
             maintenance.long_commands,
         )
