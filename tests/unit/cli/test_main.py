@@ -73,6 +73,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "validate",
         "info",
         *("outbox list", "outbox retry", "outbox drop"),
+        "scan show",
         "quarantine list",
         "quarantine show",
         "quarantine release",
