@@ -71,12 +71,15 @@ LEVELS: Final[Mapping[str, int]] = {
 _SELECTIVE: Final = frozenset(
     {
         *SPARSE_INSTANCE_COLUMNS,
-        "current_alarm_decision",
         *("study_instance_uid", "accession_number", "study_id", "series_instance_uid", "sop_instance_uid"),
         "referenced_sop_instance_uid",
     }
 )
 """Columns whose index gives few rows for a value: of a lower level, they are looked up first."""
+
+_LAST_RESORT: Final = frozenset({"current_alarm_decision"})
+"""Columns whose index gives few rows for some values (ALARM) and nearly all for others (CLEAR): it is used
+only where no other test has one."""
 
 _INDEXED: Final = frozenset(
     next(iter(each.columns)).name
@@ -163,15 +166,24 @@ def _find(shape: Shape, dialect: str) -> Select[Any]:
     own = _own_key(shape.level)
     newest = _TABLES[shape.level].alias().c[own.name]
     # As a sum it is neither a range nor an order that the planner could prefer to the index of a test.
-    narrowed = any(
-        level <= shape.level and _is_narrow(test) for level, test in zip(levels, shape.tests, strict=True)
-    )
+    narrow = {
+        test.column
+        for level, test in zip(levels, shape.tests, strict=True)
+        if level <= shape.level and _is_narrow(test)
+    }
+    others_narrow = not narrow <= _LAST_RESORT or any(test.column in _SELECTIVE for test in shape.tests)
+    narrowed = bool(narrow)
     key = own + literal_column("0") if narrowed else own
     return (
         select(own, select(func.max(newest)).scalar_subquery())
         .select_from(_with_those_above(shape.level, min(levels, default=shape.level)))
         .where(key > bindparam("after", type_=BigInteger), key <= bindparam("until", type_=BigInteger))
-        .where(*(_condition(shape.level, number, test, dialect) for number, test in enumerate(shape.tests)))
+        .where(
+            *(
+                _condition(shape.level, number, test, dialect, others_narrow=others_narrow)
+                for number, test in enumerate(shape.tests)
+            )
+        )
         .order_by(key)
         .limit(bindparam("limit", type_=Integer))
     )
@@ -185,25 +197,34 @@ def _is_narrow(test: ColumnTest) -> bool:
     return test.column in names
 
 
-def _condition(level: int, number: int, test: ColumnTest, dialect: str) -> ColumnElement[bool]:
+def _condition(
+    level: int, number: int, test: ColumnTest, dialect: str, *, others_narrow: bool
+) -> ColumnElement[bool]:
     its_level = _level(test.column)
+    is_last_resort = test.column in _LAST_RESORT
+    without_index = is_last_resort and others_narrow
     if its_level <= level:
         column = _TABLES[its_level].c[test.column]
-        passes = _passes(column, number, test.operator, dialect)
+        passes = _passes(column, number, test.operator, dialect, without_index=without_index)
         return or_(_missing(column), passes) if test.or_missing else passes
     own = _own_key(level)
     source, owner, column = _below(level, its_level, test.column)
-    passes = _passes(column, number, test.operator, dialect)
+    passes = _passes(column, number, test.operator, dialect, without_index=without_index)
     rows = select(owner).select_from(source).where(passes)
-    found = own.in_(rows) if test.column in _SELECTIVE else exists(rows.where(owner == own))
+    first = is_last_resort and not others_narrow
+    found = own.in_(rows) if first or test.column in _SELECTIVE else exists(rows.where(owner == own))
     if not test.or_missing:
         return found
     source, owner, column = _below(level, its_level, test.column)
     return or_(found, ~exists(select(owner).select_from(source).where(owner == own, ~_missing(column))))
 
 
-def _passes(column: Column[Any], number: int, operator: Operator, dialect: str) -> ColumnElement[bool]:
+def _passes(
+    stored: Column[Any], number: int, operator: Operator, dialect: str, *, without_index: bool
+) -> ColumnElement[bool]:
     """The test itself. Parameters have the column's type, so that PostgreSQL knows it too."""
+    # What is worked out has no index.
+    column: ColumnElement[Any] = stored.concat(literal_column("''")) if without_index else stored
 
     def given(name: str) -> ColumnElement[Any]:
         return bindparam(parameter(number, name), type_=column.type)
@@ -212,7 +233,7 @@ def _passes(column: Column[Any], number: int, operator: Operator, dialect: str) 
         case Operator.NOTHING:
             return false()
         case Operator.PRESENT:
-            return ~_missing(column)
+            return ~_missing(stored)
         case Operator.EQUAL:
             return column == given("value")
         case Operator.AMONG:
