@@ -58,7 +58,8 @@ _forget_orphans = delete(orphaned_reports).where(_orphan.in_(_UIDS))
 _forget_gone_orphans = _forget_orphans.where(_orphan.not_in(select(instances.c.sop_instance_uid)))
 _forget_gone_scans = delete(scans).where(_scan.in_(_UIDS), _scan.not_in(select(studies.c.study_instance_uid)))
 _oldest = select(
-    select(func.min(_since)).scalar_subquery(), select(func.min(_orphan_since)).scalar_subquery()
+    select(func.min(_since)).where(_since.is_not(None)).scalar_subquery(),
+    select(func.min(_orphan_since)).where(_orphan_since.is_not(None)).scalar_subquery(),
 )
 _missing = (
     select(_scan, scans.c.peer_name, _since)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BindParameter, Connection, bindparam, exists, func, or_, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, exists, func, select, union, update
 
 from scp_server.index.awaiting import NEW, Addition, Awaiting
 from scp_server.index.base import AddOutcome
@@ -82,8 +82,15 @@ _reports = (
     .join(instances, instances.c.instance_key == scan_reports.c.report_key)
     .where(scan_reports.c.study_key == bindparam("study_key"))
 )
+_candidate = instances.alias("candidate")
 _some_reports = _reports.where(
-    or_(scan_reports.c.report_key.in_(_KEYS), instances.c.sop_instance_uid == bindparam("deciding"))
+    # As two conditions with "or" it would be a walk through all reports of the study.
+    scan_reports.c.report_key.in_(
+        union(
+            select(_candidate.c.instance_key).where(_candidate.c.instance_key.in_(_KEYS)),
+            select(_candidate.c.instance_key).where(_candidate.c.sop_instance_uid == bindparam("deciding")),
+        )
+    )
 )
 _study = (
     select(

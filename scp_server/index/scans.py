@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, exists, or_, select
+from sqlalchemy import Connection, bindparam, exists, select, union
 
 from scp_server.index.deciding import REFERS_TO_OPERATOR
 from scp_server.index.schema import (
@@ -55,10 +55,15 @@ _find = (
     .join(patients, patients.c.patient_key == studies.c.patient_key)
     .outerjoin(scans, scans.c.study_instance_uid == studies.c.study_instance_uid)
     .where(
-        or_(
-            studies.c.study_instance_uid == bindparam("id"),
-            studies.c.study_id == bindparam("id"),
-            patients.c.patient_id == bindparam("id"),
+        # Three look-ups in three indexes; as one condition it would be a walk through all studies.
+        studies.c.study_key.in_(
+            union(
+                select(studies.c.study_key).where(studies.c.study_instance_uid == bindparam("id")),
+                select(studies.c.study_key).where(studies.c.study_id == bindparam("id")),
+                select(studies.c.study_key)
+                .join(patients, patients.c.patient_key == studies.c.patient_key)
+                .where(patients.c.patient_id == bindparam("id")),
+            )
         )
     )
     .order_by(studies.c.study_key)
