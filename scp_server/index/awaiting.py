@@ -26,6 +26,8 @@ OVERDUE_AT_ONCE: Final = 500
 """Scans, and reports, that are told of in one transaction."""
 NEW: Final = frozenset({AddOutcome.ADDED, AddOutcome.REPLACED})
 
+_LONG_AGO_NS: Final = 1
+
 Addition = tuple[IndexEntry, AddResult]
 
 _UIDS: BindParameter[str] = bindparam("uids", expanding=True)
@@ -104,10 +106,15 @@ class Awaiting:
         for peer_name in self._missing:
             self._measures.missing_of(peer_name)
         self._measures.orphaned += self._orphaned
-        self.forget()
+        self._clear_new()
 
     def forget(self) -> None:
-        """The transaction did not commit."""
+        """The transaction did not commit, or nobody knows whether it did: something may wait. The next look
+        for what is overdue finds out."""
+        self.oldest_ns = (_LONG_AGO_NS, _LONG_AGO_NS)
+        self._clear_new()
+
+    def _clear_new(self) -> None:
         self._new_oldest = None
         self._orphaned = 0
         if self._missing:

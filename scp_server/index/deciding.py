@@ -151,13 +151,13 @@ class DecisionWriter:
         self.awaiting.committed()
         for decided in self._decided:
             self._measures.decided(*decided)
-        self.forget()
-
-    def forget(self) -> None:
-        """The transaction did not commit."""
-        self.awaiting.forget()
         if self._decided:
             self._decided = []
+
+    def forget(self) -> None:
+        """The transaction did not commit, or nobody knows whether it did."""
+        self.awaiting.forget()
+        self._decided = []
 
     def added(self, connection: Connection, additions: Sequence[Addition], left: Leaving) -> None:
         """Entries were recorded; `left` are instances that they replaced.

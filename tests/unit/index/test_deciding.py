@@ -73,3 +73,21 @@ async def test_what_comes_in_one_transaction_is_one_change(index: SqlIndex) -> N
     await asyncio.gather(*(index.add(ct(name), PARTS) for name in ("1", "2")))
     assert [each["to"] for each in await told(index, DECISION_CHANGED)] == ["CLEAR"]
     assert len(await told(index, TDR_RECEIVED)) == 2
+
+
+async def test_after_a_failure_whoever_looks_for_what_is_overdue_finds_out_what_waits(path: Path) -> None:
+    index = SqlIndex(IndexConfig(path, synchronous_full=False, busy_timeout_seconds=0.05))
+    await index.open()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(IndexUnavailable):
+            await index.add(ct("1"), PARTS)
+        other.execute("ROLLBACK")
+    assert index.event_log.oldest_awaiting_ns == (1, 1)
+    await index.event_log.tell_overdue(0, 0)
+    assert index.event_log.oldest_awaiting_ns == (0, 0)
+    await index.add(ct("1"), PARTS)
+    since, _ = index.event_log.oldest_awaiting_ns
+    await index.event_log.tell_overdue(0, 0)
+    assert index.event_log.oldest_awaiting_ns == (since, 0) != (0, 0)
+    await index.close()

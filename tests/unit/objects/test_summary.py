@@ -307,6 +307,20 @@ def test_a_tdr_refers_to_its_images(syntax: TransferSyntax) -> None:
     )
 
 
+def test_a_report_also_refers_to_scans_and_to_reports_that_it_is_made_of() -> None:
+    """Referenced Study Sequence is another thing in medical objects, and costs them no row."""
+    of_threat = [Element(0x40101076, "SQ", [[Element(0x40101077, "SQ", [uid_item("1.4")])]])]
+    elements = [
+        Element(0x00081110, "SQ", [uid_item("1.1")]),
+        Element(0x40101011, "SQ", [of_threat]),
+        Element(0x40101076, "SQ", [[Element(0x40101077, "SQ", [uid_item("1.3")])]]),
+        Element(0x40101077, "SQ", [uid_item("1.2")]),
+    ]
+    found = summary_of(elements, sop_class=DICOS_TDR_CLASS).referenced_sop_instance_uids
+    assert set(found) == {"1.1", "1.2", "1.3", "1.4"}
+    assert summary_of(elements).referenced_sop_instance_uids == ()
+
+
 def test_the_usual_references_are_found_once_each() -> None:
     series = [Element(0x00081199, "SQ", [uid_item("2.1"), uid_item("2.2")])]
     evidence = [Element(0x00081115, "SQ", [series])]
