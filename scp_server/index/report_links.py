@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from sqlalchemy import BindParameter, Connection, Executable, bindparam, delete, exists, insert, select, union
 
+from scp_server.index.bulk import ListSelect
 from scp_server.index.hierarchy import padded
 from scp_server.index.schema import instance_references, instances, scan_reports, series, studies
 from scp_server.objects.dicos.decision import DICOS_CLASSES, TDR_STORAGE
@@ -55,11 +56,11 @@ _present = select(scan_reports.c.report_key, scan_reports.c.study_key).where(
 _unlink = delete(scan_reports).where(
     scan_reports.c.report_key == bindparam("report"), scan_reports.c.study_key == bindparam("study")
 )
-_referring = (
-    select(instances.c.instance_key)
-    .join(instance_references, instance_references.c.instance_key == instances.c.instance_key)
-    .where(_reference.in_(_UIDS), instances.c.sop_class_uid == TDR_STORAGE)
-    .distinct()
+_referring = ListSelect(
+    select(instance_references.c.instance_key, instances.c.sop_class_uid)
+    .join(instances, instances.c.instance_key == instance_references.c.instance_key)
+    .where(_reference.in_(_UIDS)),
+    "uids",
 )
 _names_of_dicos = (
     select(instances.c.sop_instance_uid, studies.c.study_instance_uid)
@@ -110,7 +111,7 @@ def referring(connection: Connection, uids: Iterable[str]) -> set[int]:
     """The keys of the reports that refer to any of `uids`. Raises SQLAlchemy's errors."""
     found: set[int] = set()
     for chunk in chunks(sorted(set(uids))):
-        found.update(connection.execute(_referring, {"uids": chunk}).scalars())
+        found.update(row[0] for row in _referring.rows(connection, chunk) if row[1] == TDR_STORAGE)
     return found
 
 
