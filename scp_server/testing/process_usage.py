@@ -41,6 +41,11 @@ class ProcessUsage:
         fields = (self._folder / "stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def waited_seconds(self) -> float:
+        """How long its first thread could have run, and had no processor."""
+        return int((self._folder / "schedstat").read_text().split()[1]) / 1e9
+
     def forget_peak(self) -> None:
         """`peak_bytes` counts from now on."""
         (self._folder / "clear_refs").write_text("5")
