@@ -22,6 +22,7 @@ Names = Literal["synced", "all"]
 
 _SYNCS = frozenset({"fsync", "fdatasync", "syncfs"})
 _SENDS = frozenset({"write", "writev", "sendto", "sendmsg"})
+_EXISTS = "EEXIST"
 _C_STORE_RSP = 0x8001
 
 
@@ -74,14 +75,17 @@ class DurableDisk:
             self._syncing[call.thread] = self._syncs_begun, [(node, _look_at(node)) for node in nodes]
 
     def ends(self, call: Call) -> None:
-        """Take in that a call has ended; one that failed has changed nothing."""
+        """Take in that a call has ended; one that failed has changed nothing, but may tell what is there."""
         if call.result < 0:
+            if call.name == "mkdir" and _EXISTS in call.text:
+                # Whoever makes it has done so, and on a busy machine is only told later.
+                self._make_directory(call.strings[0])
             return
         match call.name:
             case "openat":
                 self._open(call)
             case "mkdir":
-                self._link(call.strings[0], _Directory())
+                self._make_directory(call.strings[0])
             case "rename":
                 source, target = call.strings
                 if self._is_ours(source) or self._is_ours(target):
@@ -159,6 +163,11 @@ class DurableDisk:
                 raise ValueError(f"{path} lies below a file")
             directory = below
         return directory, name
+
+    def _make_directory(self, path: bytes) -> None:
+        if self._is_ours(path):
+            parent, name = self._parent(path.decode())
+            parent.entries.setdefault(name, _Directory())
 
     def _link(self, path: bytes, node: _File | _Directory) -> None:
         if self._is_ours(path):

@@ -130,6 +130,19 @@ def test_a_sync_that_ends_late_takes_nothing_back_that_a_later_one_has_kept() ->
     assert _at_promise([line for line in lines if line != last]) == ({}, SURVIVES)
 
 
+def test_a_directory_is_there_for_who_hears_so_before_its_maker_does() -> None:
+    made = WHOLE[0].removeprefix("1").removesuffix(") = 0")
+    lines = [
+        f"2{made} <unfinished ...>",
+        f"1{made}) = -1 EEXIST (File exists)",
+        *WHOLE[1:-1],
+        "2  <... mkdir resumed>) = 0",
+        WHOLE[-1],
+    ]
+    assert _at_promise(lines) == (SURVIVES, SURVIVES)
+    assert _at_promise(lines[:3] + lines[4:]) == ({}, SURVIVES)
+
+
 @pytest.mark.parametrize("step", [2, 6, 10])
 def test_a_sync_after_the_success_comes_too_late(step: int) -> None:
     late = WHOLE[:step] + WHOLE[step + 1 :] + [WHOLE[step]]
