@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -131,6 +131,9 @@ def keep_copy(path: Path, copy: Path, busy_timeout_seconds: float) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its missing parents, each durable in the one above it. Raises OSError."""
     if folder.is_dir():
+        # Whoever made it may have been killed before its sync; not where we may not even read.
+        with suppress(PermissionError):
+            _sync(folder.parent)
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)

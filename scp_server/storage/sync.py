@@ -10,6 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -95,11 +96,16 @@ def sync_directory(path: str) -> None:
 
 
 def make_folder(path: str, *, durable: bool) -> None:
-    """Make a folder and its missing parents; `durable` syncs the parent of each one that was made."""
+    """Make a folder and its missing parents; `durable` syncs the parent of each one that was made, and of the
+    one that was there: whoever made it may have been killed before that."""
     missing: list[str] = []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
+    if durable:
+        # Where we may not read, none of us has made anything.
+        with suppress(PermissionError):
+            sync_directory(os.path.dirname(path))
     for folder in reversed(missing):
         try:
             os.mkdir(folder, DIRECTORY_MODE)

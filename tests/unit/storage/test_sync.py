@@ -117,6 +117,30 @@ def test_make_folder_accepts_what_exists_and_refuses_a_file(tmp_path: Path) -> N
         make_folder(str(tmp_path / "file"), durable=True)
 
 
+def test_make_folder_syncs_what_one_that_was_killed_may_have_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(sync, "sync_directory", synced.append)
+    (tmp_path / "a").mkdir()
+    make_folder(str(tmp_path / "a"), durable=True)
+    assert synced == [str(tmp_path)]
+    make_folder(str(tmp_path / "a/b"), durable=True)
+    assert synced[1:] == [str(tmp_path), str(tmp_path / "a")]
+
+
+def test_make_folder_lives_with_a_parent_that_it_may_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str) -> None:
+        raise PermissionError(errno.EACCES, "not yours", path)
+
+    monkeypatch.setattr(sync, "sync_directory", refused)
+    make_folder(str(tmp_path), durable=True)
+    with pytest.raises(PermissionError):
+        make_folder(str(tmp_path / "a"), durable=True)
+
+
 @pytest.mark.parametrize(
     ("configured", "blocks", "reserve"), [(None, 100_000, 2_000 * 4_096), (None, 1 << 30, 1 << 30), (5, 9, 5)]
 )
