@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from scp_server.objects.storage_contexts import storage_contexts
     from scp_server.pipeline.callback import callback
     from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Reject, Undeliverable
+    from scp_server.reports.builder import TDRBuilder
+    from scp_server.reports.detection import Detection
     from scp_server.runtime.server import Server
     from scp_server.settings import Settings
     from scp_server.storage.received_folder import ReceivedFolder
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "DestinationDown",
+    "Detection",
     "NotDelivered",
     "ReceivedFolder",
     "Reject",
     "Requestor",
     "Server",
     "Settings",
+    "TDRBuilder",
     "Undeliverable",
     "__version__",
     "callback",
@@ -36,12 +40,14 @@ __all__ = [
 
 _MODULES = {
     "DestinationDown": "scp_server.pipeline.verdicts",
+    "Detection": "scp_server.reports.detection",
     "NotDelivered": "scp_server.pipeline.verdicts",
     "ReceivedFolder": "scp_server.storage.received_folder",
     "Reject": "scp_server.pipeline.verdicts",
     "Requestor": "scp_server.net.requestor",
     "Server": "scp_server.runtime.server",
     "Settings": "scp_server.settings",
+    "TDRBuilder": "scp_server.reports.builder",
     "Undeliverable": "scp_server.pipeline.verdicts",
     "callback": "scp_server.pipeline.callback",
     "open_instance": "scp_server.views.opening",

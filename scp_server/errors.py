@@ -20,6 +20,7 @@
     │   └── UnreadableDataset       the data set cannot be read: what is wrong, at which byte
     ├── CannotTranscode             an object cannot be sent in another transfer syntax: says why
     ├── CannotView                  a file cannot be read as asked: says which, what and where
+    ├── CannotReport                no report can be made of what was found: says why
     ├── StorageError                an object could not be written, read or deleted
     │   ├── StorageFull             no space (ENOSPC, EDQUOT, or the reserve)         (0xA700)
     │   └── ObjectNotFound          no object lies at that location
@@ -162,6 +163,11 @@ class CannotTranscode(SCPServerError):
 class CannotView(SCPServerError):
     """What was asked of a stored object cannot be given: its file is damaged or no object, what it holds
     makes no sense, or an extra is not installed. The text names the file, what is wrong, and where."""
+
+
+class CannotReport(SCPServerError):
+    """What was found in an image cannot be reported: it lies outside of the image, or says what no report
+    can say."""
 
 
 class StorageError(SCPServerError):

@@ -127,7 +127,7 @@ class Representation:
     """Points in voxels (column, row, slice); two are the corners of a box."""
     mass_grams: float | None
     density: float | None
-    """As it is stored."""
+    """As it is stored, but None where it is negative, as is the mass: it was not known."""
     effective_atomic_number: float | None
     centre_of_mass: Point | None
     centre: Point | None
@@ -286,8 +286,8 @@ class TDRView(InstanceView):
             references=references(item, 0x0008114A),
             regions=tuple(self._region(one) for one in item.items(0x40101001)),
             polygon=points(numbers(item, 0x4010101D)),
-            mass_grams=number(item, 0x40101017),
-            density=number(item, 0x40101018),
+            mass_grams=_not_negative(item, 0x40101017),
+            density=_not_negative(item, 0x40101018),
             effective_atomic_number=number(item, 0x40101019),
             centre_of_mass=point(item, 0x4010101B),
             centre=point(item, 0x4010101C),
@@ -309,11 +309,15 @@ class TDRView(InstanceView):
 
 
 def _assessment(item: RawItem) -> Assessment:
-    probability = number(item, 0x40101016)
     return Assessment(
         text(item, 0x40101012),
         text(item, 0x40101013),
         text(item, 0x40101014),
         text(item, 0x40101015),
-        None if probability is None or probability < 0 else probability,
+        _not_negative(item, 0x40101016),
     )
+
+
+def _not_negative(item: RawItem, tag: int) -> float | None:
+    found = number(item, tag)
+    return None if found is None or found < 0 else found

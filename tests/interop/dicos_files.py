@@ -222,7 +222,8 @@ def read(path: Path) -> dict[str, Any]:
         one, log = kind(), P.ErrorLog()
         KEPT.append(one)
         if one.Read(P.Filename(str(path)), log, None):
-            return {"file": path.name, "kind": kind.__name__, **describe(one, path)}
+            said = log.GetErrorLog().Get()
+            return {"file": path.name, "kind": kind.__name__, "log": said, **describe(one, path)}
     return {"file": path.name, "kind": "", "log": log.GetErrorLog().Get()}
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scp_server import open_instance
+from scp_server import Detection, TDRBuilder, open_instance
+from scp_server.reports.builder import OperatorIdentity
 from scp_server.testing.dataset_encoder import Element, TransferSyntax
 from scp_server.testing.dicos_objects import dicos_ct, dicos_dx, dicos_tdr
 from scp_server.testing.encoded_object import EncodedObject
@@ -50,6 +51,9 @@ WORDS = {
     "enumOperator": "OPERATOR",
     "enumAlarm": "ALARM",
     "enumClear": "CLEAR",
+    "enumUnknownAlarmDecision": "UNKNOWN",
+    "enumAnomaly": "ANOMALY",
+    "enumContraband": "CONTRABAND",
 }
 """The standard's words for the toolkit's."""
 
@@ -83,6 +87,41 @@ def _made() -> dict[str, EncodedObject]:
 
 
 OURS = _made()
+BUILT = [
+    f"tdr-built-{name}" for name in ("box", "mask", "polygon", "clear", "aborted", "operator", "two", "dx")
+]
+
+
+def _build(folder: Path) -> None:
+    """Reports of `TDRBuilder` that the toolkit is to read."""
+    images = [dicos_ct(seed=1), dicos_ct(seed=2), dicos_dx()]
+    files = [folder / f"{number}.image" for number in range(len(images))]
+    for file, one in zip(files, images, strict=True):
+        file.write_bytes(one.part10())
+    algorithm = ("ACME", "2.1", "-threshold=0.5")
+    ct, dx = files[0], files[2]
+    mask = np.zeros((4, 16, 16), bool)
+    mask[1:3, 4:9, 5:8] = np.arange(30).reshape(2, 5, 3) % 3 > 0
+    known = {"probability": 0.5, "mass_grams": 3.0, "density": 1.5, "description": "A thing"}
+    box = Detection(box=((4, 5, 1), (3, 4, 2)), category="EXPLOSIVE", flag="HIGH_THREAT", **known)  # type: ignore[arg-type]
+    masked = Detection(mask=mask, category="CONTRABAND", ability="SHIELD", **known)  # type: ignore[arg-type]
+    drawn = Detection(polygon=[(2.5, 3, 1), (6, 3, 1), (4, 7.5, 1)], **known)  # type: ignore[arg-type]
+    flat = Detection(box=((4, 5, 0), (3, 4, 1)), **known)  # type: ignore[arg-type]
+    operator = OperatorIdentity("OP-117", "OPERATOR^ONE", "TSA", "T2 Screening Room")
+    builders = [
+        TDRBuilder(ct, algorithm=algorithm).add(box).add(box),
+        TDRBuilder(ct, algorithm=algorithm).add(masked),
+        TDRBuilder(ct, algorithm=algorithm).add(drawn),
+        TDRBuilder(ct, algorithm=algorithm),
+        TDRBuilder(ct, algorithm=algorithm).abort("TIMEOUT"),
+        TDRBuilder(ct, report_type="OPERATOR", operator=operator).add(box),
+        TDRBuilder(files[:2], algorithm=algorithm).add(masked),
+        TDRBuilder(dx, algorithm=algorithm).add(flat),
+    ]
+    for name, builder in zip(BUILT, builders, strict=True):
+        builder.build().write(folder / f"{name}.dcs")
+
+
 THEIRS = [
     *(f"{kind}-{name}" for kind in ("ct", "tdr", "dx") for name in (*FOUR, "jpeg")),
     *(f"{kind}-{name}" for kind in ("ctfloat", "ct32", "ct64") for name in ("explicit", "long", "implicit")),
@@ -111,6 +150,7 @@ def run_toolkit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Toolki
             folder = tmp_path_factory.mktemp("dicos")
             for name, one in OURS.items():
                 (folder / f"{name}.dcs").write_bytes(one.part10())
+            _build(folder)
             done = subprocess.run(
                 [sys.executable, PROGRAM, folder],
                 capture_output=True,
@@ -180,7 +220,7 @@ def compare_tdr(toolkit: Toolkit, view: TDRView, read: dict[str, Any]) -> None:
             assert np.array_equal(mask, toolkit.array(found["mask"]).astype(bool))
 
 
-@pytest.mark.parametrize("name", [*THEIRS, *OURS])
+@pytest.mark.parametrize("name", [*THEIRS, *OURS, *BUILT])
 def test_a_view_reads_what_the_toolkit_reads(name: str, toolkit: Toolkit) -> None:
     read, view = toolkit.found[name], open_instance(toolkit.folder / f"{name}.dcs")
     assert read["kind"], read.get("log")
@@ -196,7 +236,12 @@ def test_a_view_reads_what_the_toolkit_reads(name: str, toolkit: Toolkit) -> Non
 
 
 def test_every_file_was_compared(toolkit: Toolkit) -> None:
-    assert set(toolkit.found) == {*THEIRS, *OURS}
+    assert set(toolkit.found) == {*THEIRS, *OURS, *BUILT}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_toolkit_has_nothing_against_a_report_that_was_built(name: str, toolkit: Toolkit) -> None:
+    assert toolkit.found[name]["log"] == ""
 
 
 def test_sections_in_files_of_their_own_are_joined_in_the_toolkits_order(toolkit: Toolkit) -> None:

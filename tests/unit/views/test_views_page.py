@@ -11,7 +11,7 @@ from scp_server.testing.dicos_objects import dicos_ct, dicos_dx, dicos_tdr
 
 PAGE = (Path(__file__).parents[3] / "docs/views.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-SAID = ["(4, 16, 16)", "(1.0, 1.0, 1.0)", "100 HIGH_THREAT EXPLOSIVE", ""]
+SAID = ["(4, 16, 16)", "(1.0, 1.0, 1.0)", "100 HIGH_THREAT EXPLOSIVE", "", "ALARM 2"]
 
 
 @pytest.mark.parametrize(("example", "said"), list(zip(EXAMPLES, SAID, strict=True)))

@@ -1,0 +1,1 @@
+"""Threat detection reports that are made here: from what was found in an image to a TDR."""
