@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from scp_server.net.requestor import Requestor
     from scp_server.objects.storage_contexts import storage_contexts
     from scp_server.pipeline.callback import callback
+    from scp_server.pipeline.detector import detector
     from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Reject, Undeliverable
     from scp_server.reports.builder import TDRBuilder
     from scp_server.reports.detection import Detection
@@ -34,6 +35,7 @@ __all__ = [
     "Undeliverable",
     "__version__",
     "callback",
+    "detector",
     "open_instance",
     "storage_contexts",
 ]
@@ -50,6 +52,7 @@ _MODULES = {
     "TDRBuilder": "scp_server.reports.builder",
     "Undeliverable": "scp_server.pipeline.verdicts",
     "callback": "scp_server.pipeline.callback",
+    "detector": "scp_server.pipeline.detector",
     "open_instance": "scp_server.views.opening",
     "storage_contexts": "scp_server.objects.storage_contexts",
 }

@@ -66,6 +66,8 @@ def _line(each: Mapping[str, Any]) -> str:
     ]
     if each["memory_bytes"] is not None:
         details.append(f"{each['memory_bytes'] / (1 << 20):.0f} MiB")
+    if each["algorithm"] is not None:
+        details.append(f"detector {' '.join(each['algorithm'])}")
     if each["on_failure"] is not None:
         details.append(f"on failure {each['on_failure']}")
     if each["active"] is False:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
@@ -49,6 +49,18 @@ class OnFailure(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class DetectorTerms:
+    """What holds for a callback that is a detector."""
+
+    algorithm: tuple[str, ...]
+    """Manufacturer, version, parameters."""
+    attempts: int
+    """To examine one image, before it is given up."""
+    abort_report: bool
+    """Whether that is reported, too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Callback:
     """A function and when, for what and within which bounds it is called. None is the setting's value."""
 
@@ -67,6 +79,8 @@ class Callback:
     """The function has a second parameter, for the `Delivery`."""
     source: str = "argument"
     """Who registered it: an argument, a setting, an entry point."""
+    detector: DetectorTerms | None = None
+    """Where it is one: it examines images, and what it returns is reported."""
 
     @property
     def import_name(self) -> str:
@@ -101,15 +115,15 @@ def callback(
     """
 
     def tag(function: F) -> F:
-        made = _callback(
+        made = make_callback(
             function,
             stage=stage,
             name=name,
             filters={
-                "sop_classes": _texts(function, "sop_classes", sop_classes),
-                "modalities": _texts(function, "modalities", modalities),
-                "calling_ae_titles": _texts(function, "calling_ae_titles", calling_ae_titles),
-                "called_ae_titles": _texts(function, "called_ae_titles", called_ae_titles),
+                "sop_classes": sop_classes,
+                "modalities": modalities,
+                "calling_ae_titles": calling_ae_titles,
+                "called_ae_titles": called_ae_titles,
             },
             order=order,
             timeout_seconds=timeout_seconds,
@@ -118,12 +132,17 @@ def callback(
             memory_bytes=memory_bytes,
             on_failure=on_failure,
         )
-        if inspect.ismethod(function):
-            raise ConfigurationError(f"callback {_called(function)}: a method cannot be one; a function can")
-        setattr(function, _TAGS, (*callbacks_of(function), made))
+        note(function, made)
         return function
 
     return tag
+
+
+def note(function: Function, made: Callback) -> None:
+    """Note on a function that it is this callback. Raises ConfigurationError for a method."""
+    if inspect.ismethod(function):
+        raise ConfigurationError(f"callback {_called(function)}: a method cannot be one; a function can")
+    setattr(function, _TAGS, (*callbacks_of(function), made))
 
 
 def callbacks_of(function: object) -> tuple[Callback, ...]:
@@ -139,24 +158,28 @@ def is_async(function: Function) -> bool:
     )
 
 
-def _callback(
+def make_callback(
     function: Function,
     *,
     stage: Stage | str,
     name: str | None,
-    filters: dict[str, tuple[str, ...]],
-    order: int,
+    filters: Mapping[str, Sequence[str]],
+    order: int = 0,
     timeout_seconds: float | None,
     concurrency: int | None,
     run_in: RunIn | str,
     memory_bytes: int | None,
-    on_failure: OnFailure | str,
+    on_failure: OnFailure | str = OnFailure.REFUSE,
+    detector: DetectorTerms | None = None,
 ) -> Callback:
+    """The callback that a function is to be. Raises ConfigurationError, naming function and parameter."""
     if not callable(function) or isinstance(function, type):
         raise ConfigurationError(f"callback: {function!r} is no function")
     known_stage = _member(function, "stage", Stage, stage)
     where = _where(function, _member(function, "run_in", RunIn, run_in))
-    _check_filters(function, known_stage, filters)
+    texts = {parameter: _texts(function, parameter, values) for parameter, values in filters.items()}
+    if detector is None:
+        _check_filters(function, known_stage, texts)
     for parameter, value in (
         ("timeout_seconds", timeout_seconds),
         ("concurrency", concurrency),
@@ -173,7 +196,7 @@ def _callback(
         name=_name(function, name),
         stage=known_stage,
         function=function,
-        filter=_filter(function, filters),
+        filter=_filter(function, texts),
         order=order,
         run_in=where,
         on_failure=failing,
@@ -181,6 +204,7 @@ def _callback(
         concurrency=concurrency,
         memory_bytes=memory_bytes,
         takes_delivery=_takes_delivery(function, known_stage),
+        detector=detector,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from scp_server.objects.changes import Changes
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
+from scp_server.reports.report import ThreatReport
 
 ANSWERED: Final = 0
 FORKED: Final = 1
@@ -18,7 +19,7 @@ class Answer:
     """How a call ended: with one of `verdict` and `raised`, or by returning.
 
     `returned` is the name of the type of what it returned; None for None, as it should be. `changes` are what
-    the callback asked for of an instance, where it did.
+    the callback asked for of an instance, where it did; `report` is what came of an examination.
     """
 
     returned: str | None = None
@@ -26,3 +27,4 @@ class Answer:
     raised: str = ""
     traceback: str = ""
     changes: Changes | None = None
+    report: ThreatReport | None = None

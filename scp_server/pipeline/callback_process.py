@@ -15,6 +15,7 @@ from typing import Final
 from scp_server.child_program import Jobs
 from scp_server.pipeline.callback import find_function
 from scp_server.pipeline.callback_answer import ANSWERED, FORKED, Answer
+from scp_server.pipeline.examination import Examination
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
 _MAX_TEXT_CHARACTERS: Final = 2_000
@@ -49,7 +50,11 @@ def main(memory_bytes: int, job_seconds: int, import_name: str) -> None:
 def _called(import_name: str, content: bytes) -> Answer:
     try:
         arguments = pickle.loads(content)
-        result = find_function(import_name)(*arguments)
+        function = find_function(import_name)
+        if isinstance(arguments[0], Examination):
+            arguments[0].examine(function)
+            return Answer(report=arguments[0].report)
+        result = function(*arguments)
         changes = getattr(arguments[0], "changes", None)
         return Answer(returned=None if result is None else type(result).__name__, changes=changes)
     except (Reject, NotDelivered, Undeliverable) as verdict:

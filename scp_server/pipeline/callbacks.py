@@ -12,6 +12,8 @@ from scp_server.objects.query_keys import parse_key
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import CallbackMeasures
 from scp_server.pipeline.callback import Callback, OnFailure, RunIn
+from scp_server.pipeline.deliveries import Subscriber
+from scp_server.pipeline.detecting import DetectorSubscriber, ReportedImages
 from scp_server.pipeline.instances import Archive, ReceivedInstance, StoredInstances
 from scp_server.pipeline.notices import Notices
 from scp_server.pipeline.registry import CallbackRegistry
@@ -83,14 +85,21 @@ class ActiveCallbacks:
         """Whether any callback is told of refused data sets."""
         return bool(self._notices[Stage.INVALID])
 
-    def subscribers(self, archive: Archive, events: StoredEvents) -> list[CallbackSubscriber]:
-        """One for each callback of a durable stage."""
+    def subscribers(
+        self, archive: Archive, events: StoredEvents, images: ReportedImages | None = None
+    ) -> list[Subscriber]:
+        """One for each callback of a durable stage. `images` are what detectors examine: without them there
+        are none."""
         instances = StoredInstances(archive)
-        return [
-            CallbackSubscriber(runner, instances, events)
-            for stage in DURABLE_STAGES
-            for runner in self._of(stage)
-        ]
+        found: list[Subscriber] = []
+        for stage in DURABLE_STAGES:
+            for runner in self._of(stage):
+                terms = runner.callback.detector
+                if terms is None:
+                    found.append(CallbackSubscriber(runner, instances, events))
+                elif images is not None:
+                    found.append(DetectorSubscriber(runner, terms, archive, events, images))
+        return found
 
     async def start(self) -> None:
         """Load what everybody would wait for at the first call, and watch over those in the event loop."""
@@ -243,6 +252,7 @@ def describe(callbacks: Sequence[Callback], limits: CallbackLimits) -> list[dict
             "modalities": list(each.filter.modalities),
             "calling_ae_titles": list(each.filter.calling_ae_titles),
             "called_ae_titles": list(each.filter.called_ae_titles),
+            "algorithm": None if each.detector is None else list(each.detector.algorithm),
         }
         for each in callbacks
     ]

@@ -193,6 +193,8 @@ class CallbackRunner:
             raise answer.verdict
         if answer.changes is not None:
             arguments[0].changes = answer.changes
+        if answer.report is not None:
+            arguments[0].report = answer.report
         return answer.returned
 
     def _blocked(self, seconds: float) -> None:

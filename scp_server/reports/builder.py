@@ -202,7 +202,7 @@ class TDRBuilder:
         except ValueError as error:
             raise CannotReport(str(error)) from error
         study = uid(self._images[0].header, 0x0020000D)
-        return ThreatReport(instance_uid, study, decided, self._version, dataset)
+        return ThreatReport(instance_uid, study, decided, len(objects), alarms, self._version, dataset)
 
     @property
     def _next_number(self) -> int:

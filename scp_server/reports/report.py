@@ -23,6 +23,8 @@ class ThreatReport:
     study_instance_uid: str
     decision: str
     """`ALARM`, `CLEAR` or `UNKNOWN`."""
+    total_objects: int
+    alarm_objects: int
     dicos_version: str
     dataset: bytes = field(repr=False)
     sop_class_uid: str = TDR_STORAGE

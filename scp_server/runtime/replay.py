@@ -15,13 +15,15 @@ from scp_server.index.base import Index, PartRecord, Scope
 from scp_server.objects.differences import differences
 from scp_server.objects.raw_header import RawHeader
 from scp_server.objects.summary import summarize
-from scp_server.pipeline.callback import Callback
+from scp_server.pipeline.callback import Callback, DetectorTerms
 from scp_server.pipeline.deliveries import Delivery, EventKind, LoggedEvent
+from scp_server.pipeline.detecting import examination_of
 from scp_server.pipeline.instances import Archive, ReceivedInstance, StoredInstance
 from scp_server.pipeline.running import CallbackFailed, CallbackRunner
 from scp_server.pipeline.stages import Stage
 from scp_server.pipeline.subjects import AssociationFacts, Times
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
+from scp_server.reports.report import TDR_STORAGE
 
 STAGES = frozenset({Stage.RECEIVED, Stage.STORED})
 """Those whose callbacks can be replayed: the others are about what is over."""
@@ -39,6 +41,7 @@ class ReplayOutcome(StrEnum):
     REJECTED = "rejected"
     CALLED = "called"
     FAILED = "failed"
+    EXAMINED = "examined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,13 @@ class Replayed:
 
 def check_replay(callback: Callback, *, apply: bool) -> None:
     """Raises ConfigurationError for a callback that cannot be replayed, or not applied."""
+    if callback.detector is not None:
+        if apply:
+            raise ConfigurationError(
+                f"callback {callback.name}: --apply is not for detectors, whose reports the server alone "
+                "stores; without it is shown what they find"
+            )
+        return
     if callback.stage not in STAGES:
         raise ConfigurationError(
             f"callback {callback.name}: stage {callback.stage} is over; only callbacks of the stages "
@@ -120,6 +130,9 @@ class Replay:
             part.sop_class_uid, summary.modality, part.calling_ae_title, part.called_ae_title
         ):
             return None
+        terms = self._runner.callback.detector
+        if terms is not None:
+            return await self._examined(part, terms)
         if self._runner.callback.stage is Stage.STORED:
             return await self._stored(part, summary.modality)
         times = Times(part.received_at_ns, part.received_at_ns)
@@ -145,6 +158,26 @@ class Replay:
         except OperationRefused as refusal:
             return Replayed(part, ReplayOutcome.REJECTED, (f"0x{refusal.status:04X} {refusal.comment}",))
         return Replayed(part, ReplayOutcome.CHANGED if lines else ReplayOutcome.ACCEPTED, tuple(lines))
+
+    async def _examined(self, part: PartRecord, terms: DetectorTerms) -> Replayed | None:
+        """What a detector finds in an image, with all its parts; nothing for any part but the first."""
+        if part.part_number != 1 or part.sop_class_uid == TDR_STORAGE:
+            return None
+        parts = [
+            one
+            for one in await self._index.parts(part.sop_instance_uid)
+            if one.study_instance_uid == part.study_instance_uid
+        ]
+        try:
+            examination = examination_of(self._runner.callback.name, terms, parts, self._archive)
+            await self._runner.run(examination)
+        except (CallbackFailed, NotDelivered, Undeliverable) as failure:
+            return Replayed(part, ReplayOutcome.FAILED, (str(failure),))
+        report = examination.report
+        if report is None:
+            return Replayed(part, ReplayOutcome.FAILED, ("the detector's process gave no report",))
+        found = f"{report.decision}, {report.total_objects} objects, {report.alarm_objects} of alarm"
+        return Replayed(part, ReplayOutcome.EXAMINED, (found,))
 
     async def _stored(self, part: PartRecord, modality: str | None) -> Replayed:
         if not self._apply:

@@ -51,6 +51,7 @@ from scp_server.runtime.workers.group import Workers
 from scp_server.runtime.workers.shares import ceiling_of_all_bytes, share_of
 from scp_server.runtime.workers.worker_process import Inheritance, WorkerProcess
 from scp_server.services.release import QuarantineRelease
+from scp_server.services.reports import DetectorReports
 from scp_server.services.storage import ArrivalClock
 from scp_server.services.unsettled import UnsettledObjects
 from scp_server.settings import Settings
@@ -133,6 +134,7 @@ class Server:
             unsettled=self._unsettled,
         )
         self._release = QuarantineRelease(self._quarantine, self._acceptor.service)
+        self._reports = DetectorReports(self._index, self._acceptor.service, settings.listen.ae_title)
         source = Source(self._storage, self._acceptor.transcoder)
         self._rules = Rules(source, self._index, self._acceptor.destinations, self._measures)
         self._deliveries = Deliveries(settings, self._index.event_log, self._measures.outbox)
@@ -322,7 +324,8 @@ class Server:
     async def _deliver(self) -> None:
         """Once all that a crash left is in the index, and before anything else is."""
         archive = Archive(self._storage, StoredFiles(self.settings.data_dir))
-        callbacks = self._callbacks.subscribers(archive, LogReader(self._index.event_log))
+        events = LogReader(self._index.event_log)
+        callbacks = self._callbacks.subscribers(archive, events, self._reports)
         await self._deliveries.start(tuple(self._rules.subscribers.values()), callbacks)
         self._running.push_async_callback(self._deliveries.stop)
 
@@ -340,7 +343,7 @@ class Server:
         self._acceptor.reload(share_of(settings, 0))
         self._rules.take(rules)
         self._deliveries.reload(tuple(rules.values()))
-        self._release.service = self._acceptor.service
+        self._release.service = self._reports.service = self._acceptor.service
         self._adopter.limits = build_storage_service_config(settings).tap_limits
         self.settings = settings
         if settings.workers > 1:

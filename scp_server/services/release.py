@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from scp_server.errors import LocalProtocolError, OperationRefused, StorageError
-from scp_server.interfaces import AcceptedContext, AssociationInfo, DatasetSource, Sender
+from scp_server.errors import OperationRefused, StorageError
+from scp_server.interfaces import AssociationInfo
 from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import QuarantineEvent
-from scp_server.protocol.events import Buffer
-from scp_server.protocol.message import CStoreRQ, Message
 from scp_server.protocol.status import Status
+from scp_server.services.own_operation import OwnObject, OwnOperation
 from scp_server.services.storage import StorageService
 from scp_server.storage.quarantine import Quarantine
 from scp_server.storage.quarantine_record import QuarantineRecord
 
 log = get_logger(__name__)
-
-_MESSAGE_ID = 1
-_CONTEXT_ID = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,45 +54,20 @@ class _FileDataset:
         return self._received_bytes
 
 
-class _ReleasedOperation:
-    """An `Operation` that brings an object back with its original sender."""
-
-    def __init__(self, quarantine: Quarantine, record: QuarantineRecord) -> None:
-        self._dataset = _FileDataset(quarantine, record)
-        self.context = AcceptedContext(_CONTEXT_ID, record.abstract_syntax_uid, record.transfer_syntax_uid)
-        self.request: Message = CStoreRQ(
-            message_id=_MESSAGE_ID,
-            affected_sop_class_uid=record.sop_class_uid,
-            affected_sop_instance_uid=record.sop_instance_uid,
-            has_dataset=True,
-        )
-        self.association = AssociationInfo(
-            association_id=f"release-{record.id}",
-            calling_ae_title=record.calling_ae_title,
-            called_ae_title=record.called_ae_title,
-            peer_host=record.peer_host,
-            peer_port=record.peer_port,
-            application_context_name=record.application_context_name,
-        )
-        self.cancel_requested = False
-
-    @property
-    def dataset(self) -> DatasetSource:
-        """See `Operation.dataset`."""
-        return self._dataset
-
-    @property
-    def sender(self) -> Sender:
-        """See `Operation.sender`: there is no association. Raises LocalProtocolError."""
-        raise LocalProtocolError("an object that is released has no association to send on")
-
-    def when_cancelled(self, callback: Callable[[], None]) -> None:
-        """See `Operation.when_cancelled`: nobody can."""
-        del callback
-
-    async def send(self, response: Message, dataset: Buffer | None = None) -> None:
-        """See `Operation.send`: a C-STORE has no pending responses (PS3.7 9.1.1)."""
-        del response, dataset
+def _operation(quarantine: Quarantine, record: QuarantineRecord) -> OwnOperation:
+    """What brings an object back with its original sender."""
+    stored = OwnObject(
+        record.sop_class_uid, record.sop_instance_uid, record.transfer_syntax_uid, record.abstract_syntax_uid
+    )
+    association = AssociationInfo(
+        association_id=f"release-{record.id}",
+        calling_ae_title=record.calling_ae_title,
+        called_ae_title=record.called_ae_title,
+        peer_host=record.peer_host,
+        peer_port=record.peer_port,
+        application_context_name=record.application_context_name,
+    )
+    return OwnOperation(stored, _FileDataset(quarantine, record), association)
 
 
 class QuarantineRelease:
@@ -119,7 +90,7 @@ class QuarantineRelease:
         try:
             record = await quarantine.record(object_id)
             try:
-                await self.service.store_again(_ReleasedOperation(quarantine, record))
+                await self.service.store_again(_operation(quarantine, record))
             except OperationRefused as refusal:
                 return await self._refused_again(record, refusal)
             await quarantine.drop(object_id)

@@ -69,6 +69,7 @@ def subscriber(function: Any, archive: Archive) -> CallbackSubscriber:
     registry = load_callbacks(CallbackSources([function], entry_points=False))
     callbacks = ActiveCallbacks(registry, CallbackLimits(blocking_seconds=60.0))
     (found,) = callbacks.subscribers(archive, Events())
+    assert isinstance(found, CallbackSubscriber)
     return found
 
 

@@ -1,0 +1,130 @@
+"""From a bag's CT to a report at a second server: the example's detector in a real daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scp_server import Server, Settings, callback, open_instance
+from scp_server.objects.part10 import file_meta
+from scp_server.testing.daemon import DaemonProcess, stored_files
+from scp_server.testing.dicos_objects import DICOS_TDR_STORAGE, dicos_ct
+from scp_server.testing.phantom import LUGGAGE, slices
+from scp_server.views.threats import TDRView
+
+ROOT = Path(__file__).parents[2]
+INTEROP = ROOT / "tests/interop"
+BAG = dicos_ct(frames=12, rows=24, columns=32, pixels=b"".join(slices(LUGGAGE, 12, 24, 32)))
+SECONDS = 30
+TRIES = 3
+
+
+class BrokenServer:
+    """Takes connections and ends them, until it has had enough."""
+
+    def __init__(self) -> None:
+        self.had_enough = asyncio.Event()
+        self.tries = 0
+        self.port = 0
+
+    async def start(self) -> asyncio.Server:
+        server = await asyncio.start_server(self._end, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    def _end(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        self.tries += 1
+        writer.close()
+        if self.tries == TRIES:
+            self.had_enough.set()
+
+
+async def run(*command: object) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(SECONDS):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+@pytest.mark.parametrize(
+    "client",
+    ["scp-server store", pytest.param("the DICOS toolkit", marks=pytest.mark.interop)],
+)
+async def test_a_bags_report_reaches_a_server_that_was_down_first(
+    client: str, tmp_path: Path, require_peer: Callable[[str, object], None]
+) -> None:
+    if client == "the DICOS toolkit":
+        require_peer("the DICOS toolkit (pydicos)", importlib.util.find_spec("pyDICOS"))
+    broken, arrived = BrokenServer(), asyncio.Event()
+    down = await broken.start()
+    bag = tmp_path / "bag.dcs"
+    bag.write_bytes(BAG.part10())
+    settings = {
+        "PYTHONPATH": str(ROOT / "examples"),
+        "SCP_SERVER_PLUGINS": '["density_detector"]',
+        "SCP_SERVER_REMOTES": json.dumps(
+            [{"ae_title": "OPERATOR", "host": "127.0.0.1", "port": broken.port}]
+        ),
+        "SCP_SERVER_FORWARD": json.dumps(
+            [{"name": "reports", "to": ["OPERATOR"], "calling_ae_titles": ["density"]}]
+        ),
+        "SCP_SERVER_TIMEOUTS__REMOTE_RETRY_SECONDS": "0",
+        "SCP_SERVER_OUTBOX__FIRST_RETRY_SECONDS": "0.05",
+        "SCP_SERVER_OUTBOX__MAX_RETRY_SECONDS": "0.2",
+    }
+
+    @callback("stored")
+    async def arrives(instance: Any) -> None:
+        assert instance.association.calling_ae_title
+        arrived.set()
+
+    daemon = DaemonProcess(tmp_path / "lane", environment=settings)
+    await asyncio.to_thread(daemon.start)
+    try:
+        port = daemon.ready.dicom_port
+        if client == "the DICOS toolkit":
+            await run(sys.executable, INTEROP / "dicos_client.py", port, f"CT:{bag}")
+        else:
+            await run(sys.executable, "-m", "scp_server", "store", "--port", port, "--input", bag)
+        async with asyncio.timeout(SECONDS):
+            await broken.had_enough.wait()
+            down.close()
+            await down.wait_closed()
+            second: dict[str, Any] = {"listen": {"port": broken.port}, "http": {"port": 0}}
+            folder = tmp_path / "second"
+            async with Server(Settings(**second, data_dir=folder), callbacks=[arrives]):
+                await arrived.wait()
+    finally:
+        await asyncio.to_thread(daemon.terminate)
+    assert len(stored_files(tmp_path / "lane")) == 2
+    (report,) = stored_files(tmp_path / "second")
+    view = open_instance(report.path)
+    assert isinstance(view, TDRView)
+    assert view.sop_class_uid == DICOS_TDR_STORAGE
+    assert (view.decision, view.total_objects) == ("ALARM", 2)
+    assert view.references[0].sop_instance_uid == BAG.sop_instance_uid
+    (reported,) = daemon.log_records("detector.reported")
+    assert (reported["callback"], reported["decision"]) == ("density", "ALARM")
+    if client == "the DICOS toolkit":
+        # Without what our files say beside: the toolkit's reader takes no other elements of group 0002.
+        meta = file_meta(
+            sop_class_uid=DICOS_TDR_STORAGE,
+            sop_instance_uid=report.sop_instance_uid,
+            transfer_syntax_uid=report.transfer_syntax_uid,
+            dicos_version=report.dicos_version,
+        )
+        file = tmp_path / "report.dcs"
+        file.write_bytes(meta.data + report.dataset)
+        said = json.loads(await run(sys.executable, INTEROP / "dicos_reader.py", f"TDR:{file}"))
+        assert (said["read"], said["log"]) == (True, "")
