@@ -273,7 +273,7 @@ class TDRView(InstanceView):
     def _threat(self, item: RawItem) -> ThreatObject:
         return ThreatObject(
             integer(item, 0x40101010),
-            tuple(self._representation(one) for one in item.items(0x40101037)),
+            tuple(self._representation(one, item) for one in item.items(0x40101037)),
             tuple(_assessment(one) for one in item.items(0x40101038)),
             text(item, 0x40101080),
             text(item, 0x40101081),
@@ -281,13 +281,17 @@ class TDRView(InstanceView):
             references(item, 0x40101076),
         )
 
-    def _representation(self, item: RawItem) -> Representation:
+    def _representation(self, item: RawItem, threat: RawItem) -> Representation:
+        # V02 says mass and density of the object itself.
+        mass, density = (
+            _not_negative(item if tag in item else threat, tag) for tag in (0x40101017, 0x40101018)
+        )
         return Representation(
             references=references(item, 0x0008114A),
             regions=tuple(self._region(one) for one in item.items(0x40101001)),
             polygon=points(numbers(item, 0x4010101D)),
-            mass_grams=_not_negative(item, 0x40101017),
-            density=_not_negative(item, 0x40101018),
+            mass_grams=mass,
+            density=density,
             effective_atomic_number=number(item, 0x40101019),
             centre_of_mass=point(item, 0x4010101B),
             centre=point(item, 0x4010101C),

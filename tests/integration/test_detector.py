@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,44 @@ async def test_a_bags_report_reaches_a_server_that_was_down_first(
         file.write_bytes(meta.data + report.dataset)
         said = json.loads(await run(sys.executable, INTEROP / "dicos_reader.py", f"TDR:{file}"))
         assert (said["read"], said["log"]) == (True, "")
+
+
+DETECTOR = """
+import os
+from pathlib import Path
+from scp_server import detector
+
+@detector(name="slow", algorithm=("ACME", "1.0"))
+def detect(bag):
+    here = Path(__file__).parent
+    begun, first = here / "begun", not (here / "again").exists()
+    with begun.open("w"):  # Waits until the test reads.
+        pass
+    while first:
+        os.read(os.open(here / "never", os.O_RDONLY), 1)
+    return []
+"""
+
+
+async def test_killed_while_a_bag_is_examined_there_is_one_report_after_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "slow_detector.py").write_text(DETECTOR, encoding="utf-8")
+    for name in ("begun", "never"):
+        os.mkfifo(tmp_path / name)
+    bag = tmp_path / "bag.dcs"
+    bag.write_bytes(BAG.part10())
+    settings = {"PYTHONPATH": str(tmp_path), "SCP_SERVER_PLUGINS": '["slow_detector"]'}
+    daemon = DaemonProcess(tmp_path / "lane", environment=settings)
+    await asyncio.to_thread(daemon.start)
+    port = daemon.ready.dicom_port
+    await run(sys.executable, "-m", "scp_server", "store", "--port", port, "--input", bag)
+    async with asyncio.timeout(SECONDS):
+        await asyncio.to_thread((tmp_path / "begun").read_bytes)
+        daemon.kill()
+        assert len(stored_files(tmp_path / "lane")) == 1
+        (tmp_path / "again").touch()
+        await asyncio.to_thread(daemon.start)
+        await asyncio.to_thread((tmp_path / "begun").read_bytes)
+        # What is under way may end.
+        await asyncio.to_thread(daemon.terminate)
+    assert len(stored_files(tmp_path / "lane")) == 2
+    assert [one["decision"] for one in daemon.log_records("detector.reported")] == ["CLEAR"]

@@ -88,13 +88,15 @@ def _made() -> dict[str, EncodedObject]:
 
 OURS = _made()
 BUILT = [
-    f"tdr-built-{name}" for name in ("box", "mask", "polygon", "clear", "aborted", "operator", "two", "dx")
+    f"tdr-built-{name}"
+    for name in ("box", "mask", "polygon", "clear", "aborted", "operator", "two", "dx", "v02a")
 ]
 
 
 def _build(folder: Path) -> None:
     """Reports of `TDRBuilder` that the toolkit is to read."""
-    images = [dicos_ct(seed=1), dicos_ct(seed=2), dicos_dx()]
+    earlier = dicos_ct(seed=3, replacing=[Element(0x4010103A, "CS", "V02A")])
+    images = [dicos_ct(seed=1), dicos_ct(seed=2), dicos_dx(), earlier]
     files = [folder / f"{number}.image" for number in range(len(images))]
     for file, one in zip(files, images, strict=True):
         file.write_bytes(one.part10())
@@ -117,6 +119,7 @@ def _build(folder: Path) -> None:
         TDRBuilder(ct, report_type="OPERATOR", operator=operator).add(box),
         TDRBuilder(files[:2], algorithm=algorithm).add(masked),
         TDRBuilder(dx, algorithm=algorithm).add(flat),
+        TDRBuilder(files[3], algorithm=algorithm).add(masked),
     ]
     for name, builder in zip(BUILT, builders, strict=True):
         builder.build().write(folder / f"{name}.dcs")

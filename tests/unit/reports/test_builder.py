@@ -211,7 +211,8 @@ def test_both_energies_of_a_scan_are_referred_to_together(kept: Kept, tmp_path: 
 def test_the_report_has_the_version_of_its_image(version: str, kept: Kept, tmp_path: Path) -> None:
     path = kept(dicos_ct(replacing=[Element(0x4010103A, "CS", version)]))
     builder = TDRBuilder(path, algorithm=ALGORITHM).add(Detection(box=((0, 0, 0), (1, 1, 1)), mass_grams=3))
-    assert read_back(builder.build(), tmp_path).dicos_version == version
+    view = read_back(builder.build(), tmp_path)
+    assert (view.dicos_version, view.threats[0].representations[0].mass_grams) == (version, 3)
 
 
 def test_of_a_person_anomaly_locators_are_reported(kept: Kept, tmp_path: Path) -> None:
