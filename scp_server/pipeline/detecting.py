@@ -18,7 +18,7 @@ from scp_server.pipeline.filters import ObjectFilter
 from scp_server.pipeline.instances import Archive
 from scp_server.pipeline.running import CallbackFailed, CallbackRunner
 from scp_server.pipeline.settled import StoredEvents
-from scp_server.pipeline.verdicts import NotDelivered, Undeliverable
+from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 from scp_server.reports.builder import AbortReason
 from scp_server.reports.report import TDR_STORAGE, ThreatReport
 
@@ -111,9 +111,9 @@ class DetectorSubscriber:
             timed_out = isinstance(failure, CallbackFailed) and failure.outcome is CallbackOutcome.TIMED_OUT
             await self._give_up(examination, AbortReason.TIMEOUT if timed_out else AbortReason.NOT_REVIEWED)
             raise Undeliverable(str(failure)) from failure
-        except Undeliverable:
+        except (Undeliverable, Reject) as verdict:
             await self._give_up(examination, AbortReason.UNKNOWN_DATATYPE)
-            raise
+            raise Undeliverable(str(verdict)) from verdict
         if examination.report is not None:
             await self._images.keep(examination.report, self._detector)
 

@@ -15,6 +15,9 @@ from scp_server.objects.element_writer import Element, encoded_dataset
 from scp_server.objects.vr import tag_text
 from scp_server.reports.detection import (
     ALARMING,
+    MAX_LO_CHARACTERS,
+    MAX_LT_CHARACTERS,
+    MAX_ST_CHARACTERS,
     Ability,
     Category,
     Detection,
@@ -22,6 +25,7 @@ from scp_server.reports.detection import (
     Flag,
     Place,
     check_numbers,
+    check_text,
     place_of,
     word,
 )
@@ -39,8 +43,8 @@ _COPIED: Final = (
     *((0x00100020, "LO"), (0x00100021, "LO"), (0x00100022, "CS"), (0x40101042, "CS")),
     # Scan.
     *((0x00080020, "DA"), (0x00080030, "TM"), (0x0020000D, "UI"), (0x00200010, "SH"), (0x40101048, "CS")),
-    # Series and instance.
-    *((0x40101044, "CS"), (0x4010103A, "CS")),
+    # Series.
+    (0x40101044, "CS"),
     # Equipment.
     *((0x00080070, "LO"), (0x00080080, "LO"), (0x00080081, "ST"), (0x00081010, "SH"), (0x00081090, "LO")),
     *((0x00181000, "LO"), (0x00181020, "LO"), (0x00181200, "DA"), (0x00181201, "TM")),
@@ -138,8 +142,10 @@ class TDRBuilder:
         self._operator = operator
         if self._type == ReportType.MACHINE and len(self._algorithm) < 2:
             raise CannotReport("a MACHINE's report names manufacturer and version of its algorithm")
-        if any("\\" in one for one in self._algorithm):
-            raise CannotReport("a backslash cannot be in what the algorithm is called")
+        for one in self._algorithm:
+            check_text(one, MAX_LO_CHARACTERS, "a text of the algorithm")
+            if "\\" in one:
+                raise CannotReport("a backslash cannot be in what the algorithm is called")
         if (self._type == ReportType.OPERATOR) != (operator is not None):
             raise CannotReport("an OPERATOR's report names its operator, and no other does")
         self._seed = secrets.token_hex(16) if seed is None else seed
@@ -159,6 +165,8 @@ class TDRBuilder:
         word(Flag, detection.flag, "the flag")
         word(Ability, detection.ability, "the ability")
         check_numbers(detection)
+        check_text(detection.description, MAX_LT_CHARACTERS, "the description")
+        check_text(detection.location, MAX_ST_CHARACTERS, "the location")
         images = self._images_of(detection)
         place = place_of(detection, _extent(images))
         if self._is_person and not detection.anomaly_locators:
@@ -239,6 +247,7 @@ class TDRBuilder:
         yield Element(0x00080016, "UI", TDR_STORAGE)
         yield Element(0x00080018, "UI", instance_uid)
         yield Element(0x00080060, "CS", "TDR")
+        yield Element(0x4010103A, "CS", self._version)
         yield Element(0x00081110, "SQ", [_reference(one) for one in self._images])
         yield Element(0x0020000E, "UI", made_uid(self._seed, "series"))
         yield Element(0x00200013, "IS", "1")

@@ -16,6 +16,10 @@ from scp_server.views.threats import Box
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MAX_LO_CHARACTERS: Final = 64
+MAX_LT_CHARACTERS: Final = 10_240
+MAX_ST_CHARACTERS: Final = 1_024
+"""The longest texts of these VRs (PS3.5 6.2)."""
 _AXES: Final = ("column", "row", "slice")
 
 
@@ -119,6 +123,12 @@ def check_numbers(detection: Detection) -> None:
     for name, value in (("mass", detection.mass_grams), ("density", detection.density)):
         if value is not None and not 0 <= value < math.inf:
             raise CannotReport(f"the {name} {value} is no {name}")
+
+
+def check_text(text: str, max_characters: int, what: str) -> None:
+    """Raises CannotReport for a text that its VR cannot have."""
+    if len(text) > max_characters:
+        raise CannotReport(f"{what} has {len(text)} characters, and {max_characters} at most may be")
 
 
 def place_of(detection: Detection, extent: Extent) -> Place | None:

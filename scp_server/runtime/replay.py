@@ -171,7 +171,7 @@ class Replay:
         try:
             examination = examination_of(self._runner.callback.name, terms, parts, self._archive)
             await self._runner.run(examination)
-        except (CallbackFailed, NotDelivered, Undeliverable) as failure:
+        except (CallbackFailed, NotDelivered, Undeliverable, Reject) as failure:
             return Replayed(part, ReplayOutcome.FAILED, (str(failure),))
         report = examination.report
         if report is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scp_server import Detection, NotDelivered, Undeliverable, detector
+from scp_server import Detection, NotDelivered, Reject, Undeliverable, detector
 from scp_server.errors import CannotView, ConfigurationError
 from scp_server.index.base import PartRecord
 from scp_server.pipeline.callback import callbacks_of
@@ -47,6 +47,11 @@ def raises(bag: Any) -> list[Detection]:
 @detector(algorithm=ALGORITHM)
 def cannot_read(bag: Any) -> list[Detection]:
     raise CannotView("the pixels are damaged")
+
+
+@detector(algorithm=ALGORITHM)
+def rejects(bag: Any) -> list[Detection]:
+    raise Reject(0xC000, "no bag")
 
 
 @detector(algorithm=ALGORITHM, attempts=1, abort_report=False)
@@ -184,7 +189,7 @@ async def test_one_that_takes_too_long_is_tried_again_and_then_reported_as_an_ab
 
 @pytest.mark.parametrize(
     ("function", "attempt", "reason"),
-    [(raises, 2, b"NOT_REVIEWED"), (cannot_read, 1, b"UNKNOWN_DATATYPE")],
+    [(raises, 2, b"NOT_REVIEWED"), (cannot_read, 1, b"UNKNOWN_DATATYPE"), (rejects, 1, b"UNKNOWN_DATATYPE")],
 )
 async def test_the_reason_of_an_abort_is_why_it_was_given_up(
     function: Any, attempt: int, reason: bytes, lane: Lane

@@ -215,6 +215,11 @@ def test_the_report_has_the_version_of_its_image(version: str, kept: Kept, tmp_p
     assert (view.dicos_version, view.threats[0].representations[0].mass_grams) == (version, 3)
 
 
+def test_of_an_image_without_a_version_the_report_has_the_newest(kept: Kept, tmp_path: Path) -> None:
+    path = kept(dicos_ct(replacing=[Element(0x4010103A, "CS", "")]))
+    assert read_back(TDRBuilder(path, algorithm=ALGORITHM).build(), tmp_path).dicos_version == "V03"
+
+
 def test_of_a_person_anomaly_locators_are_reported(kept: Kept, tmp_path: Path) -> None:
     path = kept(dicos_ct(replacing=[Element(0x40101042, "CS", "PERSON")]))
     builder = TDRBuilder(path, algorithm=ALGORITHM).add(Detection(anomaly_locators=[(1.0, 2.0, 3.0)]))
@@ -270,6 +275,8 @@ def test_a_box_is_compared_with_the_image_by_the_validator(kept: Kept) -> None:
         (Detection(box=((0, 0, 0), (1, 1, 1)), category="FROG"), "none of EXPLOSIVE, PI,"),
         (Detection(box=((0, 0, 0), (1, 1, 1)), flag="FROG"), "the flag 'FROG'"),
         (Detection(box=((0, 0, 0), (1, 1, 1)), ability="FROG"), "the ability"),
+        (Detection(box=((0, 0, 0), (1, 1, 1)), description="x" * 10_241), "the description has 10241"),
+        (Detection(box=((0, 0, 0), (1, 1, 1)), location="x" * 1_025), "the location has 1025"),
         (Detection(box=((0, 0, 0), (1, 1, 1)), image=1), "no image 1"),
         (Detection(box=((0, 0, 0), (1, 1, 1)), number=70_000), "the ids of objects"),
     ],
@@ -286,6 +293,10 @@ def test_a_report_that_would_not_be_whole_is_refused(kept: Kept, tmp_path: Path)
     path = kept(dicos_ct())
     with pytest.raises(CannotReport, match="manufacturer and version"):
         TDRBuilder(path)
+    with pytest.raises(CannotReport, match="a text of the algorithm has 65 characters"):
+        TDRBuilder(path, algorithm=("ACME", "x" * 65))
+    with pytest.raises(CannotReport, match="a backslash"):
+        TDRBuilder(path, algorithm=("ACME", "1\\0"))
     with pytest.raises(CannotReport, match="names its operator"):
         TDRBuilder(path, report_type="OPERATOR")
     with pytest.raises(CannotReport, match="an ALARM needs an object"):
