@@ -29,7 +29,8 @@ _LENGTH = struct.Struct("<I")
 _RECORD = struct.Struct("<4sBBQ")
 """(0002,0102): name, version, length of the arrival id, nanoseconds since the epoch; then the arrival id.
 Of an object that was changed on arrival there follow algorithm and digest of what was received, each behind
-its length in one byte; versions that know nothing of that pass over it."""
+its length in one byte, else a length of 0; of a DICOS object sending and receiving AE title in the same way.
+Versions that know nothing of that pass over it."""
 _RECORD_NAME = b"SCPS"
 _RECORD_VERSION = 1
 _MAX_RECORDED = 255
@@ -103,9 +104,11 @@ def file_meta(
 
     AE titles may be any peer's text: what a title cannot hold becomes `?`, and 16 characters are kept.
     (0002,0004), which only DICOS has, is written when `dicos_version` is given or `reserve_dicos_version`
-    is set. `arrival_id` (ASCII, at most 255) and `received_at_ns` (nanoseconds since the epoch, UTC) go to
-    the private record, so that the order of arrival survives the index; `received_digest`, too, by which an
-    object that was changed on arrival is known. Without an arrival id there is no record. Raises ValueError
+    is set. The File Meta of DICOS has neither (0002,0017) nor (0002,0018), and its readers may refuse a file
+    that does: there sending and receiving AE title go to the private record. `arrival_id` (ASCII, at most
+    255) and `received_at_ns` (nanoseconds since the epoch, UTC) go there always, so that the order of arrival
+    survives the index; `received_digest`, too, by which an object that was changed on arrival is known.
+    Without an arrival id there is no record. Raises ValueError
     when a UID or what is to be recorded cannot be written.
     """
     parts = [
@@ -121,9 +124,12 @@ def file_meta(
     parts.append(
         _constant_elements(transfer_syntax_uid, implementation_class_uid, implementation_version_name)
     )
-    parts.append(_ae_title_elements(source_ae_title, sending_ae_title, receiving_ae_title))
+    is_recorded = offset is not None and bool(arrival_id)
+    titles = (sending_ae_title, receiving_ae_title)
+    parts.append(_ae_title_elements(source_ae_title, *(("", "") if is_recorded else titles)))
     if arrival_id:
-        parts.append(_record_elements(arrival_id, received_at_ns, received_digest))
+        recorded = titles if is_recorded else ()
+        parts.append(_record_elements(arrival_id, received_at_ns, received_digest, recorded))
     body = b"".join(parts)
     length = _GROUP_LENGTH.pack(_FILE_META_GROUP, _TAG_FILE_META_GROUP_LENGTH, b"UL", 4, len(body))
     return FileMetaBytes(b"".join((_PREAMBLE, length, body)), offset)
@@ -169,7 +175,9 @@ def _ae_title(title: str) -> bytes:
 _PRIVATE_CREATOR = _short(0x0100, b"UI", _uid(PRIVATE_INFORMATION_CREATOR_UID))
 
 
-def _record_elements(arrival_id: str, received_at_ns: int, received: ReceivedDigest | None) -> bytes:
+def _record_elements(
+    arrival_id: str, received_at_ns: int, received: ReceivedDigest | None, titles: tuple[str, ...]
+) -> bytes:
     arrival = arrival_id.encode("ascii")
     if len(arrival) > _MAX_RECORDED or not 0 <= received_at_ns < 1 << 64:
         raise ValueError("arrival id or receive time cannot be recorded")
@@ -177,6 +185,11 @@ def _record_elements(arrival_id: str, received_at_ns: int, received: ReceivedDig
     for value in () if received is None else (received.algorithm.encode("ascii"), received.digest):
         if not 0 < len(value) <= _MAX_RECORDED:
             raise ValueError("the digest cannot be recorded")
+        record += bytes([len(value)]) + value
+    if titles and received is None:
+        record += b"\0"
+    for title in titles:
+        value = _ae_title(title) or b" "
         record += bytes([len(value)]) + value
     record += b"\0" * (len(record) & 1)
     return b"".join((_PRIVATE_CREATOR, b"\x02\x00\x02\x01OB\0\0", _LENGTH.pack(len(record)), record))
@@ -195,7 +208,7 @@ def read_file_meta(buffer: bytes) -> FileMeta:
     transfer_syntax_uid = clean_uid(values.get(0x0010, b""))
     if not transfer_syntax_uid:
         raise ValueError("the File Meta Information has no Transfer Syntax UID (0002,0010)")
-    arrival_id, received_at_ns, received_digest = _read_record(values)
+    record = _read_record(values)
     return FileMeta(
         sop_class_uid=clean_uid(values.get(0x0002, b"")),
         sop_instance_uid=clean_uid(values.get(0x0003, b"")),
@@ -204,11 +217,11 @@ def read_file_meta(buffer: bytes) -> FileMeta:
         implementation_class_uid=clean_uid(values.get(0x0012, b"")),
         implementation_version_name=_text(values, 0x0013),
         source_ae_title=_text(values, 0x0016),
-        sending_ae_title=_text(values, 0x0017),
-        receiving_ae_title=_text(values, 0x0018),
-        arrival_id=arrival_id,
-        received_at_ns=received_at_ns,
-        received_digest=received_digest,
+        sending_ae_title=_text(values, 0x0017) or record.sending_ae_title,
+        receiving_ae_title=_text(values, 0x0018) or record.receiving_ae_title,
+        arrival_id=record.arrival_id,
+        received_at_ns=record.received_at_ns,
+        received_digest=record.received_digest,
         dataset_offset_bytes=position,
     )
 
@@ -243,31 +256,52 @@ def _read_elements(buffer: bytes) -> tuple[dict[int, bytes], int]:
     return values, position
 
 
-def _read_record(values: dict[int, bytes]) -> tuple[str | None, int | None, ReceivedDigest | None]:
-    """Arrival id, receive time and digest, where our own record lies there whole."""
+class _Record(NamedTuple):
+    """What our private record says."""
+
+    arrival_id: str | None = None
+    received_at_ns: int | None = None
+    received_digest: ReceivedDigest | None = None
+    sending_ae_title: str = ""
+    receiving_ae_title: str = ""
+
+
+def _read_record(values: dict[int, bytes]) -> _Record:
+    """Our own record, where it lies there whole."""
     record = values.get(0x0102, b"")
     creator = clean_uid(values.get(0x0100, b""))
     if creator != PRIVATE_INFORMATION_CREATOR_UID or len(record) < _RECORD.size:
-        return None, None, None
+        return _Record()
     name, version, length, received_at_ns = _RECORD.unpack_from(record)
     arrival = record[_RECORD.size : _RECORD.size + length]
     if name != _RECORD_NAME or version != _RECORD_VERSION or len(arrival) != length or not arrival.isascii():
-        return None, None, None
-    return arrival.decode("ascii"), received_at_ns, _read_digest(record[_RECORD.size + length :])
+        return _Record()
+    rest = record[_RECORD.size + length :]
+    digest: ReceivedDigest | None = None
+    if rest[:1] == b"\0":
+        rest = rest[1:]
+    else:
+        (algorithm, value), rest = _read_pair(rest)
+        if algorithm and value and algorithm.isascii():
+            digest = ReceivedDigest(algorithm.decode("ascii"), value)
+    titles, _ = _read_pair(rest)
+    sending, receiving = (title.decode("latin-1").strip(" \0") for title in titles)
+    return _Record(arrival.decode("ascii"), received_at_ns, digest, sending, receiving)
 
 
-def _read_digest(rest: bytes) -> ReceivedDigest | None:
-    """What follows the arrival id: a digest, or one NUL at most."""
-    values: list[bytes] = []
-    while len(values) < 2 and rest and rest[0]:
-        length, rest = rest[0], rest[1:]
-        if len(rest) < length:
-            return None
-        values.append(rest[:length])
-        rest = rest[length:]
-    if len(values) < 2 or not values[0].isascii():
-        return None
-    return ReceivedDigest(values[0].decode("ascii"), values[1])
+def _read_pair(data: bytes) -> tuple[tuple[bytes, bytes], bytes]:
+    """Two values, each behind its length, and what follows; empty ones where they are not there whole."""
+    found: list[bytes] = []
+    position = 0
+    while len(found) < 2:
+        if position >= len(data) or not data[position]:
+            return (b"", b""), b""
+        end = position + 1 + data[position]
+        if end > len(data):
+            return (b"", b""), b""
+        found.append(data[position + 1 : end])
+        position = end
+    return (found[0], found[1]), data[position:]
 
 
 def _text(values: dict[int, bytes], element: int) -> str:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.interop
 
 Send = Callable[..., Coroutine[None, None, list[str]]]
 CLIENT = Path(__file__).with_name("dicos_client.py")
+READER = Path(__file__).with_name("dicos_reader.py")
 SYNTAXES = [
     TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax.EXPLICIT_VR_LITTLE_ENDIAN_64,
@@ -108,6 +109,20 @@ async def test_echo_ct_dx_and_both_reports_on_one_association(lane: Lane, send: 
     sent = await lane.expect_kept_as_sent(4)
     assert [one.sop_instance_uid for one in sent] == [one.sop_instance_uid for _, one in objects]
     assert len(lane.proxy.recordings) == 1
+
+
+async def test_it_reads_the_files_that_are_kept(
+    lane: Lane, send: Send, run_peer: Callable[..., Awaitable[str]]
+) -> None:
+    image = dicos_ct()
+    objects = {"CT": image, "DX": dicos_dx(), "TDR": dicos_tdr(image)}
+    await send(lane, *objects.items())
+    await lane.expect_kept_as_sent(len(objects))
+    kinds = {one.sop_instance_uid: kind for kind, one in objects.items()}
+    kept = [f"{kinds[one.sop_instance_uid]}:{one.path}" for one in stored_files(lane.daemon.data_dir)]
+    output = await run_peer(sys.executable, READER, *kept)
+    verdicts = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert [(each["read"], each["log"]) for each in verdicts] == [(True, "")] * len(objects)
 
 
 @pytest.mark.parametrize(

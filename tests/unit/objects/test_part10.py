@@ -78,6 +78,34 @@ def test_the_digest_of_what_was_received_is_read_back(arrival_id: str) -> None:
         assert (meta.received_at_ns, len(data) % 2) == (1_800_000_000_123_456_789, 0)
 
 
+@pytest.mark.parametrize("received", [None, ReceivedDigest("blake3", b"\x00" * 32)])
+@pytest.mark.parametrize("titles", [("SCANNER", "ARCHIVE"), ("LANE", ""), ("", "")])
+def test_in_a_file_of_dicos_ae_titles_are_in_the_record_alone(
+    titles: tuple[str, str], received: ReceivedDigest | None
+) -> None:
+    sending, receiving = titles
+    data = _meta(
+        dicos_version="V03", sending_ae_title=sending, receiving_ae_title=receiving, received_digest=received
+    ).data
+    meta = read_file_meta(data)
+    assert (meta.sending_ae_title, meta.receiving_ae_title, meta.received_digest) == (*titles, received)
+    assert len(data) % 2 == 0
+    elements = [int(element.tag) & 0xFFFF for element in pydicom.dcmread(io.BytesIO(data)).file_meta]
+    assert elements == [
+        0x0000,
+        0x0001,
+        0x0002,
+        0x0003,
+        0x0004,
+        0x0010,
+        0x0012,
+        0x0013,
+        0x0016,
+        0x0100,
+        0x0102,
+    ]
+
+
 def test_a_digest_that_cannot_be_recorded_is_refused() -> None:
     for received in (
         ReceivedDigest("", b"d"),
