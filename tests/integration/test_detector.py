@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +15,22 @@ from typing import Any
 
 import pytest
 
-from scp_server import Server, Settings, callback, open_instance
+from scp_server import Server, Settings, TDRBuilder, callback, open_instance
+from scp_server.reports.builder import OperatorIdentity
 from scp_server.testing.daemon import DaemonProcess, stored_files
 from scp_server.testing.dicos_objects import DICOS_TDR_STORAGE, dicos_ct
+from scp_server.testing.encoded_object import EncodedObject
 from scp_server.testing.phantom import LUGGAGE, slices
+from scp_server.testing.scripted_peer import ScriptedPeer, UnexpectedAnswer, storage_contexts
 from scp_server.views.threats import TDRView
+from tests.interop.archives import free_port
 
 ROOT = Path(__file__).parents[2]
 INTEROP = ROOT / "tests/interop"
 BAG = dicos_ct(frames=12, rows=24, columns=32, pixels=b"".join(slices(LUGGAGE, 12, 24, 32)))
 SECONDS = 30
 TRIES = 3
+KILLS = int(os.environ.get("SCP_KILL_ROUNDS", "3"))
 
 
 class BrokenServer:
@@ -57,46 +64,41 @@ async def run(*command: object) -> str:
     return output.decode()
 
 
-@pytest.mark.parametrize(
-    "client",
-    ["scp-server store", pytest.param("the DICOS toolkit", marks=pytest.mark.interop)],
-)
-async def test_a_bags_report_reaches_a_server_that_was_down_first(
-    client: str, tmp_path: Path, require_peer: Callable[[str, object], None]
-) -> None:
-    if client == "the DICOS toolkit":
-        require_peer("the DICOS toolkit (pydicos)", importlib.util.find_spec("pyDICOS"))
-    broken, arrived = BrokenServer(), asyncio.Event()
-    down = await broken.start()
-    bag = tmp_path / "bag.dcs"
-    bag.write_bytes(BAG.part10())
-    settings = {
+def settings_of_lane(port: int) -> dict[str, str]:
+    """The environment of a server that has bags examined, and sends the reports to a port."""
+    remote = {"ae_title": "OPERATOR", "host": "127.0.0.1", "port": port}
+    rule = {"name": "reports", "to": ["OPERATOR"], "calling_ae_titles": ["density"]}
+    return {
         "PYTHONPATH": str(ROOT / "examples"),
         "SCP_SERVER_PLUGINS": '["density_detector"]',
-        "SCP_SERVER_REMOTES": json.dumps(
-            [{"ae_title": "OPERATOR", "host": "127.0.0.1", "port": broken.port}]
-        ),
-        "SCP_SERVER_FORWARD": json.dumps(
-            [{"name": "reports", "to": ["OPERATOR"], "calling_ae_titles": ["density"]}]
-        ),
+        "SCP_SERVER_REMOTES": json.dumps([remote]),
+        "SCP_SERVER_FORWARD": json.dumps([rule]),
         "SCP_SERVER_TIMEOUTS__REMOTE_RETRY_SECONDS": "0",
         "SCP_SERVER_OUTBOX__FIRST_RETRY_SECONDS": "0.05",
         "SCP_SERVER_OUTBOX__MAX_RETRY_SECONDS": "0.2",
     }
+
+
+@pytest.mark.interop
+async def test_a_bags_report_reaches_a_server_that_was_down_first(
+    tmp_path: Path, require_peer: Callable[[str, object], None]
+) -> None:
+    """The DICOS toolkit sends the bag, and reads the report."""
+    require_peer("the DICOS toolkit (pydicos)", importlib.util.find_spec("pyDICOS"))
+    broken, arrived = BrokenServer(), asyncio.Event()
+    down = await broken.start()
+    bag = tmp_path / "bag.dcs"
+    bag.write_bytes(BAG.part10())
 
     @callback("stored")
     async def arrives(instance: Any) -> None:
         assert instance.association.calling_ae_title
         arrived.set()
 
-    daemon = DaemonProcess(tmp_path / "lane", environment=settings)
+    daemon = DaemonProcess(tmp_path / "lane", environment=settings_of_lane(broken.port))
     await asyncio.to_thread(daemon.start)
     try:
-        port = daemon.ready.dicom_port
-        if client == "the DICOS toolkit":
-            await run(sys.executable, INTEROP / "dicos_client.py", port, f"CT:{bag}")
-        else:
-            await run(sys.executable, "-m", "scp_server", "store", "--port", port, "--input", bag)
+        await run(sys.executable, INTEROP / "dicos_client.py", daemon.ready.dicom_port, f"CT:{bag}")
         async with asyncio.timeout(SECONDS):
             await broken.had_enough.wait()
             down.close()
@@ -116,9 +118,80 @@ async def test_a_bags_report_reaches_a_server_that_was_down_first(
     assert view.references[0].sop_instance_uid == BAG.sop_instance_uid
     (reported,) = daemon.log_records("detector.reported")
     assert (reported["callback"], reported["decision"]) == ("density", "ALARM")
-    if client == "the DICOS toolkit":
-        said = json.loads(await run(sys.executable, INTEROP / "dicos_reader.py", f"TDR:{report.path}"))
-        assert (said["read"], said["log"]) == (True, "")
+    said = json.loads(await run(sys.executable, INTEROP / "dicos_reader.py", f"TDR:{report.path}"))
+    assert (said["read"], said["log"]) == (True, "")
+
+
+async def send(port: int, one: EncodedObject) -> bool:
+    """Whether it was acknowledged."""
+    with contextlib.suppress(OSError, EOFError, UnexpectedAnswer, TimeoutError):
+        async with await ScriptedPeer.connect("127.0.0.1", port) as peer:
+            await peer.associate(storage_contexts(one))
+            assert await peer.store(one) == 0x0000
+            await peer.release()
+            return True
+    return False
+
+
+async def is_acknowledged(port: int, objects: list[EncodedObject]) -> bool:
+    """Send them one after another, until one is not."""
+    for each in objects:
+        if not await send(port, each):
+            return False
+    return True
+
+
+@pytest.mark.slow
+async def test_whenever_the_lane_is_killed_a_bag_ends_with_the_operators_decision(tmp_path: Path) -> None:
+    """Its CT is examined, the report forwarded to a server that is down at first, and overridden."""
+    file = tmp_path / "bag.dcs"
+    file.write_bytes(BAG.part10())
+    chance, port = random.Random(), free_port()
+    guard = OperatorIdentity("G-7", "Guard", issuer="LANE 3", institution="T1")
+    report = TDRBuilder(file, report_type="OPERATOR", operator=guard).build()
+    verdict = EncodedObject(
+        sop_class_uid=report.sop_class_uid,
+        sop_instance_uid=report.sop_instance_uid,
+        study_instance_uid=report.study_instance_uid,
+        series_instance_uid="",
+        transfer_syntax_uid=report.transfer_syntax_uid,
+        dataset=report.dataset,
+    )
+    lane = DaemonProcess(tmp_path / "lane", environment=settings_of_lane(port))
+    second = DaemonProcess(tmp_path / "second", "--port", str(port))
+    acknowledged = False
+    for _ in range(KILLS):
+        ready = await asyncio.to_thread(lane.start)
+        sending = asyncio.create_task(is_acknowledged(ready.dicom_port, [BAG, verdict]))
+        await asyncio.wait({sending}, timeout=chance.uniform(0.02, 0.8))
+        await asyncio.sleep(chance.uniform(0.0, 0.8))
+        await asyncio.to_thread(lane.kill)
+        acknowledged = await sending or acknowledged
+    ready = await asyncio.to_thread(lane.start)
+    await asyncio.to_thread(second.start)
+    if not acknowledged:
+        assert await is_acknowledged(ready.dicom_port, [BAG, verdict])
+    async with asyncio.timeout(SECONDS):
+        while not stored_files(tmp_path / "second"):
+            await asyncio.sleep(0.05)
+    query = json.dumps({"PatientID": "BAG0001", "AlarmDecision": "CLEAR", "TDRType": None})
+    command = (sys.executable, "-m", "scp_server", "find", "--json", "--port", ready.dicom_port)
+    # What it says to people follows.
+    (found,), _ = json.JSONDecoder().raw_decode(await run(*command, "--query", query))
+    assert (found["40101031"]["Value"], found["40101027"]["Value"]) == (["CLEAR"], ["OPERATOR"])
+    for daemon in (lane, second):
+        await asyncio.to_thread(daemon.terminate)
+    (sent,) = stored_files(tmp_path / "second")
+    kept = {one.sop_instance_uid: one.dataset for one in stored_files(tmp_path / "lane")}
+    assert kept == {
+        BAG.sop_instance_uid: BAG.dataset,
+        verdict.sop_instance_uid: verdict.dataset,
+        sent.sop_instance_uid: sent.dataset,
+    }
+    assert len(stored_files(tmp_path / "lane")) == len(kept)
+    view = open_instance(sent.path)
+    assert isinstance(view, TDRView)
+    assert (view.report_type, view.decision, view.total_objects) == ("MACHINE", "ALARM", 2)
 
 
 DETECTOR = """
