@@ -289,12 +289,7 @@ class Outbox:
         due = [(line, ids) for line in lines if (ids := line.due_events())]
         if not due:
             return
-        try:
-            events = await self._reader.by_id({event_id for _, ids in due for event_id in ids})
-        except BaseException:
-            for line, ids in due:
-                line.not_loaded(ids)
-            raise
+        events = await self._reader.by_id({event_id for _, ids in due for event_id in ids})
         for line, ids in due:
             line.load(ids, events)
 

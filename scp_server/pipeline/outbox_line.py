@@ -7,12 +7,27 @@ between is the promise: an event is begun to be delivered only when the database
 An event is in one of three places. In the *window*: read and not done, in the order of the log; the position
 is before the first of these. *Parked*: it failed, or it waits behind one of its order key that did, and the
 position has gone past it. Or it is done with, delivered or dead.
+
+Events of one order key are begun in the order of the log, one after another, in every life of the server and
+over all of them. This is what makes it hold:
+
+- Of a key, either the window has events, or there are parked ones, of which some may be lent to the window.
+  What is read of a key that has parked ones is parked behind them. When one fails, all of its key that the
+  window has go to the parked ones, in the same moment; so the database hears of all of them or of none.
+- Of the parked, a chain is lent: the first few of the key, whole, and no more until all have come back
+  (`parking`).
+- After a start nothing parked is tried before the log has been read as far as the last life had to do with
+  it: up to `started_to`, and to the last that it has parked. What may have been delivered behind the position
+  comes again, and is then in its place among the parked; and what is parked behind the position is passed
+  over while it is known to be parked. `started_to` stays in the database, whatever is written meanwhile, for
+  this life may be killed as well.
+- A dead letter holds up nobody. One of which the database has not heard before a kill is tried once more,
+  then perhaps behind others of its key; it is marked as a repeat.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +38,7 @@ from scp_server.observability.measures import DeliveryOutcome, SubscriptionCount
 from scp_server.observability.text import peer_text
 from scp_server.pipeline.backoff import NANOSECONDS, Backoff, Circuit
 from scp_server.pipeline.deliveries import Delivery, LoggedEvent, Subscriber
+from scp_server.pipeline.outbox_workers import OutboxWorkers
 from scp_server.pipeline.parking import Parking
 from scp_server.pipeline.verdicts import DestinationDown, NotDelivered, Undeliverable
 from scp_server.pipeline.window import Item, Window
@@ -30,8 +46,6 @@ from scp_server.pipeline.window import Item, Window
 log = get_logger(__name__)
 
 _ERROR_CHARACTERS: Final = 256
-_TURN_SECONDS: Final = 0.005
-"""How long deliveries that never wait may keep the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +93,16 @@ class OutboxLine:
         """The log has been read up to here."""
         self._started_before = 0
         """Up to here events may have been delivered by an earlier process."""
-        self._begun_to = 0
-        """At the end: up to here the next process will find what an earlier one may have delivered."""
+        self._touched_before = 0
+        """Up to here such events, parked ones and dead ones may lie behind the position."""
         self._dead_ahead: frozenset[int] = frozenset()
         self._window = Window()
         self._fresh: list[Item] = []
         """Read, and not to be begun yet: the database does not know of it."""
         self._parking = Parking(self.name)
-        self._workers: set[asyncio.Task[None]] = set()
-        self._more_later: asyncio.Handle | None = None
+        self._workers = OutboxWorkers(
+            self.name, subscriber.concurrency, self._has_work, self._deliver_next, wake
+        )
         self._is_stopping = False
 
     # -- where it begins ----------------------------------------------------------------------------------
@@ -99,9 +114,13 @@ class OutboxLine:
         else:
             self._written = row
             self.read_to, self._started_before = row.position, row.started_to
+        self._touched_before = self._started_before
 
     def remember(self, parked: Iterable[ParkedRow], dead: Collection[ParkedRow]) -> None:
         """What is parked already, and the dead letters."""
+        parked = list(parked)
+        ids = [each.event_id for rows in (parked, dead) for each in rows]
+        self._touched_before = max([self._started_before, *ids])
         self.counts.dead = len(dead)
         self._dead_ahead = frozenset(each.event_id for each in dead if each.event_id > self.read_to)
         self._parking.remember(parked)
@@ -111,11 +130,18 @@ class OutboxLine:
     @property
     def wants_more(self) -> bool:
         """Whether the log should be read for it."""
-        if self._is_stopping or self._window.is_full or len(self._parking) >= self._config.max_parked:
+        if self._is_stopping or self._window.is_full:
+            return False
+        if self._knows_what_was_before and len(self._parking) >= self._config.max_parked:
             return False
         return not self.circuit.is_open or (
             self._window.first is None and not self._parking.is_lent and self.circuit.is_due(self._now_ns())
         )
+
+    @property
+    def _knows_what_was_before(self) -> bool:
+        """Whether the log was read as far as an earlier process had to do with it."""
+        return self.read_to >= self._touched_before
 
     def take(self, events: Iterable[LoggedEvent], read_to: int) -> None:
         """What the log has behind `self.read_to`, up to `read_to`."""
@@ -136,9 +162,10 @@ class OutboxLine:
         self.read_to = read_to
 
     def due_events(self) -> list[int]:
-        """Parked events that are due and are not in memory yet. They are given to `load`, or `not_loaded`."""
+        """Parked events that are due and are not in memory yet. They are given to `load`."""
         now = self._now_ns()
-        return self._parking.due(now) if not self._is_stopping and self.circuit.is_due(now) else []
+        may_try = self._knows_what_was_before and not self._is_stopping and self.circuit.is_due(now)
+        return self._parking.due(now) if may_try else []
 
     def load(self, wanted: Collection[int], events: Mapping[int, LoggedEvent]) -> None:
         """`events` are those of `wanted` that the log still has."""
@@ -149,10 +176,6 @@ class OutboxLine:
                 continue
             row = self._parking.lend(event_id)
             self._fresh.append(Item(event, row.attempts, row.may_be_repeated, is_parked=True))
-
-    def not_loaded(self, wanted: Collection[int]) -> None:
-        """The log could not be read."""
-        self._parking.due_again(wanted)
 
     # -- what the database is told ------------------------------------------------------------------------
 
@@ -182,7 +205,7 @@ class OutboxLine:
         taken or loaded in between."""
         position = self.position
         last = self._window.last
-        started_to = max(position, self._begun_to if last is None else last.event.event_id)
+        started_to = max(position, self._started_before, 0 if last is None else last.event.event_id)
         changes = OutboxChanges()
         if (position, started_to) != self._written[1:]:
             changes.subscriptions.append(SubscriptionRow(self.name, position, started_to))
@@ -211,43 +234,19 @@ class OutboxLine:
 
     def begin(self) -> None:
         """Deliver what is ready, as much at once as the subscriber takes."""
-        if (
-            self._window.has_ready
-            and len(self._workers) < self.subscriber.concurrency
-            and not self._is_stopping
-            and self.circuit.is_due(self._now_ns())
-        ):
-            task = asyncio.get_running_loop().create_task(self._work(), name=f"outbox {self.name}")
-            self._workers.add(task)
-            task.add_done_callback(self._worker_ended)
-            if self._more_later is None and self.subscriber.concurrency > 1:
-                # Most deliveries end without waiting: another task is worth it only once one does.
-                self._more_later = asyncio.get_running_loop().call_soon(self._more)
+        self._workers.begin()
 
-    def _more(self) -> None:
-        self._more_later = None
-        self.begin()
+    def _has_work(self) -> bool:
+        return self._window.has_ready and not self._is_stopping and self.circuit.is_due(self._now_ns())
 
-    def _worker_ended(self, task: asyncio.Task[None]) -> None:
-        self._workers.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("outbox.failed", subscription=self.name, error=type(error).__name__)
-        self._wake()
-
-    async def _work(self) -> None:
-        turn_ends = time.perf_counter() + _TURN_SECONDS
-        while self._window.has_ready and not self._is_stopping and self.circuit.is_due(self._now_ns()):
-            item = self._window.begin()
-            self.circuit.try_begins()
-            self.counts.running += 1
-            try:
-                await self._deliver(item)
-            finally:
-                self.counts.running -= 1
-            if time.perf_counter() > turn_ends:
-                self._wake()
-                await asyncio.sleep(0)
-                turn_ends = time.perf_counter() + _TURN_SECONDS
+    async def _deliver_next(self) -> None:
+        item = self._window.begin()
+        self.circuit.try_begins()
+        self.counts.running += 1
+        try:
+            await self._deliver(item)
+        finally:
+            self.counts.running -= 1
 
     async def _deliver(self, item: Item) -> None:
         event = item.event
@@ -422,9 +421,9 @@ class OutboxLine:
     @property
     def due_at_ns(self) -> int | None:
         """When there is something to do of which nobody tells; None where there is nothing."""
-        if len(self._workers) >= self.subscriber.concurrency:
+        if self._workers.are_all_busy:
             return None
-        due = self._parking.due_at_ns
+        due = self._parking.due_at_ns if self._knows_what_was_before else None
         if not self.circuit.is_open:
             return due
         if self.circuit.is_probing:
@@ -436,23 +435,16 @@ class OutboxLine:
     def stop(self) -> None:
         """Begin nothing more."""
         self._is_stopping = True
-        if self._more_later is not None:
-            self._more_later.cancel()
+        self._workers.stop()
 
     async def ended(self, seconds: float) -> None:
         """Wait for what is under way; after `seconds` it is broken off, and may have arrived."""
-        if self._workers:
-            await asyncio.wait(tuple(self._workers), timeout=seconds)
-        workers = tuple(self._workers)
-        for task in workers:
-            task.cancel()
-        if workers:
-            await asyncio.wait(workers)
+        await self._workers.end(seconds)
 
     def leave_nothing_open(self) -> None:
         """Once it has ended: park what is before something that was begun, so that of what was delivered
         nothing is behind the position, and nothing will have to be repeated."""
-        before, begins, self._begun_to = self._window.close()
+        before, begins = self._window.close()
         for item in before:
             self._parking.add(self._row_of(item))
         self._fresh.clear()

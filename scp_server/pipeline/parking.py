@@ -1,12 +1,13 @@
 """What a subscription could not deliver yet: events that failed, and those of the same order key behind them.
 
-Of each key the first is tried when it is due, and a few behind it are read with it, for one after another to
-be tried at once. All of it is in the database as well; `changed` is what that is still to be told.
+Of each key the first is tried when it is due. A few behind it are lent with it, to be tried at once one after
+another. Until the last of these has come back nothing more of the key is lent: so what is in the hands of who
+delivers is the beginning of the key, whole, and nothing can overtake what has failed of it. All of it is in
+the database as well; `changed` is what that is still to be told.
 """
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from operator import attrgetter
@@ -15,9 +16,9 @@ from typing import Final
 from scp_server.index.outbox import OutboxChanges, ParkedRow
 
 CHAIN: Final = 64
-"""Events of one key that are read together."""
-LOADED: Final = 512
-"""Of all keys."""
+"""Events of one key that are lent together."""
+LENT: Final = 512
+"""Of all keys; with the chain of the last one it may be a few more."""
 
 _event_id = attrgetter("event_id")
 
@@ -29,10 +30,11 @@ class Parking:
         self._name = name
         self._rows: dict[int, ParkedRow] = {}
         self._by_key: dict[str, list[ParkedRow]] = {}
-        self._loaded: set[int] = set()
-        """Those in the hands of who delivers."""
-        self._due: list[tuple[int, int, str]] = []
-        """When the first of a key is to be tried, with its id; what is no longer so is passed over."""
+        self._lent: dict[str, set[int]] = {}
+        """By key, those in the hands of who delivers."""
+        self._lent_count = 0
+        self._due: dict[str, int] = {}
+        """When each key of which nothing is lent is to be tried."""
         self._changed: dict[int, ParkedRow | None] = {}
         """As the database is to know them; None is not at all."""
 
@@ -52,7 +54,7 @@ class Parking:
     @property
     def is_lent(self) -> bool:
         """Whether any are in the hands of who delivers."""
-        return bool(self._loaded)
+        return bool(self._lent)
 
     @property
     def oldest_at_ns(self) -> int | None:
@@ -66,7 +68,7 @@ class Parking:
         for row in rows:
             self._put(row)
         for key in self._by_key:
-            self._await_first(key)
+            self._is_due(key)
 
     def add(self, row: ParkedRow) -> None:
         """Park one, or what has become of one that is parked; it is given back by who had it."""
@@ -76,9 +78,8 @@ class Parking:
         else:
             rows = self._by_key[row.order_key]
             rows[bisect_left(rows, row.event_id, key=_event_id)] = self._rows[row.event_id] = row
-        self._loaded.discard(row.event_id)
         self._changed[row.event_id] = row
-        self._await_first(row.order_key)
+        self._is_back(row)
 
     def remove(self, event_id: int, dead: ParkedRow | None = None) -> None:
         """It is done with: delivered, dropped, or a dead letter, `dead`. The next of its key is due."""
@@ -86,11 +87,9 @@ class Parking:
         if row is not None:
             rows = self._by_key[row.order_key]
             del rows[bisect_left(rows, event_id, key=_event_id)]
-            self._loaded.discard(event_id)
-            if rows:
-                self._await_first(row.order_key)
-            else:
+            if not rows:
                 del self._by_key[row.order_key]
+            self._is_back(row)
         if row is not None or dead is not None:
             self._changed[event_id] = dead
 
@@ -100,7 +99,8 @@ class Parking:
 
     def is_free(self, event_id: int) -> bool:
         """It is parked, and not in the hands of who delivers."""
-        return event_id in self._rows and event_id not in self._loaded
+        row = self._rows.get(event_id)
+        return row is not None and event_id not in self._lent.get(row.order_key, ())
 
     def _put(self, row: ParkedRow) -> None:
         insort(self._by_key.setdefault(row.order_key, []), row, key=_event_id)
@@ -108,49 +108,52 @@ class Parking:
 
     # -- when they are tried ------------------------------------------------------------------------------
 
-    def _await_first(self, key: str) -> None:
-        first = self._by_key[key][0]
-        if first.event_id not in self._loaded:
-            heapq.heappush(self._due, (first.due_at_ns, first.event_id, key))
-
     @property
     def due_at_ns(self) -> int | None:
         """When the next is due; None where that is for somebody else to say."""
-        return self._due[0][0] if self._due and len(self._loaded) < LOADED else None
+        return min(self._due.values(), default=None) if self._lent_count < LENT else None
 
     def due(self, now_ns: int) -> list[int]:
-        """Those that are due, each with a few behind it: `lend` or `remove` them, or have them be due again.
-
-        Of a key of which any are in the hands of who delivers nothing is due: what is lent later than the
-        one before it would not be given back with that, and overtake it.
-        """
-        found: dict[int, None] = {}
-        while self._due and self._due[0][0] <= now_ns and len(self._loaded) + len(found) < LOADED:
-            due_at_ns, event_id, key = heapq.heappop(self._due)
-            rows = self._by_key.get(key)
-            if not rows or (rows[0].event_id, rows[0].due_at_ns) != (event_id, due_at_ns):
-                continue
-            chain = [row.event_id for row in rows[:CHAIN]]
-            if self._loaded.isdisjoint(chain):
-                found.update(dict.fromkeys(chain))
-        return list(found)
-
-    def due_again(self, event_ids: Iterable[int]) -> None:
-        """They were due, and nobody could take them."""
-        for key in {self._rows[event_id].order_key for event_id in event_ids if event_id in self._rows}:
-            self._await_first(key)
+        """Those that are due, each with a few behind it, for `lend` or `remove`."""
+        found: list[int] = []
+        for _, key in sorted((at_ns, key) for key, at_ns in self._due.items() if at_ns <= now_ns):
+            if self._lent_count + len(found) >= LENT:
+                break
+            found += [row.event_id for row in self._by_key[key][:CHAIN]]
+        return found
 
     def lend(self, event_id: int) -> ParkedRow:
         """Somebody is to deliver it: until it is known how that ends, it may be arriving."""
         row = self._rows[event_id]
-        self._loaded.add(event_id)
+        self._lent.setdefault(row.order_key, set()).add(event_id)
+        self._lent_count += 1
+        self._due.pop(row.order_key, None)
         self._changed[event_id] = row._replace(may_be_repeated=True)
         return row
 
     def take_back(self, event_id: int) -> None:
         """It was not tried."""
-        self._loaded.discard(event_id)
-        self._changed[event_id] = self._rows[event_id]
+        row = self._changed[event_id] = self._rows[event_id]
+        self._is_back(row)
+
+    def _is_back(self, row: ParkedRow) -> None:
+        """It is in nobody's hands, perhaps for good."""
+        key = row.order_key
+        lent = self._lent.get(key)
+        if lent is not None and row.event_id in lent:
+            lent.remove(row.event_id)
+            self._lent_count -= 1
+            if not lent:
+                del self._lent[key]
+        self._is_due(key)
+
+    def _is_due(self, key: str) -> None:
+        """When its first is, unless some of it are lent or there are none."""
+        rows = self._by_key.get(key)
+        if rows and key not in self._lent:
+            self._due[key] = rows[0].due_at_ns
+        else:
+            self._due.pop(key, None)
 
     def try_now(self, event_id: int | None) -> int:
         """Have one of them, or all, be due, as if for the first time; returns how many."""

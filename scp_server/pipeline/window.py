@@ -110,9 +110,9 @@ class Window:
 
     # -- its end ------------------------------------------------------------------------------------------
 
-    def close(self) -> tuple[list[Item], int, int]:
-        """Of those before one that was begun, which are not done with; where what is left begins, 0 for
-        nothing; and the id of the last of that which an earlier process may have delivered, or 0."""
+    def close(self) -> tuple[list[Item], int]:
+        """Of those before one that was begun, which are not done with; and where what is left begins, 0 for
+        nothing."""
         items = self._items
         last = max((each.event.event_id for each in items if each.is_done or each.is_broken_off), default=0)
         before = []
@@ -121,6 +121,5 @@ class Window:
             if not item.is_done:
                 before.append(item)
         begins = items[0].event.event_id if items else 0
-        doubtful = max((each.event.event_id for each in items if each.may_be_repeated), default=0)
         items.clear()
-        return before, begins, doubtful
+        return before, begins
