@@ -91,9 +91,10 @@ _DEVICE = r"(?:<[a-z]+ [0-9:]+>)?"
 _DESCRIPTOR = re.compile(rf"(-?\d+)(?:<(?:(TCP\S*\])|({_HEX}){_DEVICE})>)?")
 _RESULT_PATH = re.compile(rf"= \d+<({_HEX})>$")
 _NUMBER = re.compile(r", (\d+)(?=[,)])")
-_LINE = re.compile(r"(\d+) +(?:(\w+)\(|<\.\.\. (\w+) resumed>)(.*)$", re.DOTALL)
+_LINE = re.compile(r"(\d+) +(?:([\w?]+)\(|<\.\.\. ([\w?]+) resumed>)(.*)$", re.DOTALL)
 _RESULT = re.compile(r"\) += (-?\d+)")
 _UNFINISHED = " <unfinished ...>"
+_UNSEEN = (_UNFINISHED, " <unavailable>")
 _CLONES = ("clone", "clone3", "fork", "vfork")
 _NEW_THREAD = "CLONE_THREAD"
 
@@ -105,6 +106,7 @@ def read_trace(lines: Iterable[str]) -> Iterator[tuple[Moment, Call]]:
     """
     begun: dict[str, Call] = {}
     processes: dict[str, str] = {}
+    killed: set[str] = set()
     for line in (line.rstrip("\n") for line in lines):
         if " +++ " in line or " --- " in line:
             continue
@@ -112,6 +114,11 @@ def read_trace(lines: Iterable[str]) -> Iterator[tuple[Moment, Call]]:
         if found is None:
             raise ValueError(f"not understood: {line[:200]}")
         thread, name, _, text = found.groups()
+        if name and name not in _CLONES and text.startswith(_UNSEEN):
+            # Killed just as it began the call: strace came too late to see more of it than that.
+            killed.add(thread)
+        if thread in killed:
+            continue
         if thread not in processes:
             processes[thread] = _process_of(thread, begun.values(), next(iter(processes.values()), thread))
         process = processes[thread]

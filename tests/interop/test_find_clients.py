@@ -61,7 +61,7 @@ QUERIES = {
     "a patient": asked("patient", "PATIENT", T00100020="P1"),
     "series by modality": asked("study", "SERIES", T00080060="MR"),
     "images by description": asked("study", "IMAGE", T00081030="T?orax*"),
-    "scans with an alarm": asked("study", "STUDY", T40101031="ALARM"),
+    "reports of an alarm": asked("study", "IMAGE", T40101031="ALARM"),
     "reports on an image": asked("study", "IMAGE", T00081155=REFERRED_TO),
 }
 THREAT = {THREATS: ("SQ", {ASSESSMENTS: ("SQ", {CATEGORY: ("CS", "EXPLOSIVE")})})}

@@ -143,6 +143,15 @@ def test_a_directory_is_there_for_who_hears_so_before_its_maker_does() -> None:
     assert _at_promise(lines[:3] + lines[4:]) == ({}, SURVIVES)
 
 
+@pytest.mark.parametrize(
+    "unseen", ["???( <unfinished ...>", "fsync( <unfinished ...>", "fsync( <unavailable>) = ?"]
+)
+def test_a_thread_that_is_killed_as_it_begins_a_call_has_done_nothing(unseen: str) -> None:
+    name = unseen.partition("(")[0]
+    lines = [*WHOLE[:5], f"2  {unseen}", *WHOLE[5:-1], f"2  <... {name} resumed>) = ?", "2  +++ exited +++"]
+    assert _at_promise([*lines, WHOLE[-1]]) == (SURVIVES, SURVIVES)
+
+
 @pytest.mark.parametrize("step", [2, 6, 10])
 def test_a_sync_after_the_success_comes_too_late(step: int) -> None:
     late = WHOLE[:step] + WHOLE[step + 1 :] + [WHOLE[step]]
