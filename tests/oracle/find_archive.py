@@ -263,6 +263,9 @@ TOP_LEVEL = tuple(
     if tag not in (0x00400007, 0x00400009, 0x40101010, 0x40101038, 0x40101012, 0x40101015, PRIVATE)
 )
 
+DECISIONS = (0x40101027, 0x4010102B, 0x40101031)
+"""Of a study or a patient these are those of the report that decides, by rules that the matcher lacks."""
+
 
 def query(chance: random.Random, objects: list[Made]) -> Asked:
     """A query that one of the objects was the model for."""
@@ -277,7 +280,7 @@ def query(chance: random.Random, objects: list[Made]) -> Asked:
         if not relational or chance.random() < 0.5:
             keys[UNIQUE[higher]] = (VRS[UNIQUE[higher]], _value(target, UNIQUE[higher]))
     for tag in chance.sample(TOP_LEVEL, chance.randrange(1, 7)):
-        if tag not in keys:
+        if tag not in keys and not (tag in DECISIONS and level in ("PATIENT", "STUDY")):
             keys[tag] = (VRS[tag], _key(chance, tag, target, objects))
     if chance.random() < 0.15 and PRIVATE in target:
         keys[PRIVATE] = ("LO", _altered(chance, "LO", _value(target, PRIVATE)))
