@@ -34,6 +34,7 @@ class CoerceSettings(RuleSettings):
     remove: Texts = Field(default=(), description="Attributes that go.")
     copy_from: dict[str, str] = Field(
         default={},
+        alias="copy",  # The name itself is a method's of every model.
         description="Sources by attribute: it takes the source's value, and stays where there is none.",
     )
     source_of_previous_values: Annotated[str, AfterValidator(_source)] | None = Field(
@@ -59,7 +60,7 @@ class CoerceSettings(RuleSettings):
     @model_validator(mode="after")
     def _changes_something_once(self) -> Self:
         if not self.changes:
-            raise ValueError("changes nothing: set, remove or copy_from must be given")
+            raise ValueError("changes nothing: set, remove or copy must be given")
         return self
 
     @property

@@ -91,7 +91,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
             continue
         kind, choices = _kind_of(field.annotation)
         default = None if field.is_required() else field.get_default(call_default_factory=False)
-        yield Key(prefix + name, kind, choices, default, field.description or "")
+        yield Key(prefix + (field.alias or name), kind, choices, default, field.description or "")
 
 
 def _section_model(field: FieldInfo) -> type[BaseModel] | None:

@@ -16,7 +16,8 @@ MASK = "**********"
 
 def to_mapping(settings: BaseModel) -> dict[str, Any]:
     """The effective settings as tables of plain values (paths as text, lists as lists), secrets masked."""
-    return {name: _plain(getattr(settings, name)) for name in type(settings).model_fields}
+    fields = type(settings).model_fields.items()
+    return {field.alias or name: _plain(getattr(settings, name)) for name, field in fields}
 
 
 def to_toml(settings: BaseModel) -> str:

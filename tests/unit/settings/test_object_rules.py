@@ -11,7 +11,7 @@ import pytest
 from scp_server.objects.changes import CopiedFrom, FilledIn, Removed, SetTo
 from scp_server.runtime.build_rules import build_object_rules
 from scp_server.settings import Settings, SettingsError, check_file, load_settings
-from scp_server.settings.show import to_toml
+from scp_server.settings.show import to_mapping, to_toml
 
 COERCE = "[[coerce]]\nname = 'a'\n"
 REQUIRE = "[[require_attributes]]\nname = 'a'\n"
@@ -25,13 +25,15 @@ def config(tmp_path: Path) -> Path:
 def test_every_key_of_a_rule_becomes_part_of_it(config: Path) -> None:
     config.write_text(
         COERCE + "sop_classes = ['medical']\nset = { PatientID = 'X', StudyDescription = '{Modality}' }\n"
-        "remove = ['StudyID']\ncopy_from = { OtherPatientNames = 'PatientName' }\n"
+        "remove = ['StudyID']\ncopy = { OtherPatientNames = 'PatientName' }\n"
         "source_of_previous_values = 'Clinic'\ndicos = true\nwarning = true\n"
         + REQUIRE
         + "modalities = ['CT']\nattributes = ['(0010,0020)', 'Modality']\nvalues = { Modality = ['CT'] }\n"
         "status = 0xA9FF\nquarantine = false\n"
     )
-    rules = build_object_rules(load_settings(config))
+    settings = load_settings(config)
+    assert to_mapping(settings)["coerce"][0]["copy"] == {"OtherPatientNames": "PatientName"}
+    rules = build_object_rules(settings)
     (coerce,), (require,) = rules.coerce, rules.require
     assert [type(change) for change in coerce.changes.by_attribute.values()] == [
         SetTo,
@@ -55,7 +57,7 @@ def test_every_key_of_a_rule_becomes_part_of_it(config: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (COERCE, "1: coerce.0: changes nothing: set, remove or copy_from must be given"),
+        (COERCE, "1: coerce.0: changes nothing: set, remove or copy must be given"),
         (
             COERCE + "[coerce.set]\nPatientID = 'X'\n\nPatientIDD = 'X'\n",
             "6: coerce.0.set.PatientIDD: PatientIDD is no attribute that can be changed: 'PatientIDD'",
@@ -71,8 +73,8 @@ def test_every_key_of_a_rule_becomes_part_of_it(config: Path) -> None:
             "3: coerce.0.set.PatientID: PatientID is given what is",
         ),
         (COERCE + "remove = ['PixelData']\n", "3: coerce.0.remove: PixelData must not be changed"),
-        (COERCE + "copy_from = { PatientID = 'Foo' }\n", "3: coerce.0.copy_from.PatientID: PatientID names"),
-        (COERCE + "copy_from = { PatientID = 1 }\n", "3: coerce.0.copy_from.PatientID: must be text"),
+        (COERCE + "copy = { PatientID = 'Foo' }\n", "3: coerce.0.copy.PatientID: PatientID names"),
+        (COERCE + "copy = { PatientID = 1 }\n", "3: coerce.0.copy.PatientID: must be text"),
         (
             COERCE + "set = { PatientID = 'X' }\nremove = ['PatientID']\n",
             "1: coerce.0: PatientID is changed twice",
