@@ -115,6 +115,11 @@ class SqlEventLog:
 
         return await self._read(query)
 
+    def recent(self, after: int, limit: int) -> Sequence[EventRow] | None:
+        """See `EventLog.recent`."""
+        rows = self._writer.recent(after, limit)
+        return None if rows is None else [EventRow._make(row) for row in rows]
+
     async def read(self, query: Callable[[Connection], T]) -> T:
         """See `EventLog.read`."""
         return await self._read(query)

@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from json.encoder import encode_basestring_ascii as _quoted
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -38,6 +41,9 @@ _OBJECT_NAMES: Final = (
     *("calling_ae_title", "called_ae_title", "peer_host", "peer_port", "peer_name", "is_dicos"),
     *("receive_began_at_ns", "receive_ended_at_ns", "stored_at_ns"),
 )
+RECENT: Final = 1_024
+"""Events that stay in memory after they were written, about a kilobyte each: whoever delivers is seldom
+further behind, and reads them without asking the database."""
 _OBJECT_DATA: Final = "{" + ",".join(f'"{name}":%s' for name in _OBJECT_NAMES) + "}"
 """JSON to be filled in: a dictionary and its encoding take four times as long, for every object."""
 
@@ -80,6 +86,9 @@ class EventWriter:
         self.archive_id = ""
         self.newest_id = 0
         """Of the last committed event."""
+        self._recent: deque[Row] = deque(maxlen=RECENT)
+        """The last that were committed, all up to `newest_id`."""
+        self._new_rows: list[Row] = []
         self._written_id = 0
         self._is_certain = False
         """What is remembered is what the database holds."""
@@ -101,6 +110,14 @@ class EventWriter:
         """When the last object came to the study that will be settled next; 0 where there is none."""
         return next(iter(self._unsettled.values()), 0)
 
+    def recent(self, after: int, limit: int) -> list[Row] | None:
+        """Up to `limit` rows behind the id `after`; None where they have to be read. For any thread."""
+        rows = list(self._recent)  # In one piece: the writing thread may be adding to it.
+        if not rows or rows[0][0] > after + 1:
+            return None
+        first = bisect_right(rows, after, key=itemgetter(0))
+        return rows[first : first + limit]
+
     def open(self, connection: Connection) -> None:
         """Begin, or go on with, the log of a database that has this version's tables."""
         found = connection.execute(_log).one_or_none()
@@ -108,6 +125,7 @@ class EventWriter:
             first = {"log_key": _THE_LOG, "archive_id": secrets.token_hex(8), "trimmed_to": 0}
             connection.execute(insert(event_log), first)
         self._unsettled.clear()
+        self._recent.clear()
         self._read_again(connection)
         self.newest_id = self._written_id
 
@@ -123,6 +141,8 @@ class EventWriter:
 
     def committed(self) -> None:
         """What was written is there for good."""
+        # Before they are known of: whoever has been told of an id finds it among them.
+        self._recent.extend(self._new_rows)
         self.newest_id = self._written_id
         self._parts.update(self._new_parts)
         for association_id in self._ended:
@@ -137,9 +157,12 @@ class EventWriter:
     def forget(self) -> None:
         """The transaction did not commit, or nobody knows whether it did."""
         self._is_certain = False
+        self._recent.clear()  # They would have a gap, where it did commit.
         self._clear_new()
 
     def _clear_new(self) -> None:
+        if self._new_rows:
+            self._new_rows = []
         if self._new_parts:
             self._new_parts = {}
         if self._ended or self._settled:
@@ -218,6 +241,7 @@ class EventWriter:
             _insert_open.execute(connection, list(self._opened.values()))
             _close.execute(connection, self._closed)
             self._opened, self._closed = {}, []
+        self._new_rows += rows
 
     def _next_id(self) -> int:
         self._written_id += 1

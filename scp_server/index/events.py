@@ -121,6 +121,11 @@ class EventLog(EventSource, Protocol):
         """
         ...
 
+    def recent(self, after: int, limit: int) -> Sequence[EventRow] | None:
+        """The same as `rows`, from memory; None where it does not reach back so far. What was trimmed since
+        may still be there."""
+        ...
+
     async def perform(self, run: Callable[[Connection], T], *, at_once: bool = False) -> T:
         """Run a function over the writer's connection, in the next transaction, and wait for its commit.
 

@@ -88,12 +88,7 @@ _objects_of_association = (
 
 def apply(connection: Connection, changes: OutboxChanges) -> None:
     """Write what has changed."""
-    for row in changes.subscriptions:
-        moved = connection.execute(
-            _move, {"its_name": row.name, "its_position": row.position, "its_started_to": row.started_to}
-        )
-        if not moved.rowcount:
-            connection.execute(insert(subscriptions), row._asdict())
+    _move_to(connection, changes.subscriptions)
     gone = [*changes.take_away, *((row.name, row.event_id) for row in changes.put)]
     if gone:
         connection.execute(_take_away, [{"its_name": name, "its_event_id": number} for name, number in gone])
@@ -105,6 +100,21 @@ def apply(connection: Connection, changes: OutboxChanges) -> None:
                 for row in changes.put
             ],
         )
+
+
+def _move_to(connection: Connection, wanted: Sequence[SubscriptionRow]) -> None:
+    """Of those that there are; the others are made."""
+    if not wanted:
+        return
+    values = [
+        {"its_name": row.name, "its_position": row.position, "its_started_to": row.started_to}
+        for row in wanted
+    ]
+    if connection.execute(_move, values).rowcount == len(wanted):
+        return
+    known = set(connection.execute(select(subscriptions.c.name)).scalars())
+    if new := [row._asdict() for row in wanted if row.name not in known]:
+        connection.execute(insert(subscriptions), new)
 
 
 def trimmed_to(connection: Connection) -> int:

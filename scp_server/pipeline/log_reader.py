@@ -45,7 +45,10 @@ class LogReader:
 
     async def page(self, after: int) -> list[LoggedEvent]:
         """The next PAGE events behind the id `after`."""
-        return [logged_event(row) for row in await self._log.rows(after, PAGE)]
+        rows = self._log.recent(after, PAGE)
+        if rows is None:
+            rows = await self._log.rows(after, PAGE)
+        return [logged_event(row) for row in rows]
 
     async def by_id(self, ids: Collection[int]) -> dict[int, LoggedEvent]:
         """Those events that there still are."""

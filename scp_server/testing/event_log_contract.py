@@ -132,6 +132,23 @@ class EventLogContract(IndexSuite):
         assert [row.kind for row in rows] == [ASSOCIATION_ACCEPTED, OBJECT_STORED, ASSOCIATION_ENDED]
         assert json.loads(rows[-1].data)["parts"] == 1
 
+    async def test_what_is_still_in_memory_is_what_the_log_has(
+        self, index: Index, make_unavailable: MakeUnavailable
+    ) -> None:
+        log = index.event_log
+        for name in ("1", "2"):
+            await index.add(index_entry(name), KEEP_FIRST)
+        log.note(LogRequest(ASSOCIATION_ACCEPTED, "a-1", 5, "{}"))
+        await index.add(index_entry("3"), KEEP_FIRST)
+        for after in range(5):
+            assert log.recent(after, 2) == await log.rows(after, 2)
+        with make_unavailable(), pytest.raises(IndexUnavailable):
+            await index.add(index_entry("4"), KEEP_FIRST)
+        await index.add(index_entry("5"), KEEP_FIRST)
+        assert log.recent(0, 100) is None  # Nobody knows what is between.
+        assert log.recent(4, 100) == await log.rows(4, 100)
+        assert len(await log.rows(4, 100)) == 1
+
     async def test_news_are_told_until_nobody_wants_them(self, index: Index) -> None:
         news = asyncio.Event()
         end = index.event_log.on_news(news.set)

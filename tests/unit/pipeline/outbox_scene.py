@@ -141,6 +141,11 @@ class KillableLog:
         async with self._asked():
             return await self._log.rows(after, limit)
 
+    def recent(self, after: int, limit: int) -> Sequence[EventRow] | None:
+        if self.fails is not None or self.died.is_set():
+            return None
+        return self._log.recent(after, limit)
+
     async def page(self, after: int, limit: int) -> LogPage:
         async with self._asked():
             return await self._log.page(after, limit)
