@@ -30,15 +30,12 @@ class Circuit:
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
         self._failures = 0
+        self.is_open = False
+        """The destination was down when it was tried last."""
         self.is_probing = False
-        """That try is under way."""
+        """That try is under way; only while it is open."""
         self.due_at_ns = 0
         """When the next try is due, while it is open."""
-
-    @property
-    def is_open(self) -> bool:
-        """The destination was down when it was tried last."""
-        return self._failures > 0
 
     def is_due(self, now_ns: int) -> bool:
         """Whether something may be tried now, were there anything."""
@@ -48,14 +45,13 @@ class Circuit:
         """Something is tried."""
         self.is_probing = self.is_open
 
-    def try_ended(self, *, is_down: bool, now_ns: int) -> None:
-        """It was tried. What the destination answered is no matter, only that it did."""
-        if not is_down:
-            self._failures = 0
-        elif not self.is_open or self.is_probing:
+    def try_failed(self, now_ns: int) -> None:
+        """The destination was down."""
+        if not self.is_open or self.is_probing:
             # Others that were under way when it opened tell nothing new.
             self._failures += 1
             self.due_at_ns = now_ns + self._backoff.after(self._failures)
+        self.is_open = True
         self.is_probing = False
 
     def try_broken_off(self) -> None:
@@ -63,6 +59,6 @@ class Circuit:
         self.is_probing = False
 
     def close(self) -> None:
-        """Somebody says that it is up again."""
+        """It is up again: it answered, no matter what, or somebody says so."""
         self._failures = 0
-        self.is_probing = False
+        self.is_open = self.is_probing = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class EventKind(StrEnum):
@@ -47,9 +47,8 @@ class LoggedEvent:
     data: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """An event on its way to one subscriber.
+class Delivery(NamedTuple):
+    """An event on its way to one subscriber; a tuple, since one is made for each of an object's.
 
     `attempt` is 1 at first. `may_be_repeated`: the process ended while this was being delivered, so it may
     have arrived. `idempotency_key` is the same for every attempt and no other delivery has it, over restarts.

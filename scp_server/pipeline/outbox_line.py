@@ -58,7 +58,7 @@ class OutboxConfig:
     """Tries after which an event is a dead letter."""
     max_parked: int = 10_000
     """Parked events of one subscription; with more it reads no further."""
-    gather_seconds: float = 0.05
+    gather_seconds: float = 0.1
     """While much happens the log is read no more often than so, for a reading costs as much as delivering ten
     events. What happens after a silence is read at once."""
     max_dead: int = 10_000
@@ -101,7 +101,12 @@ class OutboxLine:
         """Read, and not to be begun yet: the database does not know of it."""
         self._parking = Parking(self.name)
         self._workers = OutboxWorkers(
-            self.name, subscriber.concurrency, self._has_work, self._deliver_next, wake
+            self.name,
+            subscriber.concurrency,
+            self._has_work,
+            self._waits_for_a_turn,
+            self._deliver_next,
+            wake,
         )
         self._is_stopping = False
 
@@ -237,7 +242,14 @@ class OutboxLine:
         self._workers.begin()
 
     def _has_work(self) -> bool:
-        return self._window.has_ready and not self._is_stopping and self.circuit.is_due(self._now_ns())
+        return (
+            self._window.has_ready
+            and not self._is_stopping
+            and (not self.circuit.is_open or self.circuit.is_due(self._now_ns()))
+        )
+
+    def _waits_for_a_turn(self) -> bool:
+        return self._window.has_ready or self.circuit.is_open
 
     async def _deliver_next(self) -> None:
         item = self._window.begin()
@@ -250,12 +262,8 @@ class OutboxLine:
 
     async def _deliver(self, item: Item) -> None:
         event = item.event
-        delivery = Delivery(
-            event,
-            item.attempts + 1,
-            item.may_be_repeated,
-            f"{self._archive_id}:{event.event_id}:{self.name}",
-        )
+        key = f"{self._archive_id}:{event.event_id}:{self.name}"
+        delivery = Delivery(event, item.attempts + 1, item.may_be_repeated, key)
         try:
             await self.subscriber.deliver(delivery)
         except DestinationDown as error:
@@ -285,12 +293,12 @@ class OutboxLine:
         if self.circuit.is_open:
             log.info("outbox.circuit_closed", subscription=self.name)
             self._wake()
-        self.circuit.try_ended(is_down=False, now_ns=self._now_ns())
+            self.circuit.close()
 
     def _went_down(self, item: Item, error: DestinationDown) -> None:
         """It keeps its place, and nothing has been tried."""
         was_open = self.circuit.is_open
-        self.circuit.try_ended(is_down=True, now_ns=self._now_ns())
+        self.circuit.try_failed(self._now_ns())
         self.counts.outcomes[DeliveryOutcome.DOWN] += 1
         self._window.give_back(item)
         self._note(error)

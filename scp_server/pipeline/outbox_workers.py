@@ -17,19 +17,21 @@ _TURN_SECONDS: Final = 0.005
 
 class OutboxWorkers:
     """Each task awaits `deliver_next` for as long as `has_work`, which also says whether it may. `wake` is
-    called when one of them has ended, or lets others go first."""
+    called when one of them has ended and something `waits` or did, or lets others go first."""
 
     def __init__(
         self,
         name: str,
         concurrency: int,
         has_work: Callable[[], bool],
+        waits: Callable[[], bool],
         deliver_next: Callable[[], Awaitable[None]],
         wake: Callable[[], None],
     ) -> None:
         self._name = name
         self._concurrency = concurrency
         self._has_work = has_work
+        self._waits = waits
         self._deliver_next = deliver_next
         self._wake = wake
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,10 +59,13 @@ class OutboxWorkers:
         self.begin()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        was_full = self.are_all_busy
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("outbox.failed", subscription=self._name, error=type(error).__name__)
-        self._wake()
+        # Elsewise what had to be told has been, when the last of its deliveries was done.
+        if was_full or self._waits():
+            self._wake()
 
     async def _work(self) -> None:
         turn_ends = time.perf_counter() + _TURN_SECONDS

@@ -16,7 +16,7 @@ from scp_server.pipeline.callback import Callback, RunIn
 from scp_server.pipeline.callback_processes import CallbackProcesses, ProcessLost, RaisedThere
 from scp_server.pipeline.forking import watch_forks
 from scp_server.pipeline.stages import DURABLE_STAGES, INLINE_STAGES, Stage
-from scp_server.pipeline.stepping import DeadlinePassed, EndedItself, Steps
+from scp_server.pipeline.stepping import DeadlinePassed, EndedItself, Stepper
 from scp_server.pipeline.stuck import LoopOccupant
 from scp_server.pipeline.threads import CallbackThreads, NoThreadLeft
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
@@ -91,8 +91,9 @@ class CallbackRunner:
         self.callback = callback
         self.timeout_seconds = limits.timeout_of(callback)
         self.concurrency = limits.concurrency_of(callback)
-        self._occupant = occupant or LoopOccupant()
-        self._blocking_seconds = limits.blocking_seconds
+        self._stepper = Stepper(
+            callback.name, occupant or LoopOccupant(), limits.blocking_seconds, self._blocked
+        )
         self.counts = counts
         self._verdicts = _verdicts_at(callback.stage)
         self._room = asyncio.Semaphore(self.concurrency)
@@ -141,10 +142,11 @@ class CallbackRunner:
         counts = self.counts
         counts.running += 1
         began = time.perf_counter()
+        seconds = self.timeout_seconds
+        if waited_seconds:
+            seconds = max(seconds - waited_seconds, 0.001)
         try:
-            returned = await self._call(
-                (subject, *further), max(self.timeout_seconds - waited_seconds, 0.001)
-            )
+            returned = await self._call((subject, *further), seconds)
         except self._verdicts:
             counts.outcomes[CallbackOutcome.REJECTED] += 1
             raise
@@ -170,14 +172,7 @@ class CallbackRunner:
         await self._processes.close()
 
     async def _in_loop(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
-        steps = Steps(
-            self.callback.function(*arguments),
-            self.callback.name,
-            self._occupant,
-            self._blocking_seconds,
-            self._blocked,
-        )
-        return _type_of(await steps.run(seconds))
+        return _type_of(await self._stepper.run(self.callback.function(*arguments), seconds))
 
     async def _in_thread(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
         return _type_of(await self._threads.call(self.callback.function, arguments, seconds))

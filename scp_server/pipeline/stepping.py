@@ -52,32 +52,33 @@ class Deadline:
         return self._task.cancelling() > 0
 
 
-class Steps:
-    """One coroutine being run, of the callback `name`. `blocked(seconds)` is told of each step longer than
+class Stepper:
+    """Runs coroutines of the callback `name`. `blocked(seconds)` is told of each step longer than
     `blocking_seconds`."""
 
     def __init__(
         self,
-        coroutine: Coroutine[Any, Any, object],
         name: str,
         occupant: LoopOccupant,
         blocking_seconds: float,
         blocked: Callable[[float], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._coroutine = coroutine
         self._name = name
         self._occupant = occupant
         self._blocking_seconds = blocking_seconds
         self._blocked = blocked
         self._clock = clock
-        self._deadline: Deadline | None = None
 
-    async def run(self, seconds: float) -> object:
+    async def run(self, coroutine: Coroutine[Any, Any, object], seconds: float) -> object:
         """What the coroutine returns. Raises what it raises, with EndedItself in place of what would end more
         than the coroutine, and DeadlinePassed after `seconds`."""
         try:
-            return await self._run(seconds)
+            try:
+                waits_for = self.step(coroutine.send, None)
+            except StopIteration as end:
+                return end.value
+            return await _Rest(self, coroutine, waits_for).run(seconds)
         except SystemExit as error:
             raise EndedItself(f"SystemExit: {error}") from error
         except asyncio.CancelledError as error:
@@ -86,14 +87,36 @@ class Steps:
                 raise
             raise EndedItself("CancelledError: what it waited for was cancelled") from error
 
-    async def _run(self, seconds: float) -> object:
+    def step(self, step: Callable[[Any], object], argument: object) -> object:
+        """One step: what the coroutine waits for now. Raises StopIteration at its end."""
+        occupant, clock = self._occupant, self._clock
+        occupant.since = began = clock()
+        occupant.name = self._name
         try:
-            waits_for = self._step(self._coroutine.send, None)
-        except StopIteration as end:
-            return end.value
+            return step(argument)
+        finally:
+            occupant.name = ""
+            seconds = clock() - began
+            if seconds > self._blocking_seconds:
+                self._blocked(seconds)
+            if process.is_copy:
+                end_copy(self._name)
+
+
+class _Rest:
+    """A coroutine that did not end with its first step, and waits for `waits_for`."""
+
+    def __init__(self, stepper: Stepper, coroutine: Coroutine[Any, Any, object], waits_for: object) -> None:
+        self._step = stepper.step
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+        self._deadline: Deadline | None = None
+
+    async def run(self, seconds: float) -> object:
+        """See `Stepper.run`."""
         self._deadline = deadline = Deadline(seconds)
         try:
-            result = await _Rest(self, waits_for)
+            result = await self
         except asyncio.CancelledError as cancelled:
             if deadline.end() or not deadline.times:
                 raise
@@ -108,8 +131,9 @@ class Steps:
             raise DeadlinePassed
         return result
 
-    def rest(self, waits_for: object) -> Generator[Any, Any, object]:
+    def __await__(self) -> Generator[Any, Any, object]:
         """The steps behind the first, each when what the one before waits for is there."""
+        waits_for = self._waits_for
         while True:
             try:
                 sent = yield waits_for
@@ -129,32 +153,9 @@ class Steps:
             except StopIteration as end:
                 return end.value
 
-    def _step(self, step: Callable[[Any], object], argument: object) -> object:
-        occupant = self._occupant
-        occupant.since = began = self._clock()
-        occupant.name = self._name
-        try:
-            return step(argument)
-        finally:
-            occupant.name = ""
-            seconds = self._clock() - began
-            if seconds > self._blocking_seconds:
-                self._blocked(seconds)
-            if process.is_copy:
-                end_copy(self._name)
-
     def _close(self) -> None:
         """End a coroutine that does not end by itself; one that swallows even this is let go of."""
         try:
             self._coroutine.close()
         except RuntimeError:
             pass
-
-
-class _Rest:
-    def __init__(self, steps: Steps, waits_for: object) -> None:
-        self._steps = steps
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, object]:
-        return self._steps.rest(self._waits_for)

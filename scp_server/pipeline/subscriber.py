@@ -43,7 +43,9 @@ class CallbackSubscriber:
     async def deliver(self, delivery: Delivery) -> None:
         """See `Subscriber.deliver`. What the callback raises is a failed delivery; Reject means nothing here
         and makes it a dead letter. What it returns changes nothing: it has been delivered."""
-        subject = await self._subject(delivery.event)
+        event = delivery.event
+        is_object = self._kind is EventKind.OBJECT_STORED
+        subject = self._instances.of(event) if is_object else await self._subject(event)
         try:
             if self._takes_delivery:
                 await self._runner.run(subject, delivery)
@@ -56,8 +58,6 @@ class CallbackSubscriber:
                 raise NotDelivered(str(failure)) from failure
 
     async def _subject(self, event: LoggedEvent) -> Logged:
-        if self._kind is EventKind.OBJECT_STORED:
-            return self._instances.of(event)
         if self._kind is EventKind.STUDY_SETTLED:
             return StudySettled.of(event)
         for_process = self._runner.callback.run_in is RunIn.PROCESS

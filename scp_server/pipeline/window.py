@@ -6,6 +6,7 @@ Those of one order key are begun one after another; of which key is next, the on
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,12 +83,12 @@ class Window:
         """It has not been tried, and is the next one again."""
         self._ready.appendleft(item.event.order_key)
 
-    def end(self, item: Item, *, blocks: bool) -> list[Item]:
+    def end(self, item: Item, *, blocks: bool) -> Sequence[Item]:
         """It is done with, or parked. Returns those behind it which it `blocks`: they are here no longer."""
         item.is_done = True
         key = item.event.order_key
         waiting = self._by_key.get(key)
-        blocked: list[Item] = []
+        blocked: Sequence[Item] = ()
         if waiting and waiting[0] is item:
             waiting.popleft()
             if blocks:
@@ -103,10 +104,11 @@ class Window:
 
     def shift(self) -> bool:
         """Let go of what is done with at the beginning; whether there is room that there was not."""
-        items, was_full = self._items, self.is_full
+        items = self._items
+        was_full = len(items) >= WINDOW
         while items and items[0].is_done:
             items.popleft()
-        return (was_full and not self.is_full) or not items
+        return not items or (was_full and len(items) < WINDOW)
 
     # -- its end ------------------------------------------------------------------------------------------
 
