@@ -194,8 +194,8 @@ class Load:
         )
 
 
-def apply_load(peer: Peer, work: Work, senders: int, until: Until) -> Load:
-    """Have senders work on a server, and watch it."""
+def apply_load(peer: Peer, work: Work, senders: int, until: Until, *, settle_seconds: float = 0.0) -> Load:
+    """Have senders work on a server, and watch it; its CPU for `settle_seconds` more."""
     context = multiprocessing.get_context("fork")
     begin, release = context.Event(), context.Event()
     pipes = [context.Pipe(duplex=False) for _ in range(senders)]
@@ -221,6 +221,7 @@ def apply_load(peer: Peer, work: Work, senders: int, until: Until) -> Load:
             if associated_ones:
                 seconds = END_SECONDS + (0 if until.seconds == float("inf") else until.seconds)
                 told = [each for _, each in _receive(associated_ones, seconds) if each is not None]
+            time.sleep(settle_seconds)
             used = cpu_seconds(peer.pid) - cpu_before
         problems += [each.problem for each in told if each.problem]
         if silent := senders - len(answered):
