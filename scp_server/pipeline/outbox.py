@@ -274,12 +274,12 @@ class Outbox:
             # The pump going round for nobody would be a tenth of what an object costs the loop.
             self._measures.newest_id = self._log.newest_id
             return
-        if self._gathering is not None:
+        if self._gathering is not None and not self._is_behind:
             return
         seconds = self._seconds_to_gather()
         if seconds <= 0:
             self.wake()
-        else:
+        elif self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(seconds, self._gathered)
 
     def _gathered(self) -> None:

@@ -21,7 +21,8 @@ log = get_logger(__name__)
 
 
 class Deliveries:
-    """Belongs to the one process that writes the index."""
+    """Belongs to the one process that writes the index. Making it raises ConfigurationError where followers'
+    token cannot be read."""
 
     def __init__(self, settings: Settings, event_log: EventLog, measures: OutboxMeasures) -> None:
         events, outbox = settings.events, settings.outbox
@@ -59,6 +60,7 @@ class Deliveries:
                 follower_seconds=events.follower_seconds,
             ),
             measures,
+            events.bearer_token,
         )
         self._others: tuple[Subscriber, ...] = ()
         self._changing: asyncio.Task[None] | None = None

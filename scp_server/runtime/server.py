@@ -303,6 +303,13 @@ class Server:
                 "known peers only, write write_lines to the settings file, with their titles and addresses",
                 write_lines=KNOWN_PEERS_LINES,
             )
+        if not _is_loopback(self._http_address[0]) and settings.events.admits_anybody:
+            log.warning(
+                "events.open_to_network",
+                http_host=self._http_address[0],
+                hint="whoever reaches this address may follow GET /events and learns UIDs and AE titles; set "
+                "events.token or events.token_file, or events.max_followers = 0",
+            )
 
     async def _listen(self) -> None:
         """Bind, and have all workers do so, then accept.

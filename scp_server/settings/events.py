@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from pathlib import Path
+from typing import Annotated, Final
 
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+
+from scp_server.errors import ConfigurationError
 from scp_server.settings.limits import Count, Seconds
+from scp_server.settings.secret_file import read_secret
 from scp_server.settings.section import Section
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]{16,256}={0,2}")
+"""A bearer token (RFC 6750 2.1) that cannot be guessed."""
 
 
 class EventsSettings(Section):
@@ -38,6 +47,50 @@ class EventsSettings(Section):
         default=30.0,
         description="How long a follower may take nothing of what it is sent before it is disconnected.",
     )
+    token: SecretStr | None = Field(
+        default=None,
+        description="What followers must send as Authorization: Bearer; others are answered 401. 16 to 256 "
+        "letters, digits or . _ ~ + / -, such as openssl rand -hex 32 gives. Without one whoever reaches "
+        "http.host may follow.",
+    )
+    token_file: Annotated[Path, Field(strict=False)] | None = Field(
+        default=None, description="A file that holds it instead, without the line break at its end."
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _token(cls, token: SecretStr | None) -> SecretStr | None:
+        return token if token is None else SecretStr(_checked(token.get_secret_value()))
+
+    @field_validator("token_file")
+    @classmethod
+    def _token_file(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("token") is not None:
+            raise ValueError("must not be given beside token")
+        return path
+
+    @property
+    def admits_anybody(self) -> bool:
+        """Whether somebody may follow without having been told anything."""
+        return self.max_followers > 0 and self.token is None and self.token_file is None
+
+    @property
+    def bearer_token(self) -> str | None:
+        """The token, read from its file where it has one. Raises ConfigurationError."""
+        if self.token_file is None:
+            return None if self.token is None else self.token.get_secret_value()
+        text = read_secret(self.token_file, "events.token_file")
+        try:
+            return _checked(text)
+        except ValueError as error:
+            raise ConfigurationError(f"events.token_file {self.token_file} {error}") from error
+
+
+def _checked(token: str) -> str:
+    """Raises ValueError that does not name the token."""
+    if _TOKEN.fullmatch(token) is None:
+        raise ValueError("must be 16 to 256 letters, digits or . _ ~ + / -")
+    return token
 
 
 class DecisionsSettings(Section):

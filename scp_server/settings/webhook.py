@@ -13,6 +13,7 @@ from scp_server.errors import ConfigurationError
 from scp_server.pipeline.builtin.webhook import secret_bytes
 from scp_server.settings.limits import Count, Seconds
 from scp_server.settings.rules import RuleSettings
+from scp_server.settings.secret_file import MAX_SECRET_BYTES, read_secret
 
 EventName = Literal[
     "association.accepted",
@@ -24,7 +25,6 @@ EventName = Literal[
     "tdr.orphan",
     "decision.changed",
 ]
-MAX_SECRET_BYTES = 4_096
 
 
 class WebhookSettings(RuleSettings):
@@ -109,18 +109,12 @@ class WebhookSettings(RuleSettings):
             return _key(self.secret.get_secret_value())
         if self.secret_file is None:
             return None
-        where = f"webhook {self.name}: secret_file {self.secret_file}"
+        where = f"webhook {self.name}: secret_file"
+        text = read_secret(self.secret_file, where)
         try:
-            with self.secret_file.expanduser().open("rb") as file:
-                text = file.read(MAX_SECRET_BYTES + 1).decode("utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"{where} cannot be read: {error.strerror}") from error
-        except (UnicodeDecodeError, RuntimeError) as error:
-            raise ConfigurationError(f"{where} cannot be read: it is no text") from error
-        try:
-            return _key(text.removesuffix("\n").removesuffix("\r"))
+            return _key(text)
         except ValueError as error:
-            raise ConfigurationError(f"{where} {error}") from error
+            raise ConfigurationError(f"{where} {self.secret_file} {error}") from error
 
 
 def _key(secret: str) -> bytes:

@@ -8,6 +8,7 @@ has taken the last one, so one that is slow costs a page of memory, and one that
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 from dataclasses import dataclass
 from typing import Final
@@ -38,6 +39,9 @@ _HEADERS: Final = [
 ]
 
 
+_CHALLENGE: Final = {"www-authenticate": 'Bearer realm="events"'}
+
+
 @dataclass(frozen=True, slots=True)
 class FollowerLimits:
     """Bounds of the event stream. Times in seconds."""
@@ -56,7 +60,10 @@ class Followers:
         source: EventSource,
         limits: FollowerLimits | None = None,
         measures: OutboxMeasures | None = None,
+        token: str | None = None,
     ) -> None:
+        """`token`: what followers must know (RFC 6750 2.1); where it is None anybody may follow."""
+        self._expected = None if token is None else f"Bearer {token}".encode()
         self._source = source
         self._limits = limits or FollowerLimits()
         self._measures = measures or OutboxMeasures()
@@ -79,6 +86,11 @@ class Followers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one follower until it leaves, or takes nothing any more, or the server stops."""
+        if not self._knows_token(Headers(scope=scope)):
+            log.warning("follower.refused", peer_host=_host_of(scope))
+            refusal = JSONResponse({"error": "the token is missing or wrong"}, 401, headers=_CHALLENGE)
+            await refusal(scope, receive, send)
+            return
         try:
             after, kinds = _wanted(Headers(scope=scope), QueryParams(scope["query_string"]))
         except ValueError as error:
@@ -108,9 +120,16 @@ class Followers:
         if end is FollowerEnd.STOPPED:
             await following.say_end()
         elif end is not FollowerEnd.LEFT:
-            log.warning("follower.cut_off", reason=end.value, peer_host=str((scope["client"] or ("",))[0]))
+            log.warning("follower.cut_off", reason=end.value, peer_host=_host_of(scope))
             # Whoever takes nothing does not take an end either.
             scope["extensions"][ABORT]["abort"]()
+
+    def _knows_token(self, headers: Headers) -> bool:
+        if self._expected is None:
+            return True
+        scheme, _, token = headers.get("authorization", "").strip().partition(" ")
+        sent = f"{scheme.capitalize()} {token.strip()}".encode()  # Schemes know no case (RFC 9110 11.1).
+        return hmac.compare_digest(sent, self._expected)
 
 
 class _Following:
@@ -200,6 +219,10 @@ class _Following:
             await self._send_in_time({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             pass
+
+
+def _host_of(scope: Scope) -> str:
+    return str((scope["client"] or ("",))[0])
 
 
 async def _until_gone(receive: Receive) -> None:

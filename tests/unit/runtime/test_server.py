@@ -189,6 +189,24 @@ async def test_listening_beyond_loopback_without_rules_is_warned_of(
     assert len([record for record in logs if record["event"] == "server.open_to_network"]) == warned
 
 
+@pytest.mark.parametrize(
+    ("http_host", "events", "warned"),
+    [
+        ("127.0.0.1", {}, 0),
+        ("0.0.0.0", {}, 1),
+        ("0.0.0.0", {"max_followers": 0}, 0),
+        ("0.0.0.0", {"token": "0123456789abcdef"}, 0),
+    ],
+)
+async def test_events_that_anybody_beyond_loopback_may_follow_are_warned_of(
+    make_settings: MakeSettings, http_host: str, events: dict[str, Any], warned: int
+) -> None:
+    with captured_logs() as logs:
+        async with Server(make_settings(http={"host": http_host}, events=events)):
+            pass
+    assert len([record for record in logs if record["event"] == "events.open_to_network"]) == warned
+
+
 async def test_the_warning_says_what_to_write_and_with_it_there_is_none(
     make_settings: MakeSettings,
 ) -> None:

@@ -192,6 +192,9 @@ REACHED_BY: dict[str, str] = {
     "events.heartbeat_seconds": FOLLOWERS
     + "test_only_the_kinds_that_are_asked_for_are_sent_and_the_id_goes_on",
     "events.follower_seconds": FOLLOWERS + "test_who_takes_nothing_is_cut_off_and_goes_on_when_it_comes_back",
+    "events.token": FOLLOWERS + "test_where_there_is_a_token_only_who_knows_it_may_follow",
+    "events.token_file": "unit/settings/test_events.py::"
+    "test_a_token_stands_in_the_settings_or_in_a_file_and_is_not_shown",
     "outbox.first_retry_seconds": OUTBOX
     + "test_what_failed_waits_twice_as_long_each_time_with_its_series_behind_it",
     "outbox.max_retry_seconds": OUTBOX + "test_no_wait_is_longer_than_the_longest",

@@ -18,6 +18,7 @@ from scp_server.errors import IndexUnavailable
 from scp_server.index.base import DuplicatePolicy
 from scp_server.index.events import ASSOCIATION_ACCEPTED, LogRequest
 from scp_server.index.store import IndexConfig, SqlIndex
+from scp_server.observability.logs import captured_logs
 from scp_server.observability.measures import FollowerEnd, OutboxMeasures
 from scp_server.pipeline.log_keeper import LogKeeper, LogKeeperConfig
 from scp_server.testing.index_contract import index_entry
@@ -26,6 +27,7 @@ from scp_server.web.health import HealthState, health_app
 from scp_server.web.server import HttpServer
 
 PATIENCE_SECONDS = 10
+TOKEN = "0123456789abcdef-token"
 LIMITS = FollowerLimits(max_followers=2, heartbeat_seconds=30.0, follower_seconds=30.0)
 
 
@@ -76,10 +78,10 @@ class Stream:
 class Scene:
     """An index, and a server for who follows it."""
 
-    def __init__(self, path: Path, limits: FollowerLimits = LIMITS) -> None:
+    def __init__(self, path: Path, limits: FollowerLimits = LIMITS, token: str | None = None) -> None:
         self.index = SqlIndex(IndexConfig(path, synchronous_full=False))
         self.measures = OutboxMeasures()
-        self.followers = Followers(self.index.event_log, limits, self.measures)
+        self.followers = Followers(self.index.event_log, limits, self.measures, token)
         self.http = HttpServer("127.0.0.1", 0, health_app(HealthState(), self.followers.route))
         self.port = 0
         self.stored = 0
@@ -114,6 +116,41 @@ class Scene:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while self.measures.followers_ended[end] < count:
                 await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("", 401),
+        (f"Bearer {TOKEN}x", 401),
+        (f"Bearer {TOKEN[:-1]}", 401),
+        (f"Basic {TOKEN}", 401),
+        (TOKEN, 401),
+        ("Bearer \u00e9", 401),
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer  {TOKEN}", 200),
+    ],
+)
+async def test_where_there_is_a_token_only_who_knows_it_may_follow(
+    tmp_path: Path, sent: str, status: int
+) -> None:
+    scene = Scene(tmp_path / "index.sqlite", token=TOKEN)
+    await scene.start()
+    headers = {b"authorization": sent.encode("latin_1")} if sent else {}
+    with captured_logs() as logs:
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
+            client.stream("GET", f"http://127.0.0.1:{scene.port}/events", headers=headers) as response,
+        ):
+            assert response.status_code == status
+            if status == 401:
+                assert response.headers["www-authenticate"] == 'Bearer realm="events"'
+            health = await client.get(f"http://127.0.0.1:{scene.port}/healthz")
+            assert health.status_code == 200
+    await scene.stop()
+    refused = [record for record in logs if record["event"] == "follower.refused"]
+    assert [record["peer_host"] for record in refused] == ["127.0.0.1"] * (status == 401)
+    assert TOKEN not in str(logs)
 
 
 @pytest_asyncio.fixture
