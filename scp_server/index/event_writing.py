@@ -41,7 +41,9 @@ _OBJECT_NAMES: Final = (
     *("calling_ae_title", "called_ae_title", "peer_host", "peer_port", "peer_name", "is_dicos"),
     *("receive_began_at_ns", "receive_ended_at_ns", "stored_at_ns"),
 )
-RECENT: Final = 1_024
+MAX_MODALITY_CHARACTERS: Final = 64
+"""Of an event: a value of VR CS has 16 at most, the index keeps what was sent."""
+RECENT: Final = 512
 """Events that stay in memory after they were written, about a kilobyte each: whoever delivers is seldom
 further behind, and reads them without asking the database."""
 _OBJECT_DATA: Final = "{" + ",".join(f'"{name}":%s' for name in _OBJECT_NAMES) + "}"
@@ -258,7 +260,7 @@ class EventWriter:
             _quoted(summary.series_instance_uid),
             _quoted(summary.sop_instance_uid),
             _quoted(summary.sop_class_uid),
-            "null" if summary.modality is None else _quoted(summary.modality),
+            "null" if summary.modality is None else _quoted(summary.modality[:MAX_MODALITY_CHARACTERS]),
             result.part_number,
             _quoted(entry.transfer_syntax_uid),
             entry.size_bytes,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Final
 
 from scp_server.index.events import EventLog, LogRequest
 from scp_server.interfaces import AssociationInfo, AssociationListener, AssociationVerdict
 from scp_server.pipeline.deliveries import EventKind
+
+_MAX_CHARACTERS: Final = 64
+"""Of a text that a peer may send as long as a sub-item can be: what is longer is cut in events (a UID has 64
+characters at most, a version name 16: PS3.5 9.1, PS3.7 D.3.3.2)."""
 
 
 class AssociationLog:
@@ -63,9 +68,9 @@ class AssociationLog:
             "peer_port": association.peer_port,
             "peer_name": None if association.peer is None else association.peer.name,
             "is_dicos": association.is_dicos,
-            "application_context_name": association.application_context_name,
-            "implementation_class_uid": association.implementation_class_uid,
-            "implementation_version_name": association.implementation_version_name,
+            "application_context_name": association.application_context_name[:_MAX_CHARACTERS],
+            "implementation_class_uid": association.implementation_class_uid[:_MAX_CHARACTERS],
+            "implementation_version_name": association.implementation_version_name[:_MAX_CHARACTERS],
             **how,
         }
         request = LogRequest(kind.value, association.association_id, time.time_ns(), json.dumps(data))

@@ -5,19 +5,55 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 from scp_server.errors import IndexFailure
+from scp_server.index.event_writing import RECENT
 from scp_server.index.events import EventLog
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import OutboxMeasures
 from scp_server.pipeline.deliveries import Subscriber
 from scp_server.pipeline.log_keeper import LogKeeper, LogKeeperConfig
+from scp_server.pipeline.log_reader import PAGE
 from scp_server.pipeline.outbox import Outbox, OutboxConfig
 from scp_server.pipeline.outbox_desk import OutboxDesk
+from scp_server.pipeline.parking import LOADED
+from scp_server.pipeline.window import WINDOW
 from scp_server.settings import Settings
+from scp_server.web.events import PAGE as FOLLOWERS_PAGE
 from scp_server.web.events import FollowerLimits, Followers
 
 log = get_logger(__name__)
+
+
+EVENT_ROW_BYTES: Final = 3_072
+"""Memory of an event as it is read from the index, at worst: UIDs of 64 characters, texts of which JSON makes
+six or twelve bytes of each character."""
+EVENT_BYTES: Final = 5_120
+"""Of an event that is to be delivered, decoded, with what callbacks are given."""
+PARKED_BYTES: Final = 1_280
+"""Of one that waits for another try, or behind one that does."""
+DEAD_BYTES: Final = 128
+"""Of a dead letter: its number."""
+HELD_EVENTS: Final = PAGE + WINDOW + LOADED
+"""Events of one subscription: those that wait, those read beyond that, and those that were parked."""
+FOLLOWER_ROW_BYTES: Final = 4 * EVENT_ROW_BYTES
+"""Of each event of a follower's page: the row, its text, and that on its way."""
+
+
+def deliveries_ceiling_bytes(settings: Settings, subscriptions: int) -> int:
+    """The most memory that events hold which peers bring about, whoever they are for."""
+    outbox = settings.outbox
+    per_subscription = (
+        HELD_EVENTS * EVENT_BYTES
+        + (outbox.max_parked + PAGE + WINDOW) * PARKED_BYTES
+        + outbox.max_dead_letters * DEAD_BYTES
+    )
+    return (
+        RECENT * EVENT_ROW_BYTES
+        + settings.events.max_followers * FOLLOWERS_PAGE * FOLLOWER_ROW_BYTES
+        + subscriptions * per_subscription
+    )
 
 
 class Deliveries:
@@ -26,6 +62,7 @@ class Deliveries:
 
     def __init__(self, settings: Settings, event_log: EventLog, measures: OutboxMeasures) -> None:
         events, outbox = settings.events, settings.outbox
+        self._settings = settings
         self._log = event_log
         self._keeps_always = events.enabled
         self._seconds = outbox.drain_seconds
@@ -64,6 +101,11 @@ class Deliveries:
         )
         self._others: tuple[Subscriber, ...] = ()
         self._changing: asyncio.Task[None] | None = None
+
+    @property
+    def ceiling_bytes(self) -> int:
+        """See `deliveries_ceiling_bytes`, with the subscriptions that there are."""
+        return deliveries_ceiling_bytes(self._settings, len(self.outbox.names))
 
     async def start(self, rules: Sequence[Subscriber], others: Sequence[Subscriber]) -> None:
         """Log what a crash has left open, then deliver to rules, which may change, and to others. Before

@@ -289,7 +289,7 @@ class Server:
             data_dir=str(settings.data_dir.absolute()),
             durability=settings.storage.durability,
             open_files_limit=descriptors,
-            memory_ceiling_bytes=ceiling_of_all_bytes(settings),
+            memory_ceiling_bytes=ceiling_of_all_bytes(settings) + self._deliveries.ceiling_bytes,
             workers=settings.workers,
             next_step=f"scp-server store --port {self._address[1]} --input FILE_OR_FOLDER",
         )

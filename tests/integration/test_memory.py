@@ -240,6 +240,7 @@ CEILING = {
     "RETRIEVE__MAX_WAITING_SUBOPERATIONS": "1",
     "CODECS__MAX_OBJECTS": "1",
     "CODECS__MAX_FRAME_BYTES": str(MIB),
+    "EVENTS__MAX_FOLLOWERS": "0",
 }
 """What costs most then is commands that wait."""
 NEAR = 0.6
