@@ -17,7 +17,7 @@ from scp_server.pipeline.log_keeper import LogKeeper, LogKeeperConfig
 from scp_server.pipeline.log_reader import PAGE
 from scp_server.pipeline.outbox import Outbox, OutboxConfig
 from scp_server.pipeline.outbox_desk import OutboxDesk
-from scp_server.pipeline.parking import LOADED
+from scp_server.pipeline.parking import LENT
 from scp_server.pipeline.window import WINDOW
 from scp_server.settings import Settings
 from scp_server.web.events import PAGE as FOLLOWERS_PAGE
@@ -35,7 +35,7 @@ PARKED_BYTES: Final = 1_280
 """Of one that waits for another try, or behind one that does."""
 DEAD_BYTES: Final = 128
 """Of a dead letter: its number."""
-HELD_EVENTS: Final = PAGE + WINDOW + LOADED
+HELD_EVENTS: Final = PAGE + WINDOW + LENT
 """Events of one subscription: those that wait, those read beyond that, and those that were parked."""
 FOLLOWER_ROW_BYTES: Final = 4 * EVENT_ROW_BYTES
 """Of each event of a follower's page: the row, its text, and that on its way."""
