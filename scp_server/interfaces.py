@@ -43,6 +43,19 @@ class DuplicatePolicy(StrEnum):
     """As `KEEP_FIRST`, but the newcomer is of no interest to anybody."""
 
 
+class ValidationPolicy(StrEnum):
+    """What happens to objects that are not what their class says."""
+
+    OFF = "off"
+    """Nobody looks."""
+    RECORD = "record"
+    """They are stored, and what was found beside them."""
+    QUARANTINE = "quarantine"
+    """They are refused, and kept in quarantine."""
+    REFUSE = "refuse"
+    """They are refused, and not kept."""
+
+
 class DicosMode(StrEnum):
     """Whether a peer's associations are treated as DICOS associations."""
 
@@ -62,6 +75,8 @@ class PeerRules:
     duplicates: DuplicatePolicy | None = None
     """None: as for everybody."""
     dicos: DicosMode = DicosMode.AUTO
+    validation: ValidationPolicy | None = None
+    """None: as for everybody."""
     relational: bool | None = None
     """Whether its queries are relational without having been negotiated as such; None: as for everybody."""
 

@@ -13,6 +13,7 @@ import typer
 
 from scp_server.cli.callback_commands import callbacks, replay
 from scp_server.cli.ending import end
+from scp_server.cli.findings_commands import findings_app
 from scp_server.cli.options import (
     AsJSON,
     CalledAETitle,
@@ -56,6 +57,7 @@ quarantine_app = typer.Typer(
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(outbox_app, name="outbox")
 app.add_typer(scan_app, name="scan")
+app.add_typer(findings_app, name="findings")
 index_app = typer.Typer(
     help="Look after the index, while no server runs.\n\nExample: scp-server index verify --data-dir /data",
     no_args_is_help=True,

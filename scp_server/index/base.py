@@ -11,11 +11,14 @@ from scp_server.index.events import EventLog
 from scp_server.index.search import Judge, RunningSearch, Search, SizeOf, of_no_size
 from scp_server.interfaces import DuplicatePolicy
 from scp_server.objects.summary import InstanceSummary
+from scp_server.objects.validation.finding import Report, Severity
 
 __all__ = [
     "AddOutcome",
     "AddResult",
     "DuplicatePolicy",
+    "FindingFilter",
+    "FindingRecord",
     "Index",
     "IndexEntry",
     "IndexTotals",
@@ -81,6 +84,8 @@ class IndexEntry:
     peer_name: str | None = None
     is_dicos: bool = False
     unsynced: bytes | None = field(default=None, repr=False)
+    report: Report | None = None
+    """What its validation found; None where it was not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,33 @@ class RetrievablePart(NamedTuple):
     location: str
     size_bytes: int
     dataset_offset_bytes: int
+
+
+class FindingRecord(NamedTuple):
+    """One finding of a part, with the place where the next page begins (`after`)."""
+
+    after: str
+    severity: str
+    code: str
+    path: str
+    keyword: str
+    vr: str
+    sentence: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    part_number: int
+    received_at_ns: int
+    calling_ae_title: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindingFilter:
+    """Which findings are looked for; empty: all."""
+
+    severity: Severity | None = None
+    code: str = ""
+    study_instance_uid: str = ""
 
 
 class UniqueKey(NamedTuple):
@@ -256,6 +288,14 @@ class Index(Protocol):
         it gave, so that a page has not much more than a MiB of that. A search may be dropped at any time. A
         column or count that its level cannot have: ValueError, with the first page.
         """
+        ...
+
+    async def findings(
+        self, wanted: FindingFilter, *, after: str = "", limit: int = 200
+    ) -> list[FindingRecord]:
+        """Up to `limit` findings of the parts, in the order in which these were recorded and of each in its
+        own, behind the one whose `after` is given. Raises IndexUnavailable, ValueError for an `after` that is
+        none of its own."""
         ...
 
     async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:

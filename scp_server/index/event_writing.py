@@ -25,12 +25,14 @@ from scp_server.index.events import (
     ASSOCIATION_ACCEPTED,
     ASSOCIATION_ENDED,
     CRASHED,
+    OBJECT_INVALID,
     OBJECT_STORED,
     STUDY_SETTLED,
     LogRequest,
     Told,
 )
 from scp_server.index.schema import event_log, events, open_associations, unsettled_studies
+from scp_server.objects.validation.finding import Report
 
 _TOLD_OF: Final = frozenset({AddOutcome.ADDED, AddOutcome.ADDED_PART, AddOutcome.REPLACED})
 """SAME and CONFLICT are not: nothing has become true by them that was not before."""
@@ -188,7 +190,10 @@ class EventWriter:
             if isinstance(each, LogRequest):
                 self._note(connection, each, rows)
             elif each[1].outcome in _TOLD_OF:
-                rows.append(self._object(each[0], each[1], now))
+                entry, result = each
+                rows.append(self._object(entry, result, now))
+                if entry.report is not None and entry.report.errors:
+                    rows.append(self._invalid(entry, entry.report, result, now))
         if rows:
             self._insert(connection, rows)
         new = [(uid,) for uid in self._new_unsettled if uid not in self._unsettled]
@@ -277,6 +282,27 @@ class EventWriter:
             now,
         )
         return (self._next_id(), OBJECT_STORED, now, association_id, entry.location, data)
+
+    def _invalid(self, entry: IndexEntry, report: Report, result: AddResult, now: int) -> Row:
+        summary = entry.summary
+        data = {
+            "study_instance_uid": summary.study_instance_uid,
+            "series_instance_uid": summary.series_instance_uid,
+            "sop_instance_uid": summary.sop_instance_uid,
+            "sop_class_uid": summary.sop_class_uid,
+            "modality": summary.modality,
+            "part_number": result.part_number,
+            "calling_ae_title": entry.calling_ae_title,
+            "called_ae_title": entry.called_ae_title,
+            "peer_name": entry.peer_name,
+            "is_dicos": entry.is_dicos,
+            "errors": report.errors,
+            "warnings": report.warnings,
+            "infos": report.infos,
+            "error_codes": report.error_codes,
+        }
+        event_id, association_id = self._next_id(), entry.association_id
+        return (event_id, OBJECT_INVALID, now, association_id, entry.location, json.dumps(data))
 
     def _note(self, connection: Connection, request: LogRequest, rows: list[Row]) -> None:
         kind, association_id, at_ns, data = request

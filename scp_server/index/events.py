@@ -21,6 +21,7 @@ TDR_RECEIVED: Final = "tdr.received"
 TDR_MISSING: Final = "tdr.missing"
 TDR_ORPHAN: Final = "tdr.orphan"
 DECISION_CHANGED: Final = "decision.changed"
+OBJECT_INVALID: Final = "object.invalid"
 
 CRASHED: Final = "crashed"
 """The outcome of an association during which the process ended."""

@@ -5,6 +5,7 @@
     patients 1──n studies 1──n series 1──n instances 1──n parts 1──1 headers
                                            instances 1──n instance_references
     discarded_objects      totals                         parts 1──? unsynced_objects
+                                                          parts 1──n findings
 
     studies n──n instances (scan_reports)          scans          orphaned_reports
 
@@ -25,6 +26,8 @@ dates are YYYYMMDD where they can be read, and `patient_name_folded` is what nam
 `unsynced_objects` has the whole file of parts that may not be durable in the storage yet; it is empty but for
 the last second or so. Such a row goes with its part, so nothing that was deleted or replaced is ever written
 anew from it.
+
+`findings` is what the validation found in a part, numbered from 1; most parts have none, and cost nothing.
 
 `totals` is one row that says how many rows the other tables have. Triggers keep it, in the transaction of
 whatever is inserted or deleted: counting a million rows when somebody asks takes a quarter of a second, and
@@ -328,6 +331,24 @@ unsynced_objects = Table(
     ),
     Column("content", LargeBinary, nullable=False),
 )
+
+findings = Table(
+    "findings",
+    metadata,
+    Column(
+        "part_key",
+        Key,
+        ForeignKey("parts.part_key", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    *(
+        Column(name, Text, nullable=False)
+        for name in ("severity", "code", "path", "keyword", "vr", "sentence")
+    ),
+)
+Index(None, findings.c.severity, findings.c.part_key, findings.c.number)
 
 scans = Table(
     "scans",

@@ -21,6 +21,8 @@ from scp_server.errors import IndexFailure, IndexSchemaUnknown, IndexUnavailable
 from scp_server.index.base import (
     AddResult,
     DuplicatePolicy,
+    FindingFilter,
+    FindingRecord,
     IndexEntry,
     IndexTotals,
     PartRecord,
@@ -34,6 +36,7 @@ from scp_server.index.event_log import SqlEventLog
 from scp_server.index.event_writing import EventWriter
 from scp_server.index.events import Work
 from scp_server.index.failures import unavailable
+from scp_server.index.findings import page_of_findings
 from scp_server.index.hierarchy import padded
 from scp_server.index.listing import columns_of_parts, keys_below, page_of_parts, parts_with_keys
 from scp_server.index.migrations import HEAD, current_revision
@@ -326,6 +329,16 @@ class SqlIndex:
     def search(self, search: Search, judge: Judge[T], size_of: SizeOf[T] = of_no_size) -> SqlSearch[T]:
         """Look for entities, in a thread of its own (see `Index.search`)."""
         return SqlSearch(self._searches, search, judge, size_of)
+
+    async def findings(
+        self, wanted: FindingFilter, *, after: str = "", limit: int = 200
+    ) -> list[FindingRecord]:
+        """A page of what the validation found (see `Index.findings`)."""
+
+        def read(connection: Connection) -> list[FindingRecord]:
+            return page_of_findings(connection, wanted, after, limit)
+
+        return await self._read(read)
 
     async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
         """The parts that a retrieve sends, read in a thread for searches (see `Index.retrievable`)."""

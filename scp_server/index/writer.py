@@ -22,6 +22,7 @@ from scp_server.index.keys import KeyAllocator
 from scp_server.index.replacing import remove_instances
 from scp_server.index.report_links import Leaving, leaving
 from scp_server.index.schema import (
+    findings,
     headers,
     instance_references,
     instances,
@@ -121,8 +122,10 @@ _insert_parts = BulkInsert(parts)
 _insert_headers = BulkInsert(headers)
 _insert_references = BulkInsert(instance_references)
 _insert_unsynced = BulkInsert(unsynced_objects, MAX_FILES)
+_insert_findings = BulkInsert(findings)
 _instance_values = attrgetter(*_insert_instances.columns[2:])
 _part_values = attrgetter(*_insert_parts.columns[3:])
+_finding_values = attrgetter(*_insert_findings.columns[2:])
 
 
 class EntryWriter:
@@ -248,6 +251,15 @@ class EntryWriter:
                 (key, part.entry.unsynced)
                 for key, part in zip(keys, new, strict=True)
                 if part.entry.unsynced is not None
+            ],
+        )
+        _insert_findings.execute(
+            connection,
+            [
+                (key, number, *_finding_values(finding))
+                for key, part in zip(keys, new, strict=True)
+                if part.entry.report is not None
+                for number, finding in enumerate(part.entry.report.findings, 1)
             ],
         )
         self._insert_references(connection, new)

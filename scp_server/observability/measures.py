@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from scp_server.objects.validation.finding import Severity
 from scp_server.observability.rule_measures import ForwardMeasures, WebhookMeasures
 from scp_server.protocol.message import CEchoRQ, CFindRQ, CGetRQ, CMoveRQ, CStoreRQ, Message
 from scp_server.protocol.pdu import RejectReason
@@ -282,6 +283,9 @@ class ReceptionMeasures:
     index: Histogram = field(default_factory=_durations)
     patient_conflicts: int = 0
     coerced: int = 0
+    findings: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Severity, 0))
+    """Of the validation, by severity."""
+    validator_failures: int = 0
 
     def recorded(self, stages: StageClock) -> None:
         """An object went through all stages."""

@@ -238,6 +238,19 @@ METRICS: tuple[Declaration, ...] = (
         "Objects of which attributes were changed before they were stored.",
         lambda v: v.measures.reception.coerced,
     ),
+    Declaration(
+        "scp_findings_total",
+        "counter",
+        "Findings of the validation of objects.",
+        ("severity",),
+        lambda v: [((str(each),), count) for each, count in v.measures.reception.findings.items()],
+    ),
+    _single(
+        "scp_validator_failures_total",
+        "counter",
+        "Objects that were not judged to the end: a rule failed or took too long.",
+        lambda v: v.measures.reception.validator_failures,
+    ),
     # -- back-pressure
     Declaration(
         "scp_reading_stopped",

@@ -26,6 +26,8 @@ class EventKind(StrEnum):
     TDR_MISSING = "tdr.missing"
     TDR_ORPHAN = "tdr.orphan"
     DECISION_CHANGED = "decision.changed"
+    OBJECT_INVALID = "object.invalid"
+    """The validation has found errors in an object that was stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def logged_event(row: EventRow) -> LoggedEvent:
     study's own events have theirs."""
     event_id, name, at_ns, association_id, location, text = row
     kind, data = _KINDS[name], json.loads(text)
-    if kind is EventKind.OBJECT_STORED:
+    if kind in (EventKind.OBJECT_STORED, EventKind.OBJECT_INVALID):
         order_key = f"{data['study_instance_uid']}/{data['series_instance_uid']}"
     elif kind in _OF_STUDIES:
         order_key = data["study_instance_uid"]

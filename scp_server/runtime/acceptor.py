@@ -16,6 +16,7 @@ from scp_server.runtime.build import (
 )
 from scp_server.services.storage import ArrivalClock, Deletions, StorageService
 from scp_server.services.unsettled import UnsettledObjects
+from scp_server.services.validation import Validator
 from scp_server.settings import Settings
 from scp_server.storage.filesystem import FilesystemStorage
 from scp_server.storage.quarantine import Quarantine
@@ -26,7 +27,7 @@ class Acceptor:
     """The association manager with its services, over a storage and an index that others open and close.
 
     `settings` are those of this worker; `arrivals` and `grants` are its own where there are several.
-    `unsettled` is for who settles it.
+    `unsettled` is for who settles it. `validator` is closed by whoever made it.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Acceptor:
         arrivals: ArrivalClock | None = None,
         grants: Grants | None = None,
         unsettled: UnsettledObjects | None = None,
+        validator: Validator | None = None,
     ) -> None:
+        self._validator = validator
         self._storage = storage
         self._index = index
         self._measures = measures
@@ -81,6 +84,7 @@ class Acceptor:
             self._callbacks,
             self._arrivals,
             self._unsettled,
+            self._validator,
         )
 
     def reload(self, settings: Settings) -> None:

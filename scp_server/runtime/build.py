@@ -14,7 +14,14 @@ from scp_server.index.base import DuplicatePolicy, Index
 from scp_server.index.searching import MAX_PAGE_ANSWER_BYTES
 from scp_server.index.spare import SPARE_BYTES
 from scp_server.index.store import IndexConfig, SqlIndex, Writer
-from scp_server.interfaces import AssociationListener, Destinations, DicosMode, PeerRules, Transcoding
+from scp_server.interfaces import (
+    AssociationListener,
+    Destinations,
+    DicosMode,
+    PeerRules,
+    Transcoding,
+    ValidationPolicy,
+)
 from scp_server.net.access import AccessRules, PeerEntry, PeerService, parse_network
 from scp_server.net.association_manager import AcceptorConfig, AssociationManager
 from scp_server.net.association_transport import READ_BYTES, TransportConfig
@@ -26,6 +33,7 @@ from scp_server.net.requestor_connection import RequestorConfig
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.identifier import IdentifierLimits
 from scp_server.objects.reencoding import REENCODING_BYTES
+from scp_server.objects.validation.finding import Severity
 from scp_server.observability.measures import Measures
 from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.pipeline.registry import CallbackRegistry, CallbackSources, load_callbacks
@@ -47,6 +55,7 @@ from scp_server.services.registry import ServiceRegistry
 from scp_server.services.storage import ArrivalClock, Deletions, StorageService, StorageServiceConfig
 from scp_server.services.storage_classes import StorageSOPClasses, standard_storage_sop_classes
 from scp_server.services.unsettled import UnsettledLimits, UnsettledObjects
+from scp_server.services.validation import ValidationConfig, Validator
 from scp_server.services.verification import VerificationService
 from scp_server.settings import Settings
 from scp_server.storage.base import SettingAside, Storage
@@ -140,6 +149,7 @@ def build_storage_service(
     callbacks: ActiveCallbacks | None = None,
     arrivals: ArrivalClock | None = None,
     unsettled: UnsettledObjects | None = None,
+    validator: Validator | None = None,
 ) -> StorageService:
     """What performs C-STORE, and stores again what is released. `unsettled` is for who settles it."""
     return StorageService(
@@ -153,6 +163,28 @@ def build_storage_service(
         callbacks=callbacks,
         rules=build_object_rules(settings),
         unsettled=unsettled,
+        validator=validator,
+    )
+
+
+def build_validator(settings: Settings, measures: Measures | None = None) -> Validator:
+    """What judges objects; to be closed."""
+    return Validator(settings.validation.threads, (measures or Measures()).reception)
+
+
+def build_validation_config(settings: Settings) -> ValidationConfig:
+    """Which objects are judged, and what follows."""
+    validation = settings.validation
+    return ValidationConfig(
+        dicos=ValidationPolicy(validation.dicos),
+        medical=ValidationPolicy(validation.medical),
+        titles=tuple(
+            (peer.ae_title, None if peer.validation is None else ValidationPolicy(peer.validation))
+            for peer in settings.peers
+        ),
+        refuse_from=Severity(validation.refuse_from),
+        timeout_seconds=validation.timeout_seconds,
+        max_findings=validation.max_findings,
     )
 
 
@@ -190,6 +222,7 @@ def build_storage_service_config(settings: Settings) -> StorageServiceConfig:
         dicos_duplicates=DuplicatePolicy(settings.storage.dicos_duplicates),
         max_changed_objects=limits.max_changed_objects,
         modifying_system=settings.listen.ae_title,
+        validation=build_validation_config(settings),
     )
 
 
@@ -345,6 +378,7 @@ def build_access(settings: Settings) -> AccessRules:
                     duplicates=None if peer.duplicates is None else DuplicatePolicy(peer.duplicates),
                     dicos=DicosMode(peer.dicos),
                     relational=peer.relational,
+                    validation=None if peer.validation is None else ValidationPolicy(peer.validation),
                 ),
                 ae_title=peer.ae_title,
                 network=None if peer.address is None else parse_network(peer.address),

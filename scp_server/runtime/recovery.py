@@ -30,12 +30,14 @@ from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index,
 from scp_server.objects.header_tap import HeaderTap, TapLimits
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, FileMeta, read_file_meta
 from scp_server.objects.summary import summarizing
+from scp_server.objects.validation.finding import Report
 from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import QuarantineEvent
 from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import DIGEST_ALGORITHM
 from scp_server.services.storage import Deletions, StorageServiceConfig
+from scp_server.services.validation import PixelEvidence, StoredValidation, Validator
 from scp_server.storage.base import Storage, StoredObject
 from scp_server.storage.layout import checked_arrival_id, location_for_log
 from scp_server.storage.quarantine import Quarantine
@@ -82,14 +84,15 @@ async def recover(
     deletions: Deletions | None = None,
     quarantine: Quarantine | None = None,
     orphans_among: Orphans | None = None,
+    validator: Validator | None = None,
 ) -> RecoveryReport:
     """Bring index and storage together again, before anything is written. Doing it twice does no harm.
     What `deletions` say is doomed is left to them; what is not whole is kept by `quarantine`. While others
-    write, `orphans_among` says what is theirs.
+    write, `orphans_among` says what is theirs. A `validator` judges what is adopted, as `config` says.
 
     Raises StorageError or IndexUnavailable when that is impossible; the next start tries again.
     """
-    recovery = _Recovery(storage, index, config, deletions, quarantine, orphans_among)
+    recovery = _Recovery(storage, index, config, deletions, quarantine, orphans_among, validator)
     await recovery.run()
     report = recovery.report
     if report.examined or report.discarded:
@@ -131,7 +134,9 @@ class _Recovery:
         deletions: Deletions | None,
         quarantine: Quarantine | None,
         orphans_among: Orphans | None,
+        validator: Validator | None,
     ) -> None:
+        self._validation = None if validator is None else StoredValidation(validator, config.validation)
         self._deletions = deletions
         self._quarantine = quarantine
         self._orphans_among = orphans_among
@@ -147,7 +152,7 @@ class _Recovery:
         self.report.discarded = await delete_discarded(self._storage, self._index)
         for stored in await self._in_order_of_arrival(await self._unknown()):
             try:
-                entry = await read_entry(self._storage, stored, self._config.tap_limits)
+                entry = await read_entry(self._storage, stored, self._config.tap_limits, self._validation)
             except (OperationRefused, StorageError, ValueError) as error:
                 await self._set_aside(stored, error)
                 continue
@@ -309,13 +314,16 @@ async def unreadable_record(storage: Storage, stored: StoredObject, reason: str)
     )
 
 
-async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) -> IndexEntry:
-    """Read a stored object as the index wants it, checking its data set to the last byte.
+async def read_entry(
+    storage: Storage, stored: StoredObject, limits: TapLimits, validation: StoredValidation | None = None
+) -> IndexEntry:
+    """Read a stored object as the index wants it, checking its data set to the last byte, and judge it.
 
     Raises UnreadableDataset, OperationRefused, StorageError, or ValueError for what is no Part 10 file.
     """
     meta: FileMeta | None = None
     tap: HeaderTap | None = None
+    pixels: PixelEvidence | None = None
     digest, share = blake3(), LoopShare()
     beginning = b""
     async for chunk in storage.read(stored.location):
@@ -325,17 +333,26 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
                 continue
             meta = read_file_meta(beginning)
             tap = HeaderTap(meta.transfer_syntax_uid, limits)
-            await share.run(tap.steps(beginning[meta.dataset_offset_bytes :]))
-            digest.update(beginning[meta.dataset_offset_bytes :])
-            beginning = b""
+            if validation is not None and validation.config.is_judged_again(
+                meta.sop_class_uid, meta.sending_ae_title or ""
+            ):
+                pixels = PixelEvidence(meta.transfer_syntax_uid, limits)
+            data, beginning = beginning[meta.dataset_offset_bytes :], b""
         else:
-            await share.run(tap.steps(chunk))
-            digest.update(chunk)
+            data = chunk
+        await share.run(tap.steps(data))
+        if pixels is not None:
+            await share.run(pixels.steps(data))
+        digest.update(data)
     if tap is None or meta is None:
         raise ValueError("the file is empty")
     tap.finish()
     if meta.arrival_id is None or meta.received_at_ns is None:
         raise NotOurs("the file was not written by this server")
+    report: Report | None = None
+    if validation is not None and pixels is not None:
+        fields: dict[str, object] = {"location": location_for_log(stored.location)}
+        report = await validation.validator.judge(tap.header, pixels.finish(), validation.config, fields)
     received = meta.received_digest
     return IndexEntry(
         summary=await share.run(summarizing(tap.header, limits)),
@@ -351,4 +368,5 @@ async def read_entry(storage: Storage, stored: StoredObject, limits: TapLimits) 
         called_ae_title=meta.receiving_ae_title or "",
         header=tap.header,
         stored_digest=None if received is None else digest.digest(),
+        report=report,
     )

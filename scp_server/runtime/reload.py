@@ -40,12 +40,14 @@ RELOADABLE = frozenset(
         "storage.duplicates",
         "storage.layout",
         "timeouts",
+        "validation",
         "webhook",
     }
 )
 """Keys, and whole sections, that may change; they hold for new associations, those that run keep theirs.
 `storage.layout` holds for every object that is begun after it."""
 FIXED: Mapping[str, str] = {
+    "validation.threads": "the threads are there",
     "limits.max_pdu_bytes": "sockets that have not asked yet enforce what they were made with",
 }
 """Keys inside a reloadable section that may not change, and why."""

@@ -29,10 +29,12 @@ from scp_server.runtime.build import (
     build_storage,
     build_storage_service_config,
     build_unsettled_limits,
+    build_validator,
 )
 from scp_server.runtime.control import ControlConfig, ControlServer
 from scp_server.runtime.control_commands import callback_commands, outbox_commands, quarantine_commands
 from scp_server.runtime.delivering import Deliveries
+from scp_server.runtime.findings_commands import findings_commands
 from scp_server.runtime.maintenance.adoption import Adopter
 from scp_server.runtime.maintenance.commands import MaintenanceCommands
 from scp_server.runtime.maintenance.comparison import Comparison
@@ -54,6 +56,7 @@ from scp_server.services.release import QuarantineRelease
 from scp_server.services.reports import DetectorReports
 from scp_server.services.storage import ArrivalClock
 from scp_server.services.unsettled import UnsettledObjects
+from scp_server.services.validation import StoredValidation
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage
 from scp_server.storage.pruning import PruneCounts
@@ -113,8 +116,16 @@ class Server:
             settle_seconds=settings.storage.settle_seconds,
             measures=self._measures.settling,
         )
-        limits = build_storage_service_config(settings).tap_limits
-        self._adopter = Adopter(self._storage, self._index, limits, self._deletions, self._not_yet_indexed)
+        self._validator = build_validator(settings, self._measures)
+        config = build_storage_service_config(settings)
+        self._adopter = Adopter(
+            self._storage,
+            self._index,
+            config.tap_limits,
+            self._deletions,
+            self._not_yet_indexed,
+            StoredValidation(self._validator, config.validation),
+        )
         self._workers = Workers(settings, self._start_worker, self._recover_from, self._measures.workers)
         if callbacks and settings.workers > 1:
             raise ConfigurationError(
@@ -132,6 +143,7 @@ class Server:
             self._callbacks,
             ArrivalClock(self._workers.new_name()),
             unsettled=self._unsettled,
+            validator=self._validator,
         )
         self._release = QuarantineRelease(self._quarantine, self._acceptor.service)
         self._reports = DetectorReports(self._index, self._acceptor.service, settings.listen.ae_title)
@@ -171,6 +183,7 @@ class Server:
                 **callback_commands(self._callbacks.registry),
                 **outbox_commands(self._deliveries.desk),
                 **quarantine_commands(self._quarantine, self._release),
+                **findings_commands(self._index),
                 **maintenance.commands,
                 **scan_commands(self._index.event_log),
             },
@@ -242,6 +255,7 @@ class Server:
         running.push_async_callback(self._quarantine.close)
         await self._index.open()
         running.push_async_callback(self._index.close)
+        running.callback(self._validator.close)
         running.push_async_callback(self._acceptor.transcoder.close)
         running.push_async_callback(self._acceptor.destinations.close)
         self._rules.take(rules)
@@ -260,6 +274,7 @@ class Server:
             build_storage_service_config(settings),
             self._deletions,
             self._quarantine,
+            validator=self._validator,
         )
         self._settler.start()
         running.push_async_callback(self._settler.stop)
@@ -351,7 +366,9 @@ class Server:
         self._rules.take(rules)
         self._deliveries.reload(tuple(rules.values()))
         self._release.service = self._reports.service = self._acceptor.service
-        self._adopter.limits = build_storage_service_config(settings).tap_limits
+        config = build_storage_service_config(settings)
+        self._adopter.limits = config.tap_limits
+        self._adopter.validation = StoredValidation(self._validator, config.validation)
         self.settings = settings
         if settings.workers > 1:
             before = self._reloading
@@ -397,6 +414,7 @@ class Server:
                 self._deletions,
                 self._quarantine,
                 self._adopter.orphans_among,
+                self._validator,
             )
         if self._index.event_log.keeps:
             await self._index.event_log.end_open_associations(f"{writer}-")

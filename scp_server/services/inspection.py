@@ -66,7 +66,7 @@ class Inspection:
         verdict = self.rules.judge(instance)
         instance.changes = verdict.changes
         if self.callbacks is not None and self.callbacks.inspects:
-            async with _let_go_in_time(reception):
+            async with let_go_in_time(reception):
                 await self.callbacks.inspect(instance)
         if not instance.changes:
             return None
@@ -98,7 +98,8 @@ class Inspection:
 
 
 @asynccontextmanager
-async def _let_go_in_time(reception: Reception) -> AsyncIterator[None]:
+async def let_go_in_time(reception: Reception) -> AsyncIterator[None]:
+    """Have what was received written out where the block takes long."""
     writing: asyncio.Task[None] | None = None
 
     def begin() -> None:

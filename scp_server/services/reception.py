@@ -17,6 +17,8 @@ from scp_server.objects.header_tap import HeaderTap
 from scp_server.objects.part10 import FileMetaBytes, ReceivedDigest, dicos_version_value, file_meta
 from scp_server.objects.summary import InstanceSummary, summarizing
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
+from scp_server.objects.validation.finding import Report
+from scp_server.observability.logs import get_logger, peer_text
 from scp_server.observability.measures import StageClock
 from scp_server.pipeline.instances import ReceivedInstance
 from scp_server.pipeline.subjects import AssociationFacts, InvalidInstance, Times
@@ -25,11 +27,14 @@ from scp_server.protocol.status import Status
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.rewriting import ChangedObject, Rewriting
 from scp_server.services.unsettled import UnsettledObjects
+from scp_server.services.validation import PixelEvidence, ValidationConfig, Validator
 from scp_server.storage.base import DeferredObject, ObjectKey, ObjectWriter, Storage, StoredObject
 from scp_server.storage.quarantine_record import QuarantineRecord, cut_text
 
 if TYPE_CHECKING:
     from scp_server.services.storage import StorageServiceConfig
+
+log = get_logger(__name__)
 
 DIGEST_ALGORITHM = "blake3"
 _SOP_CLASS_UID = 0x00080016
@@ -58,6 +63,8 @@ class Reception:
         arrival: Arrival,
         share: LoopShare,
         unsettled: UnsettledObjects | None = None,
+        *,
+        will_be_judged: bool = False,
     ) -> None:
         self._storage = storage
         self._unsettled = unsettled
@@ -67,6 +74,10 @@ class Reception:
         self._chunks = operation.dataset.chunks()
         self._arrival = arrival
         self._tap = HeaderTap(operation.context.transfer_syntax, config.tap_limits)
+        self._pixels = (
+            PixelEvidence(operation.context.transfer_syntax, config.tap_limits) if will_be_judged else None
+        )
+        self._report: Report | None = None
         self._digest = blake3()
         self._waiting: list[memoryview] = []
         self._waiting_bytes = 0
@@ -167,6 +178,33 @@ class Reception:
         # From now on nobody needs the header that was received.
         self._changed, self._tap, self._summary = changed, changed.tap, changed.summary
         return plan.tags
+
+    async def judge(self, validator: Validator, config: ValidationConfig) -> Report:
+        """Have the object judged as it will be stored, and the index told what was found. Raises nothing."""
+        self._report = await validator.judge(
+            self._tap.header,
+            None if self._pixels is None else self._pixels.finish(),
+            config,
+            {
+                "association_id": self.association_id,
+                "sop_instance_uid": peer_text(self.summary.sop_instance_uid),
+            },
+        )
+        self.stages.parsed()
+        return self._report
+
+    def tell_findings(self) -> None:
+        """Log what is wrong with the object, now that it is stored."""
+        report = self._report
+        if report is not None and report.errors:
+            log.info(
+                "object.invalid",
+                association_id=self.association_id,
+                sop_instance_uid=peer_text(self.summary.sop_instance_uid),
+                errors=report.errors,
+                warnings=report.warnings,
+                codes=report.error_codes,
+            )
 
     def received_instance(self) -> ReceivedInstance:
         """The object for whoever looks at it before `commit`; known once it has been received."""
@@ -329,6 +367,7 @@ class Reception:
             peer_name=None if association.peer is None else association.peer.name,
             is_dicos=association.is_dicos,
             unsynced=stored.unsynced,
+            report=self._report,
         )
 
     async def _take(self, chunks: list[memoryview]) -> None:
@@ -341,6 +380,8 @@ class Reception:
             raise OperationRefused(Status.OUT_OF_RESOURCES, f"the data set is larger than {limit} bytes")
         for chunk in chunks:
             await self._share.run(self._tap.steps(chunk))
+            if self._pixels is not None:
+                await self._share.run(self._pixels.steps(chunk))
         if self._tap.header_complete:
             await self._look_at_header()
             may_wait = False

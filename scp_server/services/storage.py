@@ -21,7 +21,7 @@ from scp_server.errors import (
     StorageFull,
 )
 from scp_server.index.base import AddOutcome, AddResult, DuplicatePolicy, Index, IndexEntry
-from scp_server.interfaces import AssociationInfo, DicosMode, Operation, PeerRules
+from scp_server.interfaces import AssociationInfo, DicosMode, Operation, PeerRules, ValidationPolicy
 from scp_server.objects.header_tap import TapLimits
 from scp_server.objects.uids import clean_uid, is_dicos_sop_class, is_valid_uid
 from scp_server.observability.logs import get_logger, peer_text
@@ -31,12 +31,18 @@ from scp_server.pipeline.rules import ObjectRules
 from scp_server.pipeline.verdicts import Reject
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
-from scp_server.services.inspection import Coercion, Inspection
+from scp_server.services.inspection import Coercion, Inspection, let_go_in_time
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
 from scp_server.services.registry import handles
 from scp_server.services.unsettled import UnsettledObjects
+from scp_server.services.validation import (
+    RefusedByFindings,
+    ValidationConfig,
+    Validator,
+    refusal_for,
+)
 from scp_server.storage.base import DeferredObject, Storage, StoredObject
 from scp_server.storage.layout import location_for_log
 from scp_server.storage.quarantine import Quarantine
@@ -67,6 +73,8 @@ class StorageServiceConfig:
     """Written anew at once, because they are changed on arrival."""
     modifying_system: str = ""
     """What an Original Attributes Sequence calls us."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Which objects are judged, and what follows."""
 
     def duplicate_policy(self, sop_class_uid: str, peer: PeerRules | None = None) -> DuplicatePolicy:
         """What holds for an object of this class from this peer."""
@@ -116,6 +124,7 @@ class StorageService:
         callbacks: ActiveCallbacks | None = None,
         rules: ObjectRules | None = None,
         unsettled: UnsettledObjects | None = None,
+        validator: Validator | None = None,
     ) -> None:
         """Without `unsettled` every object is synced by itself, as its storage does it."""
         self._storage = storage
@@ -131,6 +140,7 @@ class StorageService:
         self._inspection = Inspection(rules or ObjectRules(), callbacks, config.modifying_system)
         self._unsettled = unsettled
         self._nothing_refused = RefusedObjects(None)
+        self._validator = validator or Validator(measures=self._measures)
 
     @handles(CStoreRQ)
     async def store(self, operation: Operation) -> Message:
@@ -138,16 +148,24 @@ class StorageService:
         return await self._store(operation, self._refused)
 
     async def store_again(self, operation: Operation) -> Message:
-        """The same for what lies in quarantine: refused once more, it is not put there a second time."""
+        """The same for what lies in quarantine: refused once more, it is not put there a second time. What
+        its validation finds is recorded, and refuses nothing: somebody has decided to have it released."""
         return await self._store(operation, self._nothing_refused)
 
     async def _store(self, operation: Operation, refused: RefusedObjects) -> Message:
         request = cast(CStoreRQ, operation.request)
+        policy = self._config.validation.policy(operation.context.abstract_syntax, operation.association.peer)
         reception = Reception(
-            self._storage, self._config, operation, self._arrivals.next(), self._share, self._unsettled
+            self._storage,
+            self._config,
+            operation,
+            self._arrivals.next(),
+            self._share,
+            self._unsettled,
+            will_be_judged=policy is not ValidationPolicy.OFF,
         )
         try:
-            stored, coercion = await self._receive(reception, operation, refused)
+            stored, coercion = await self._receive(reception, operation, refused, policy)
             await self._record(reception, stored, operation.association, refused)
         finally:
             await reception.end()
@@ -163,7 +181,7 @@ class StorageService:
         return response_to(request, Status.SUCCESS)
 
     async def _receive(
-        self, reception: Reception, operation: Operation, refused: RefusedObjects
+        self, reception: Reception, operation: Operation, refused: RefusedObjects, policy: ValidationPolicy
     ) -> tuple[StoredObject, Coercion]:
         """From the first byte to a durable object, and what was changed of it."""
         try:
@@ -171,6 +189,7 @@ class StorageService:
             await reception.receive()
             wanted = await self._inspection.inspect(reception) if self._inspection.is_needed else None
             if wanted is None:
+                await self._judge(reception, refused, policy)
                 return await reception.commit(), Coercion()
             if self._changing.locked():
                 # Its turn may take long to come, and what it holds is what others need.
@@ -178,9 +197,11 @@ class StorageService:
             async with self._changing:
                 arrival_id = self._arrivals.next().arrival_id
                 coercion = await self._inspection.coerce(reception, wanted, arrival_id)
+                await self._judge(reception, refused, policy)
                 return await reception.commit(), coercion
         except OperationRefused as refusal:
-            await refused.keep_received(reception, refusal)
+            is_wanted = refusal.quarantine if isinstance(refusal, RefusedByFindings) else None
+            await refused.keep_received(reception, refusal, is_wanted)
             self._tell_refused(reception, refusal)
             raise
         except Reject as verdict:
@@ -190,6 +211,18 @@ class StorageService:
             raise rejection from verdict
         except StorageError as failure:
             raise _not_kept(failure, operation.association) from failure
+
+    async def _judge(self, reception: Reception, refused: RefusedObjects, policy: ValidationPolicy) -> None:
+        """Have an object judged, where it is to be. Raises RefusedByFindings where its policy says so."""
+        if policy is ValidationPolicy.OFF:
+            return
+        config = self._config.validation
+        async with let_go_in_time(reception):
+            report = await reception.judge(self._validator, config)
+        if refused is not self._nothing_refused:
+            refusal = refusal_for(report, policy, config.refuse_from)
+            if refusal is not None:
+                raise refusal
 
     async def _record(
         self,
@@ -230,6 +263,7 @@ class StorageService:
         if result.outcome is AddOutcome.SAME and result.location != stored.location:
             await self._take_back(stored)
             return
+        reception.tell_findings()
         await self._discard(result.discarded)
         await self._storage.indexed(stored)
 

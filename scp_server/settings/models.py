@@ -38,6 +38,7 @@ from scp_server.settings.query import QuerySettings, RetrieveSettings
 from scp_server.settings.remotes import RemoteSettings, check_titles
 from scp_server.settings.rules import RuleSettings, check_names
 from scp_server.settings.section import AETitle, Host, Port, Section, Texts
+from scp_server.settings.validation import ValidationSettings
 from scp_server.settings.webhook import WebhookSettings
 from scp_server.storage.template import DEFAULT_TEMPLATE, LayoutTemplate
 
@@ -312,6 +313,7 @@ class SettingsTree(BaseModel):
     events: EventsSettings = Field(default_factory=EventsSettings)
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
     decisions: DecisionsSettings = Field(default_factory=DecisionsSettings)
+    validation: ValidationSettings = Field(default_factory=ValidationSettings)
     peers: Annotated[tuple[PeerSettings, ...], Field(strict=False)] = Field(
         default=(),
         description="Single peers, or networks of them: what they may do, how they are treated. The first "

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from scp_server.net.access import parse_network
 from scp_server.settings.limits import SecondsOrNever
 from scp_server.settings.section import AETitle, Section
+from scp_server.settings.validation import Policy
 
 Duplicates = Literal["keep_first", "parts", "replace", "reject"]
 Service = Literal["echo", "store", "find", "get", "move"]
@@ -52,6 +53,12 @@ class PeerSettings(Section):
         description="Whether this peer's queries may leave out the unique keys of higher levels, and match "
         "every key, and its retrieves leave them out, without having negotiated it; when not set, "
         "query.relational holds.",
+    )
+
+    validation: Policy | None = Field(
+        default=None,
+        description="As validation.dicos, for everything from this peer, medical objects too. When not set, "
+        "as for everybody.",
     )
 
     @field_validator("address")

@@ -24,6 +24,7 @@ EventName = Literal[
     "tdr.missing",
     "tdr.orphan",
     "decision.changed",
+    "object.invalid",
 ]
 
 
@@ -39,10 +40,10 @@ class WebhookSettings(RuleSettings):
     )
     kinds: Annotated[tuple[EventName, ...], Field(strict=False)] = Field(
         default=(),
-        description="association.accepted, association.ended, object.stored, study.settled, tdr.received, "
-        "tdr.missing, tdr.orphan, decision.changed; when empty, all. Events of associations have AE titles "
-        "and neither SOP class nor modality; those of studies, reports and decisions have none of all "
-        "these: a rule whose filter asks for what an event has not leaves it out.",
+        description="association.accepted, association.ended, object.stored, study.settled, object.invalid, "
+        "tdr.received, tdr.missing, tdr.orphan, decision.changed; when empty, all. Events of associations "
+        "have AE titles and neither SOP class nor modality; those of studies, reports and decisions have "
+        "none of all these: a rule whose filter asks for what an event has not leaves it out.",
     )
     secret: SecretStr | None = Field(
         default=None,

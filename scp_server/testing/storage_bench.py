@@ -17,6 +17,7 @@ from scp_server.pipeline.rules import ObjectRules
 from scp_server.protocol.message import CStoreRSP
 from scp_server.services.storage import StorageService, StorageServiceConfig
 from scp_server.services.unsettled import UnsettledObjects
+from scp_server.services.validation import Validator
 from scp_server.storage.base import Storage
 from scp_server.storage.memory import MemoryPlace, MemoryStorage
 from scp_server.storage.quarantine import Quarantine
@@ -28,7 +29,7 @@ class StorageBench:
     """`async with StorageBench(folder, **config) as bench`: `config` is StorageServiceConfig's.
 
     `storage` replaces the one in memory; then `place` stays empty. `callbacks` are decorated functions. With
-    `unsettled` small objects are left unsynced.
+    `unsettled` small objects are left unsynced. A `validator` is closed with the bench.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class StorageBench:
         rules: ObjectRules | None = None,
         quarantine: Quarantine | None = None,
         unsettled: UnsettledObjects | None = None,
+        validator: Validator | None = None,
         **config: Any,
     ) -> None:
         self.steps = Steps()
@@ -52,6 +54,7 @@ class StorageBench:
         registry = load_callbacks(CallbackSources(callbacks, entry_points=False))
         self.callbacks = ActiveCallbacks(registry)
         self.measures = ReceptionMeasures()
+        self.validator = validator or Validator(measures=self.measures)
         # The quarantine takes files of the storage itself.
         where = self.storage if quarantine is None or storage is None else storage
         self.service = StorageService(
@@ -63,6 +66,7 @@ class StorageBench:
             callbacks=self.callbacks,
             rules=rules,
             unsettled=unsettled,
+            validator=self.validator,
         )
 
     async def __aenter__(self) -> Self:
@@ -73,6 +77,7 @@ class StorageBench:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.validator.close()
         await self.callbacks.close()
         await self.index.close()
         await self.storage.close()

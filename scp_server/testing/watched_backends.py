@@ -9,6 +9,8 @@ from typing import TypeVar
 from scp_server.index.base import (
     AddResult,
     DuplicatePolicy,
+    FindingFilter,
+    FindingRecord,
     Index,
     IndexEntry,
     IndexTotals,
@@ -239,6 +241,11 @@ class WatchedIndex:
     async def retrievable(self, keys: Sequence[UniqueKey], limit: int) -> list[RetrievablePart]:
         self._steps.log.append("retrievable")
         return await self._index.retrievable(keys, limit)
+
+    async def findings(
+        self, wanted: FindingFilter, *, after: str = "", limit: int = 200
+    ) -> list[FindingRecord]:
+        return await self._index.findings(wanted, after=after, limit=limit)
 
     async def unsynced(self) -> list[str]:
         return await self._index.unsynced()

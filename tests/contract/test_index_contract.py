@@ -13,6 +13,7 @@ from scp_server.index.base import Index
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.testing.decision_contract import DecisionContract
 from scp_server.testing.event_log_contract import EventLogContract
+from scp_server.testing.findings_contract import FindingsContract
 from scp_server.testing.index_contract import IndexContract, MakeIndex, MakeUnavailable
 from scp_server.testing.unsynced_contract import UnsyncedContract
 from tests.contract.satellites_index import SatellitesIndex
@@ -62,7 +63,11 @@ class TestSqlIndexKeepingFiles(_SqlIndex, UnsyncedContract):
     """Those that are not durable yet."""
 
 
-class TestIndexWrittenByAnotherProcess(IndexContract):
+class TestSqlIndexWithFindings(_SqlIndex, FindingsContract):
+    """What validations have found."""
+
+
+class TestIndexWrittenByAnotherProcess(IndexContract, FindingsContract):
     """What a satellite has: its own readers, and the primary's writer at the other end of a connection."""
 
     @pytest.fixture

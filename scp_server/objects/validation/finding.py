@@ -61,6 +61,7 @@ class Code(StrEnum):
     BITS = "bits"
     META_VERSION = "meta-version"
     NOT_EXAMINED = "not-examined"
+    VALIDATOR_FAILED = "validator-failed"
     PRIVATE_ELEMENTS = "private-elements"
     UNKNOWN_ELEMENT = "unknown-element"
     MORE_FINDINGS = "more-findings"
@@ -79,6 +80,7 @@ SEVERITIES: Final[Mapping[Code, Severity]] = {
             Code.BITS,
             Code.META_VERSION,
             Code.NOT_EXAMINED,
+            Code.VALIDATOR_FAILED,
         ),
         Severity.WARNING,
     ),
@@ -128,6 +130,23 @@ class Report:
     infos: int
     offending_tags: tuple[int, ...] = ()
     """Tags of the first elements with errors, each once, for Offending Element (0000,0901)."""
+
+    @classmethod
+    def of_failure(cls, why: str) -> Report:
+        """That of an object which could not be judged, through no fault of its own."""
+        code = Code.VALIDATOR_FAILED
+        return cls((Finding(SEVERITIES[code], code, "", "", "", f"The validation failed: {why}."),), 0, 1, 0)
+
+    @property
+    def error_codes(self) -> list[Code]:
+        """The codes of the errors that are listed, each once."""
+        found = (finding.code for finding in self.findings if finding.severity is Severity.ERROR)
+        return list(dict.fromkeys(found))
+
+    @property
+    def has_failed(self) -> bool:
+        """The object was not judged to the end, through no fault of its own."""
+        return any(finding.code is Code.VALIDATOR_FAILED for finding in self.findings)
 
     def as_json(self) -> dict[str, object]:
         """The report as a JSON object."""

@@ -58,7 +58,7 @@ def validating(
         findings.add(Code.NOT_EXAMINED, "The object has more elements than are looked at.")
     except Exception as error:
         # This is the boundary: a fault of a rule is told in the report, and the object is kept all the same.
-        findings.add(Code.NOT_EXAMINED, f"The validation failed ({type(error).__name__}).")
+        findings.add(Code.VALIDATOR_FAILED, f"The validation failed: a rule raised {type(error).__name__}.")
     return findings.report()
 
 

@@ -200,7 +200,7 @@ def _subject(event: LoggedEvent) -> str:
     if event.kind in (EventKind.ASSOCIATION_ACCEPTED, EventKind.ASSOCIATION_ENDED):
         return f"associations/{quote(event.association_id, safe='')}"
     names = {"studies": "study_instance_uid"}
-    if event.kind is EventKind.OBJECT_STORED:
+    if event.kind in (EventKind.OBJECT_STORED, EventKind.OBJECT_INVALID):
         names |= {"series": "series_instance_uid", "instances": "sop_instance_uid"}
     return "/".join(
         f"{level}/{quote(str(event.data.get(name, '')), safe='')}" for level, name in names.items()

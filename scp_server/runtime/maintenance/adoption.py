@@ -17,6 +17,7 @@ from scp_server.objects.header_tap import TapLimits
 from scp_server.runtime.maintenance.progress import NoProgress, Progress
 from scp_server.runtime.recovery import read_entry
 from scp_server.services.storage import Deletions
+from scp_server.services.validation import StoredValidation
 from scp_server.storage.base import Storage, StoredObject
 from scp_server.storage.layout import arrival_id_in
 
@@ -61,6 +62,7 @@ class Adopter:
         limits: TapLimits,
         deletions: Deletions,
         in_flight: InFlight | None = None,
+        validation: StoredValidation | None = None,
     ) -> None:
         """`in_flight` where other processes write to the storage too: `Storage.not_yet_indexed` of all."""
         self._storage = storage
@@ -68,6 +70,8 @@ class Adopter:
         self._index = index
         self.limits = limits
         """How much of a header is read; may be changed at any time."""
+        self.validation = validation
+        """How objects are judged, if at all; may be changed at any time."""
         self._deletions = deletions
         self.turn = asyncio.Lock()
 
@@ -100,7 +104,7 @@ class Adopter:
         """
         orphans = await self.orphans_among(stored)
         async for adoption in adopt(
-            self._storage, self._index, orphans, self.limits, progress or NoProgress()
+            self._storage, self._index, orphans, self.limits, progress or NoProgress(), self.validation
         ):
             if adoption.result is None:
                 (size_bytes,) = await self._storage.sizes([adoption.stored.location])
@@ -119,6 +123,7 @@ async def adopt(
     stored: Sequence[StoredObject],
     limits: TapLimits,
     progress: Progress,
+    validation: StoredValidation | None = None,
 ) -> AsyncIterator[Adoption]:
     """Read files and add them to the index, in the order given; tell of each when it is committed.
 
@@ -126,7 +131,7 @@ async def adopt(
     entries of ADDED_TOGETHER files at most. Raises IndexUnavailable.
     """
     batch: list[tuple[StoredObject, IndexEntry]] = []
-    async for each, entry in _entries(storage, stored, limits):
+    async for each, entry in _entries(storage, stored, limits, validation):
         progress.advance(0)
         if isinstance(entry, str):
             yield Adoption(each, error=entry)
@@ -158,13 +163,16 @@ async def _add(index: Index, batch: Iterable[tuple[StoredObject, IndexEntry]]) -
 
 
 async def _entries(
-    storage: Storage, stored: Iterable[StoredObject], limits: TapLimits
+    storage: Storage,
+    stored: Iterable[StoredObject],
+    limits: TapLimits,
+    validation: StoredValidation | None,
 ) -> AsyncIterator[tuple[StoredObject, IndexEntry | str]]:
     """Each object's entry, or why it has none, in order; the files of the next few are read meanwhile."""
     reading: deque[tuple[StoredObject, asyncio.Task[IndexEntry | str]]] = deque()
     try:
         for each in stored:
-            task = asyncio.create_task(_entry(storage, each, limits), name="maintenance.read")
+            task = asyncio.create_task(_entry(storage, each, limits, validation), name="maintenance.read")
             reading.append((each, task))
             if len(reading) == READ_TOGETHER:
                 first, read = reading[0]
@@ -182,8 +190,10 @@ async def _entries(
         await asyncio.gather(*(task for _, task in reading), return_exceptions=True)
 
 
-async def _entry(storage: Storage, stored: StoredObject, limits: TapLimits) -> IndexEntry | str:
+async def _entry(
+    storage: Storage, stored: StoredObject, limits: TapLimits, validation: StoredValidation | None
+) -> IndexEntry | str:
     try:
-        return await read_entry(storage, stored, limits)
+        return await read_entry(storage, stored, limits, validation)
     except (OperationRefused, StorageError, ValueError) as error:
         return str(error)

@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,12 @@ from scp_server.index.log_transfer import carry_over
 from scp_server.index.store import IndexConfig, SqlIndex
 from scp_server.objects.header_tap import TapLimits
 from scp_server.observability.logs import get_logger
-from scp_server.runtime.build import build_index, build_storage_service_config, index_path
+from scp_server.runtime.build import (
+    build_index,
+    build_storage_service_config,
+    build_validator,
+    index_path,
+)
 from scp_server.runtime.maintenance.adoption import Adoption, adopt
 from scp_server.runtime.maintenance.arrival_plan import ArrivalPlan
 from scp_server.runtime.maintenance.carrying_out import finish_deletions
@@ -38,6 +43,7 @@ from scp_server.runtime.maintenance.folder import offline_storage
 from scp_server.runtime.maintenance.progress import Progress
 from scp_server.runtime.recovery import delete_discarded
 from scp_server.runtime.settling import settle_left_over
+from scp_server.services.validation import StoredValidation
 from scp_server.settings import Settings
 from scp_server.storage.base import Storage, StoredObject
 from scp_server.storage.sync import make_folder, storage_failure, sync_directory
@@ -84,8 +90,12 @@ async def rebuild(settings: Settings, report: Report, progress: Progress) -> Reb
         ):
             resumed = (await index.totals()).parts
             progress.begin("indexing", count)
-            limits = build_storage_service_config(settings).tap_limits
-            await _Rebuild(storage, index, plan, limits, records, findings, progress).run()
+            config = build_storage_service_config(settings)
+            with closing(build_validator(settings)) as validator:
+                validation = StoredValidation(validator, config.validation)
+                await _Rebuild(
+                    storage, index, plan, config.tap_limits, records, findings, progress, validation
+                ).run()
             totals = await index.totals()
         if path.is_file() and not await asyncio.to_thread(carry_over, path, unfinished):
             log.warning("events.begun_anew")
@@ -126,7 +136,9 @@ class _Rebuild:
         records: Sequence[Path],
         findings: Findings,
         progress: Progress,
+        validation: StoredValidation,
     ) -> None:
+        self._validation = validation
         self._records = records
         self._storage = storage
         self._index = index
@@ -144,7 +156,9 @@ class _Rebuild:
             unknown -= await asyncio.to_thread(named, self._records, unknown)
             wanted = [each for each in page if each.location in unknown]
             self._progress.advance(len(page) - len(wanted))
-            async for adoption in adopt(self._storage, self._index, wanted, self._limits, self._progress):
+            async for adoption in adopt(
+                self._storage, self._index, wanted, self._limits, self._progress, self._validation
+            ):
                 self._note(adoption)
                 self._progress.advance()
 

@@ -23,7 +23,12 @@ from blake3 import blake3
 from scp_server.errors import ConfigurationError, ObjectNotFound, OperationRefused, StorageError
 from scp_server.index.base import AddOutcome, Index, IndexEntry, PartRecord
 from scp_server.objects.part10 import MAX_FILE_META_BYTES, read_file_meta
-from scp_server.runtime.build import build_index, build_storage_service_config, index_path
+from scp_server.runtime.build import (
+    build_index,
+    build_storage_service_config,
+    build_validator,
+    index_path,
+)
 from scp_server.runtime.maintenance.adoption import (
     ADDED_TOGETHER,
     READ_TOGETHER,
@@ -38,6 +43,7 @@ from scp_server.runtime.maintenance.folder import offline_storage
 from scp_server.runtime.maintenance.progress import Progress
 from scp_server.runtime.recovery import delete_discarded, read_entry
 from scp_server.runtime.settling import not_in_place, settle_left_over
+from scp_server.services.validation import StoredValidation
 from scp_server.settings import Settings
 from scp_server.storage.base import Digest, Storage, StoredObject
 from scp_server.storage.layout import INCOMING, PART_SUFFIX
@@ -90,14 +96,17 @@ async def verify(
             findings.add(Kind.LEFT_OVER, f"{INCOMING}/{name}", detail, repaired=options.repair)
         index = build_index(settings)
         deletions = Deletions(data_dir, storage, index)
-        limits = build_storage_service_config(settings).tap_limits
-        adopter = Adopter(storage, index, limits, deletions)
+        config = build_storage_service_config(settings)
+        validator = build_validator(settings)
+        validation = StoredValidation(validator, config.validation)
+        adopter = Adopter(storage, index, config.tap_limits, deletions, validation=validation)
         try:
             await index.open()
             await deletions.look()
             await _look_at_unsettled(storage, index, findings, repair=options.repair)
             return await Verification(storage, index, deletions, adopter, options, findings, progress).run()
         finally:
+            validator.close()
             await index.close()
 
 

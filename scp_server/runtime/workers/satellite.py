@@ -27,7 +27,13 @@ from scp_server.observability.measures import Measures
 from scp_server.observability.metrics import Metrics
 from scp_server.observability.rates import Rates
 from scp_server.runtime.acceptor import Acceptor
-from scp_server.runtime.build import build_callbacks, build_index, build_quarantine, build_storage
+from scp_server.runtime.build import (
+    build_callbacks,
+    build_index,
+    build_quarantine,
+    build_storage,
+    build_validator,
+)
 from scp_server.runtime.loop import collector_at_ease, loop_factory
 from scp_server.runtime.sight import levels_of
 from scp_server.runtime.status import process_status
@@ -126,6 +132,7 @@ class _Worker:
             self._callbacks,
             ArrivalClock(order.writer),
             RemoteGrants(channel),
+            validator=build_validator(settings, measures),
         )
         self._manager = self._acceptor.manager
         self._rates = Rates(measures.operations, time.monotonic)

@@ -74,6 +74,7 @@ def test_commands_and_options_of_the_contract_are_all_there() -> None:
         "info",
         *("outbox list", "outbox retry", "outbox drop"),
         "scan show",
+        "findings list",
         "quarantine list",
         "quarantine show",
         "quarantine release",

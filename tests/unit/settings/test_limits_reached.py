@@ -49,6 +49,9 @@ OTHERS = frozenset(
         "storage.settle_seconds",
         "storage.shared_sync_bytes",
         "storage.threads",
+        "validation.max_findings",
+        "validation.threads",
+        "validation.timeout_seconds",
         "storage.write_buffer_bytes",
         "worker_silence_seconds",
         "workers",
@@ -75,6 +78,7 @@ DESTINATIONS = "unit/net/test_destinations.py::"
 RUNNING = "unit/pipeline/test_running.py::"
 OUTBOX = "unit/pipeline/test_outbox.py::"
 KEEPER = "unit/pipeline/test_log_keeper.py::"
+VALIDATION = "unit/services/test_validation.py::"
 FOLLOWERS = "unit/web/test_events.py::"
 
 REACHED_BY: dict[str, str] = {
@@ -219,6 +223,9 @@ REACHED_BY: dict[str, str] = {
     + "test_threads_that_never_return_are_abandoned_counted_and_bounded",
     "callbacks.max_waiting": "unit/pipeline/test_callbacks.py::"
     "test_notices_that_nobody_takes_are_dropped_and_counted",
+    "validation.timeout_seconds": VALIDATION + "test_validators_that_never_end_are_left_alone_and_bounded",
+    "validation.max_findings": VALIDATION + "test_no_more_findings_are_kept_than_the_setting_says",
+    "validation.threads": VALIDATION + "test_no_more_are_judged_at_once_than_there_are_threads",
     "close_timeout_seconds": "integration/test_slow_disk.py::"
     "test_a_disk_that_hangs_for_ever_does_not_keep_the_daemon_from_ending",
     "drain_timeout_seconds": LIMITS + "test_what_outlives_the_drain_time_is_aborted",

@@ -18,7 +18,7 @@ from scp_server.objects.raw_header import RawHeader
 from scp_server.objects.summary import references
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

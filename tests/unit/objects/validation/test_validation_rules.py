@@ -340,7 +340,8 @@ def test_a_rule_that_fails_is_a_finding_and_loses_no_other(monkeypatch: pytest.M
 
     monkeypatch.setattr("scp_server.objects.validation.elements.value_problems", fail)
     report = judge(edited(valid_files()["tdr"], put(0x00080060, "CS", "CT")))
-    assert [one.code for one in report.findings] == [Code.MODALITY, Code.NOT_EXAMINED]
+    assert [one.code for one in report.findings] == [Code.MODALITY, Code.VALIDATOR_FAILED]
+    assert report.has_failed
 
 
 def test_no_sentence_quotes_text_that_may_name_a_person() -> None:
