@@ -285,7 +285,7 @@ async def test_an_address_that_is_not_ours_exits_2(make_settings: MakeSettings) 
 async def test_a_recovery_that_fails_leaves_nothing_open(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_arguments: object) -> None:
+    async def fail(*_arguments: object, **_options: object) -> None:
         raise IndexUnavailable("locked for good")
 
     monkeypatch.setattr("scp_server.runtime.server.recover", fail)
