@@ -145,6 +145,20 @@ def _coercion(settings: Settings) -> str:
     )
 
 
+def _validation(settings: Settings) -> str:
+    """What is said of invalid objects: the policies for DICOS, for others, and of peers."""
+    validation = settings.validation
+    of_peers = [f"{peer.name} {peer.validation}" for peer in settings.peers if peer.validation]
+    policies = [f"DICOS {validation.dicos}", f"others {validation.medical}", *of_peers]
+    refused = f"; refused from {validation.refuse_from} on, with A900 or C000"
+    return ", ".join(policies) + (refused if _refuses_invalid(settings) else "")
+
+
+def _refuses_invalid(settings: Settings) -> bool:
+    policies = {settings.validation.dicos, settings.validation.medical}
+    return bool({"quarantine", "refuse"} & {*policies, *(peer.validation for peer in settings.peers)})
+
+
 def _storage(settings: Settings) -> Statement:
     return {
         "level": "2 (full): every element is kept, as the bytes that were received"
@@ -153,6 +167,7 @@ def _storage(settings: Settings) -> Statement:
         "durability": settings.storage.durability,
         "duplicates": settings.storage.duplicates,
         "dicos_duplicates": settings.storage.dicos_duplicates,
+        "validation": _validation(settings),
         "statuses": _statuses(
             (Status.SUCCESS, "durable as configured, indexed"),
             (Status.OUT_OF_RESOURCES, "no space, a failing disk or index, or larger than allowed"),

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,11 @@ async def test_an_event_is_posted_as_a_cloud_event(receiver: WebhookReceiver) ->
         (of_association(EventKind.ASSOCIATION_ACCEPTED), "associations/a%2F1"),
         (of_association(EventKind.ASSOCIATION_ENDED, outcome="released", parts=3), "associations/a%2F1"),
         (settled("1.2.3"), "studies/1.2.3"),
+        (
+            replace(EVENT, kind=EventKind.OBJECT_INVALID),
+            f"studies/{CT.study_instance_uid}/series/{CT.series_instance_uid}"
+            f"/instances/{CT.sop_instance_uid}",
+        ),
     ],
     ids=lambda value: value.kind if isinstance(value, LoggedEvent) else "",
 )

@@ -55,6 +55,11 @@ def test_every_model_and_every_key_with_a_column_is_in_it(make_settings: MakeSet
         ),
         ({"negotiation": {"sop_classes": "any"}}, ("scp", "any_other_storage"), True),
         ({"storage": {"duplicates": "replace"}}, ("storage", "duplicates"), "replace"),
+        (
+            {"validation": {"medical": "refuse"}, "peers": [{"ae_title": "CT1", "validation": "off"}]},
+            ("storage", "validation"),
+            "DICOS record, others refuse, CT1 off; refused from error on, with A900 or C000",
+        ),
         ({"storage": {"durability": "full"}}, ("storage", "durability"), "full"),
         ({"query": {"relational": "never"}}, ("query", "relational"), "never"),
         (
