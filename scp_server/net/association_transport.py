@@ -292,6 +292,8 @@ class AssociationTransport(asyncio.BaseProtocol, ABC):
                 transport.write(b"".join(data))
             else:
                 transport.writelines(data)
+            if transport.is_closing():
+                return  # The write has failed, and nothing may be asked of it any more.
         if self.association.closed:
             transport.close()
         elif self.association.write_shutdown_wanted and not self._write_side_shut:

@@ -47,6 +47,8 @@ class FakeTransport(asyncio.Transport):
         self.written = bytearray()
         self.waiting = bytearray()
         self.deaf = False
+        self.is_broken = False
+        """The peer is gone, which the next write finds out."""
         self.reading = True
         self.eof_written = False
         self.aborted = False
@@ -106,6 +108,9 @@ class FakeTransport(asyncio.Transport):
         """See `asyncio.WriteTransport`. Raises RuntimeError after `write_eof`."""
         if self.eof_written:
             raise RuntimeError("written behind the end")
+        if self.is_broken:
+            self.vanish(ConnectionResetError())
+            return
         if not (self.deaf or self.waiting):
             self.written += data
             return
@@ -119,7 +124,8 @@ class FakeTransport(asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
-        """See `asyncio.WriteTransport`."""
+        """See `asyncio.WriteTransport`. Raises RuntimeError once it is closed, as uvloop's does."""
+        self._must_be_open()
         self.eof_written = True
 
     def can_write_eof(self) -> bool:
@@ -135,7 +141,8 @@ class FakeTransport(asyncio.Transport):
         self.reading = False
 
     def resume_reading(self) -> None:
-        """See `asyncio.ReadTransport`."""
+        """See `asyncio.ReadTransport`. Raises RuntimeError once it is closed, as uvloop's does."""
+        self._must_be_open()
         self.reading = True
 
     def close(self) -> None:
@@ -148,6 +155,10 @@ class FakeTransport(asyncio.Transport):
         """See `asyncio.WriteTransport`."""
         self._closing = self.aborted = True
         self._lose(None)
+
+    def _must_be_open(self) -> None:
+        if self._closing:
+            raise RuntimeError("the handler is closed")
 
     def _lose(self, error: Exception | None) -> None:
         if not self._lost:

@@ -462,3 +462,14 @@ async def test_what_is_put_off_shares_a_write_with_what_comes_before_the_loop_go
     assert writes[2:] == [200]
     await settle()
     assert len(writes) == 3
+
+
+async def test_nothing_is_asked_of_a_transport_whose_last_write_has_failed(connect: Connect) -> None:
+    """The A-ABORT finds the peer gone: then there is no write side to shut and nothing to read."""
+    recorder, transport = connect()
+    transport.is_broken = True
+    recorder.abort_association("no more")
+    await settle()
+    assert transport.lost
+    assert not transport.eof_written
+    assert recorder.events[-1] == "transport ended"
