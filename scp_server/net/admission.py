@@ -1,12 +1,14 @@
-"""What becomes of an A-ASSOCIATE-RQ that is let in: what is known of the association, and its treatment."""
+"""What becomes of an A-ASSOCIATE-RQ: what is known of the association, its treatment, and its log lines."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from scp_server.interfaces import AcceptedContext, AssociationInfo, DicosMode
 from scp_server.net.access import PeerEntry
 from scp_server.observability.logs import get_logger, peer_text
+from scp_server.observability.measures import Outcome
 from scp_server.protocol.items import ContextResult
 from scp_server.protocol.pdu import AssociateAC, AssociateRQ, RejectReason
 
@@ -90,6 +92,41 @@ def log_rejected(request: AssociateRQ, host: str, reason: RejectReason) -> None:
         application_context_name=peer_text(request.application_context_name),
         reason=reason.name,
     )
+
+
+def log_aborted(host: str, details: Mapping[str, object]) -> None:
+    """The line of a connection that was aborted before there was an association."""
+    log.info("connection.aborted", peer_host=host, **_safe(details))
+
+
+def log_ended(
+    info: AssociationInfo,
+    outcome: Outcome,
+    operations: int,
+    dataset_bytes: int,
+    seconds: float,
+    details: Mapping[str, object],
+) -> None:
+    """The line of an association that has ended, `seconds` after its connection came."""
+    emit = log.info if outcome is Outcome.RELEASED else log.warning
+    emit(
+        "association.ended",
+        association_id=info.association_id,
+        outcome=outcome.value,
+        peer_host=info.peer_host,
+        calling_ae_title=peer_text(info.calling_ae_title),
+        called_ae_title=peer_text(info.called_ae_title),
+        dicos=info.is_dicos,
+        contexts=len(info.contexts),
+        operations=operations,
+        dataset_bytes=dataset_bytes,
+        duration_seconds=round(seconds, 6),
+        **_safe(details),
+    )
+
+
+def _safe(details: Mapping[str, object]) -> dict[str, object]:
+    return {key: peer_text(value) if isinstance(value, str) else value for key, value in details.items()}
 
 
 def learn_is_dicos(info: AssociationInfo, is_dicos: bool) -> None:

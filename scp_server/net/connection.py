@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from scp_server.errors import (
@@ -14,14 +13,15 @@ from scp_server.errors import (
     AssociationReleased,
     LocalProtocolError,
 )
-from scp_server.interfaces import AssociationInfo, AssociationListener, AssociationVerdict
-from scp_server.net.admission import Admission, learn_is_dicos, log_rejected
+from scp_server.interfaces import AssociationInfo
+from scp_server.net.admission import Admission, learn_is_dicos, log_aborted, log_ended, log_rejected
 from scp_server.net.association_transport import AssociationTransport
+from scp_server.net.entrance import Entrance
 from scp_server.net.operation import PerformedOperation
 from scp_server.net.operations import Operations
 from scp_server.net.responses import ExpectedResponses, ResponseReceiver
 from scp_server.net.sub_operations import LARGEST_MESSAGE_ID, AcceptorSender
-from scp_server.observability.logs import get_logger, peer_text
+from scp_server.observability.logs import get_logger
 from scp_server.observability.measures import Outcome, ReadingStop
 from scp_server.protocol.association import Role, State
 from scp_server.protocol.events import (
@@ -46,12 +46,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_REASONS = {
-    AssociationVerdict.YES: None,
-    AssociationVerdict.NO: RejectReason.NO_REASON,
-    AssociationVerdict.CANNOT_SAY: RejectReason.TEMPORARY_CONGESTION,
-}
-"""What the peer is told (PS3.8 9.3.4)."""
 _CAN_ANSWER = frozenset({State.STA6, State.STA8})
 
 
@@ -77,8 +71,7 @@ class Connection(AssociationTransport, asyncio.BufferedProtocol):
         self._release_requested = False
         self._release_wanted = False
         self._release_sent = False
-        self._judging: asyncio.Task[None] | None = None
-        """Somebody is asked whether the association may be; the peer waits."""
+        self._entrance = Entrance(self, manager)
         self.error: AssociationError | None = None
         """What ended the association."""
         self._outcome = ""
@@ -119,7 +112,7 @@ class Connection(AssociationTransport, asyncio.BufferedProtocol):
 
     def transport_ended(self) -> None:
         """Give everything back."""
-        self._stop_judging()
+        self._entrance.close()
         self._budget.leave(self)
         self._manager.connection_closed(self)
         if self.info is None and self._outcome == "lost":
@@ -189,7 +182,7 @@ class Connection(AssociationTransport, asyncio.BufferedProtocol):
             case CommandReceived():
                 self._command_received(event)
             case AssociateRequested():
-                self._associate_requested(event.request)
+                self._entrance.requested(event.request)
             case ReleaseRequested():
                 # On a collision the requestor's response comes first (PS3.8 7.2.2.7).
                 self._release_requested = True
@@ -215,85 +208,16 @@ class Connection(AssociationTransport, asyncio.BufferedProtocol):
             case _:
                 assert_never(event)
 
-    def _associate_requested(self, request: AssociateRQ) -> None:
-        if self.association.state is not State.STA3:
-            return  # What came right behind the request has ended it; the events that say so follow.
-        admission = self._manager.admit(request, self.host)
-        place = None
-        if isinstance(admission, Admission):
-            place = self._manager.ask_for_place(request, self.host)
-        if isinstance(admission, RejectReason) or place is None:
-            self._decided(request, admission)
-            return
-        place.add_done_callback(partial(self._place_answered, request, admission))
+    # -- how it begins ------------------------------------------------------------------------------------
 
-    def _place_answered(
-        self, request: AssociateRQ, admission: Admission, place: asyncio.Future[bool]
-    ) -> None:
-        """Whoever lets in for all processes has answered, or is gone, and this process with it."""
-        granted = not place.cancelled() and place.exception() is None and place.result()
-        if self.association.state is not State.STA3:
-            if granted:
-                self._manager.give_place_back(request, self.host)
-            return
-        self._decided(request, admission if granted else self._manager.no_place())
-        self.flush()
-        self._count_request()
-
-    def _decided(self, request: AssociateRQ, admission: Admission | RejectReason) -> None:
-        if isinstance(admission, RejectReason):
-            self._reject(request, admission)
-            return
-        info = admission.association_info(request, self._manager.next_association_id(), self.peer)
-        learn_is_dicos(info, self.association.is_dicos)
-        listener = self._manager.listener
-        if listener is not None and listener.judges(info):
-            # Whatever the peer sends meanwhile ends it, as PS3.8 9.2 wants it in Sta3.
-            judging = self._judge(listener, request, admission, info)
-            self._judging = self._loop.create_task(judging, name="associate")
-        else:
-            self._accept(request, admission, info)
-
-    async def _judge(
-        self, listener: AssociationListener, request: AssociateRQ, admission: Admission, info: AssociationInfo
-    ) -> None:
-        """Have somebody else say whether the association may be, then answer."""
-        try:
-            verdict = await listener.may_associate(info)
-            self._judging = None
-            if self.association.state is not State.STA3:
-                self._manager.give_place_back(request, self.host)
-                return
-            reason = _REASONS[verdict]
-            # Others may have come meanwhile, who took no place before either.
-            if reason is None and self._manager.is_full_for(info.calling_ae_title, self.host):
-                reason = RejectReason.LOCAL_LIMIT_EXCEEDED
-            if reason is not None:
-                self._manager.give_place_back(request, self.host)
-                self._reject(request, self._manager.rejected(reason))
-            else:
-                self._accept(request, admission, info)
-                self._count_request()
-            self.flush()
-        except asyncio.CancelledError:
-            self._manager.give_place_back(request, self.host)
-            raise
-        except Exception:
-            self._judging = None
-            log.exception("association.failed", event_type="AssociateRequested")
-            self.abort_association("internal error", source=AbortSource.SERVICE_PROVIDER)
-
-    def _stop_judging(self) -> None:
-        if self._judging is not None:
-            self._judging.cancel()
-            self._judging = None
-
-    def _reject(self, request: AssociateRQ, reason: RejectReason) -> None:
+    def reject(self, request: AssociateRQ, reason: RejectReason) -> None:
+        """Answer A-ASSOCIATE-RJ."""
         self._outcome = "rejected"
         log_rejected(request, self.host, reason)
         self.association.reject(reason, self._loop.time())
 
-    def _accept(self, request: AssociateRQ, admission: Admission, info: AssociationInfo) -> None:
+    def take_place(self, admission: Admission, info: AssociationInfo) -> None:
+        """There is an association from here on."""
         self.info = info
         # What was changed since the socket came holds for this association, whole, and later changes do not.
         self.config, self.services = self._manager.config, self._manager.services
@@ -303,10 +227,20 @@ class Connection(AssociationTransport, asyncio.BufferedProtocol):
             if idle_seconds is not None:
                 self.association.set_idle_seconds(idle_seconds)
         self._manager.association_began(self)
+
+    def accept(self, request: AssociateRQ, admission: Admission, info: AssociationInfo) -> None:
+        """Answer A-ASSOCIATE-AC."""
         self.association.accept(admission.answer, self._loop.time())
         admission.log_accepted(request, info)
         if self._manager.listener is not None:
             self._manager.listener.accepted(info)
+
+    def answered_request(self) -> None:
+        """Send the answer that somebody else had to be asked for."""
+        self.flush()
+        self._count_request()
+
+    # -- its messages -------------------------------------------------------------------------------------
 
     def _command_received(self, event: CommandReceived) -> None:
         message, info = event.message, self.info
@@ -426,32 +360,20 @@ class Connection(AssociationTransport, asyncio.BufferedProtocol):
     ) -> None:
         if self._outcome:
             return
-        self._stop_judging()
+        self._entrance.close()
         self._outcome = outcome
         self.error = error or AssociationLost(f"the association has ended: {outcome}")
         self._operations.association_ended(self.error)
         self._expected.fail(self.error)
         if self.info is None:
             if outcome == "aborted":
-                log.info("connection.aborted", peer_host=self.host, **_safe(details))
+                log_aborted(self.host, details)
             return
         self._manager.association_ended(self)
         self._measures.associations.ended[outcome] += 1
-        emit = log.info if outcome == "released" else log.warning
-        emit(
-            "association.ended",
-            association_id=self.info.association_id,
-            outcome=outcome.value,
-            peer_host=self.info.peer_host,
-            calling_ae_title=peer_text(self.info.calling_ae_title),
-            called_ae_title=peer_text(self.info.called_ae_title),
-            dicos=self.info.is_dicos,
-            contexts=len(self.info.contexts),
-            operations=self._operations.count,
-            dataset_bytes=self._operations.dataset_bytes,
-            duration_seconds=round(time.monotonic() - self.opened_at, 6),
-            **_safe(details),
-        )
+        seconds = time.monotonic() - self.opened_at
+        operations = self._operations
+        log_ended(self.info, outcome, operations.count, operations.dataset_bytes, seconds, details)
         self._tell_of_end()
 
     def _tell_of_end(self) -> None:
@@ -477,7 +399,3 @@ class Connection(AssociationTransport, asyncio.BufferedProtocol):
     def go_on_with_budget(self) -> None:
         """See `BudgetHolder`."""
         self.go_on_reading(ReadingStop.PROCESS_BUDGET)
-
-
-def _safe(details: dict[str, object]) -> dict[str, object]:
-    return {key: peer_text(value) if isinstance(value, str) else value for key, value in details.items()}

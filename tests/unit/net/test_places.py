@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from scp_server.interfaces import AssociationInfo, AssociationListener, AssociationVerdict
 from scp_server.net.places import Places
 from scp_server.protocol.pdu import RejectReason
 from scp_server.testing import wire
@@ -138,3 +140,62 @@ def test_no_name_is_remembered_once_it_has_no_place() -> None:
     assert places.taken == 0
     assert not places.per_peer
     assert not places.per_address
+
+
+class BrokenJudge(AssociationListener):
+    """Breaks when it is asked, or already when it is to say whether it wants to be."""
+
+    def __init__(self, breaks_at: str) -> None:
+        self._breaks_at = breaks_at
+
+    def judges(self, association: AssociationInfo) -> bool:
+        if self._breaks_at == "judges":
+            raise RuntimeError("broken")
+        return True
+
+    async def may_associate(self, association: AssociationInfo) -> AssociationVerdict:
+        if self._breaks_at == "may_associate":
+            raise RuntimeError("broken")
+        return AssociationVerdict.YES
+
+    def connected(self, peer_host: str, peer_port: int) -> None: ...
+    def disconnected(self, peer_host: str, peer_port: int) -> None: ...
+    def ended(
+        self, association: AssociationInfo, outcome: str, operations: int, dataset_bytes: int
+    ) -> None: ...
+    def echoed(self, association: AssociationInfo) -> None: ...
+
+    def accepted(self, association: AssociationInfo) -> None:
+        if self._breaks_at == "accepted":
+            raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("breaks_at", ["judges", "may_associate", "accepted"])
+async def test_a_place_is_given_back_once_where_judging_fails(
+    scene: AcceptorScene, grants: Grants, logs: list[dict[str, Any]], breaks_at: str
+) -> None:
+    scene.manager.listener = BrokenJudge(breaks_at)
+    peer = scene.connect()
+    peer.send(associate_rq())
+    grants.answers[0].set_result(True)
+    await settle()
+    assert peer.received_types()[-1] == PDUType.ABORT
+    assert "association.failed" in [line["event"] for line in logs]
+    logs.clear()
+    peer.end()
+    await settle()
+    assert grants.given_back == [("SCRIPTED", "192.0.2.7")]
+    assert scene.manager.association_count == 0
+
+
+async def test_a_place_is_given_back_where_the_peer_ends_before_anybody_was_asked(
+    scene: AcceptorScene, grants: Grants
+) -> None:
+    scene.manager.listener = BrokenJudge("never")
+    peer = scene.connect()
+    peer.send(associate_rq())
+    grants.answers[0].set_result(True)
+    grants.answers[0].add_done_callback(lambda _place: peer.send(wire.abort()))
+    await settle()
+    assert grants.given_back == [("SCRIPTED", "192.0.2.7")]
+    peer.end()
