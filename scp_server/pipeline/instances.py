@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PREAMBLE_BYTES = 132
 _READ_BYTES = 256 * 1024
+_REMEMBERED_ASSOCIATIONS = 64
+"""What is known of each is kept for all of its objects."""
 _REMEMBERED = 1_024
 """Instances that are kept for the next callback, of about a kilobyte each: more than a page of the log."""
 
@@ -225,13 +227,15 @@ class StoredInstance:
     archive: Archive
 
     @classmethod
-    def of(cls, event: LoggedEvent, archive: Archive) -> StoredInstance:
-        """The part that an event `object.stored` is about."""
+    def of(
+        cls, event: LoggedEvent, archive: Archive, association: AssociationFacts | None = None
+    ) -> StoredInstance:
+        """The part that an event `object.stored` is about; `association` where another of it was made."""
         data = event.data
         if event.kind is not EventKind.OBJECT_STORED or event.location is None:
             raise ValueError(f"event {event.event_id} is about no object")
         return cls(
-            association=association_of(event),
+            association=association or association_of(event),
             times=Times(
                 receive_began_at_ns=_int(data, "receive_began_at_ns"),
                 receive_ended_at_ns=_int(data, "receive_ended_at_ns"),
@@ -294,6 +298,7 @@ class StoredInstances:
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self._made: dict[int, StoredInstance] = {}
+        self._associations: dict[str, AssociationFacts] = {}
 
     def of(self, event: LoggedEvent) -> StoredInstance:
         """The part that an event `object.stored` is about."""
@@ -301,7 +306,12 @@ class StoredInstances:
         if found is None:
             if len(self._made) >= _REMEMBERED:
                 del self._made[next(iter(self._made))]
-            found = self._made[event.event_id] = StoredInstance.of(event, self.archive)
+            if len(self._associations) >= _REMEMBERED_ASSOCIATIONS:
+                self._associations.clear()
+            known = self._associations.get(event.association_id)
+            found = self._made[event.event_id] = StoredInstance.of(event, self.archive, known)
+            if event.association_id:  # What was found after a crash has none, and facts of its own.
+                self._associations[event.association_id] = found.association
         return found
 
 

@@ -151,16 +151,18 @@ class OutboxLine:
     def take(self, events: Iterable[LoggedEvent], read_to: int) -> None:
         """What the log has behind `self.read_to`, up to `read_to`."""
         wants, begin = self.subscriber.wants, self.read_to
+        parking, dead_ahead = self._parking, self._dead_ahead
+        has_parked = len(parking) > 0
         for event in events:
             event_id = event.event_id
             if event_id <= begin or not wants(event):
                 continue
-            if event_id in self._parking or event_id in self._dead_ahead:
+            if event_id in dead_ahead or (has_parked and event_id in parking):
                 continue
             may_be_repeated = event_id <= self._started_before
             item = Item(event, may_be_repeated=may_be_repeated)
-            if self._parking.has_key(event.order_key):
-                self._parking.add(self._row_of(item))
+            if has_parked and parking.has_key(event.order_key):
+                parking.add(self._row_of(item))
                 continue
             self._window.add(item)
             self._fresh.append(item)

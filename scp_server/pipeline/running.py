@@ -105,8 +105,8 @@ class CallbackRunner:
             self.timeout_seconds,
             limits.memory_of(callback),
         )
-        self._call: Callable[[tuple[Any, ...], float], Awaitable[str | None]]
-        """Calls the function, and gives the name of the type of what it returned; None for None."""
+        self._call: Callable[[tuple[Any, ...], float], Awaitable[object]]
+        """Calls the function, and gives what it returned."""
         match callback.run_in:
             case RunIn.LOOP:
                 self._call = self._in_loop
@@ -122,8 +122,11 @@ class CallbackRunner:
     async def in_turn(self, subject: Logged) -> None:
         """`run` when fewer than `concurrency` calls are under way; the wait counts against the time limit."""
         if not self._room.locked():
-            async with self._room:
+            await self._room.acquire()
+            try:
                 await self.run(subject)
+            finally:
+                self._room.release()
             return
         began = time.monotonic()
         try:
@@ -162,7 +165,7 @@ class CallbackRunner:
             counts.running -= 1
             counts.seconds.observe(time.perf_counter() - began)
         if returned is not None:
-            text = f"it returned {returned}, and must return None"
+            text = f"it returned {_type_of(returned)}, and must return None"
             raise self._failed(CallbackOutcome.NONSENSE, subject, text)
         counts.outcomes[CallbackOutcome.RETURNED] += 1
 
@@ -171,13 +174,13 @@ class CallbackRunner:
         self._threads.close()
         await self._processes.close()
 
-    async def _in_loop(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
-        return _type_of(await self._stepper.run(self.callback.function(*arguments), seconds))
+    def _in_loop(self, arguments: tuple[Any, ...], seconds: float) -> Awaitable[object]:
+        return self._stepper.run(self.callback.function(*arguments), seconds)
 
-    async def _in_thread(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
-        return _type_of(await self._threads.call(self.callback.function, arguments, seconds))
+    def _in_thread(self, arguments: tuple[Any, ...], seconds: float) -> Awaitable[object]:
+        return self._threads.call(self.callback.function, arguments, seconds)
 
-    async def _in_process(self, arguments: tuple[Any, ...], seconds: float) -> str | None:
+    async def _in_process(self, arguments: tuple[Any, ...], seconds: float) -> object:
         try:
             # Sooner than the process's own limit where it had to wait for its turn; cancelled, it is killed.
             async with asyncio.timeout(seconds):
@@ -190,7 +193,7 @@ class CallbackRunner:
             arguments[0].changes = answer.changes
         if answer.report is not None:
             arguments[0].report = answer.report
-        return answer.returned
+        return None if answer.returned is None else _ReturnedThere(answer.returned)
 
     def _blocked(self, seconds: float) -> None:
         self.counts.blocked += 1
@@ -223,5 +226,12 @@ def _verdicts_at(stage: Stage) -> Verdicts:
     return _DURABLE_VERDICTS if stage in DURABLE_STAGES else ()
 
 
-def _type_of(result: object) -> str | None:
-    return None if result is None else type(result).__name__
+@dataclass(frozen=True, slots=True)
+class _ReturnedThere:
+    """What a process says of what was returned in it."""
+
+    type_name: str
+
+
+def _type_of(result: object) -> str:
+    return result.type_name if isinstance(result, _ReturnedThere) else type(result).__name__

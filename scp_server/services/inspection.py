@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -66,7 +65,7 @@ class Inspection:
         verdict = self.rules.judge(instance)
         instance.changes = verdict.changes
         if self.callbacks is not None and self.callbacks.inspects:
-            async with let_go_in_time(reception):
+            async with LetGoInTime(reception):
                 await self.callbacks.inspect(instance)
         if not instance.changes:
             return None
@@ -97,19 +96,21 @@ class Inspection:
         return Coercion(tags, wanted.warning)
 
 
-@asynccontextmanager
-async def let_go_in_time(reception: Reception) -> AsyncIterator[None]:
-    """Have what was received written out where the block takes long."""
-    writing: asyncio.Task[None] | None = None
+class LetGoInTime:
+    """Has what was received written out where the block takes longer than _HELD_SECONDS."""
 
-    def begin() -> None:
-        nonlocal writing
-        writing = asyncio.get_running_loop().create_task(reception.let_go(), name="object out of memory")
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._writing: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(_HELD_SECONDS, self._begin)
 
-    timer = asyncio.get_running_loop().call_later(_HELD_SECONDS, begin)
-    try:
-        yield
-    finally:
-        timer.cancel()
-        if writing is not None:
-            await writing
+    def _begin(self) -> None:
+        self._writing = asyncio.create_task(self._reception.let_go(), name="object out of memory")
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._writing is not None:
+            await self._writing

@@ -31,7 +31,7 @@ from scp_server.pipeline.rules import ObjectRules
 from scp_server.pipeline.verdicts import Reject
 from scp_server.protocol.message import CStoreRQ, Message, response_to
 from scp_server.protocol.status import Status
-from scp_server.services.inspection import Coercion, Inspection, let_go_in_time
+from scp_server.services.inspection import Coercion, Inspection, LetGoInTime
 from scp_server.services.loop_share import LoopShare
 from scp_server.services.reception import Arrival, Reception
 from scp_server.services.refusals import RefusedObjects
@@ -217,7 +217,7 @@ class StorageService:
         if policy is ValidationPolicy.OFF:
             return
         config = self._config.validation
-        async with let_go_in_time(reception):
+        async with LetGoInTime(reception):
             report = await reception.judge(self._validator, config)
         if refused is not self._nothing_refused:
             refusal = refusal_for(report, policy, config.refuse_from)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scp_server.errors import StorageError
 from scp_server.observability.logs import captured_logs
 from scp_server.pipeline.callbacks import ActiveCallbacks
 from scp_server.pipeline.deliveries import Delivery, EventKind, LoggedEvent
-from scp_server.pipeline.instances import Archive, StoredFiles, StoredInstance
+from scp_server.pipeline.instances import Archive, StoredFiles, StoredInstance, StoredInstances
 from scp_server.pipeline.registry import CallbackSources, load_callbacks
 from scp_server.pipeline.running import CallbackLimits
 from scp_server.pipeline.settled import AssociationComplete, StoredParts, StudySettled
@@ -71,6 +72,17 @@ def subscriber(function: Any, archive: Archive) -> CallbackSubscriber:
     (found,) = callbacks.subscribers(archive, Events())
     assert isinstance(found, CallbackSubscriber)
     return found
+
+
+def test_objects_of_one_association_share_what_is_known_of_it_and_those_of_none_do_not() -> None:
+    instances = StoredInstances(Archive(StoredFiles(Path("/nowhere"))))
+    first, second = (instances.of(event(number=number)) for number in (1, 2))
+    assert first.association is second.association
+    found = [
+        instances.of(replace(event(number=number, peer_host=host), association_id=""))
+        for number, host in ((3, "192.0.2.3"), (4, "192.0.2.4"))
+    ]
+    assert [each.association.peer_host for each in found] == ["192.0.2.3", "192.0.2.4"]
 
 
 @pytest.fixture
