@@ -25,6 +25,8 @@ class Answer:
     returned: str | None = None
     verdict: Reject | NotDelivered | Undeliverable | None = None
     raised: str = ""
+    place: str = ""
+    """Of what was raised the type and where, without its words."""
     traceback: str = ""
     changes: Changes | None = None
     report: ThreatReport | None = None

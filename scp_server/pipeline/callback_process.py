@@ -16,6 +16,7 @@ from scp_server.child_program import Jobs
 from scp_server.pipeline.callback import find_function
 from scp_server.pipeline.callback_answer import ANSWERED, FORKED, Answer
 from scp_server.pipeline.examination import Examination
+from scp_server.pipeline.raised import type_and_place
 from scp_server.pipeline.verdicts import NotDelivered, Reject, Undeliverable
 
 _MAX_TEXT_CHARACTERS: Final = 2_000
@@ -61,7 +62,15 @@ def _called(import_name: str, content: bytes) -> Answer:
         return Answer(verdict=verdict)
     except BaseException as error:
         raised = f"{type(error).__name__}: {error}"[:_MAX_TEXT_CHARACTERS]
-        return Answer(raised=raised, traceback=_where(error))
+        return Answer(raised=raised, place=_place(error, import_name), traceback=_where(error))
+
+
+def _place(error: BaseException, import_name: str) -> str:
+    """See `type_and_place`; only the type where there is no function, or no memory."""
+    try:
+        return type_and_place(error, find_function(import_name))
+    except Exception:
+        return type(error).__name__
 
 
 def _where(error: BaseException) -> str:

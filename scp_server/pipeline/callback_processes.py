@@ -23,7 +23,12 @@ class ProcessLost(Exception):
 
 
 class RaisedThere(Exception):
-    """The callback raised in its process; the text has the type, and a note the traceback from there."""
+    """The callback raised in its process; the text has the type, and a note the traceback from there. `place`
+    is type and place alone."""
+
+    def __init__(self, text: str, place: str) -> None:
+        super().__init__(text)
+        self.place = place
 
 
 class CallbackProcesses:
@@ -61,11 +66,11 @@ class CallbackProcesses:
         try:
             answer = pickle.loads(b"".join(pieces))
         except Exception as error:
-            raise ProcessLost(f"its process made no sense: {error}") from error
+            raise ProcessLost(f"its process made no sense: {type(error).__name__}") from error
         if not isinstance(answer, Answer):
             raise ProcessLost("its process answered something else")
         if answer.raised:
-            raised = RaisedThere(answer.raised)
+            raised = RaisedThere(answer.raised, answer.place)
             raised.add_note(answer.traceback)
             raise raised
         return answer

@@ -15,6 +15,7 @@ from scp_server.observability.text import safe_text
 from scp_server.pipeline.callback import Callback, RunIn
 from scp_server.pipeline.callback_processes import CallbackProcesses, ProcessLost, RaisedThere
 from scp_server.pipeline.forking import watch_forks
+from scp_server.pipeline.raised import type_and_place
 from scp_server.pipeline.stages import DURABLE_STAGES, INLINE_STAGES, Stage
 from scp_server.pipeline.stepping import DeadlinePassed, EndedItself, Stepper
 from scp_server.pipeline.stuck import LoopOccupant
@@ -62,10 +63,14 @@ class CallbackLimits:
 
 
 class CallbackFailed(SCPServerError):
-    """A call went wrong, in whichever way; it has been counted and logged."""
+    """A call went wrong, in whichever way; it has been counted and logged.
 
-    def __init__(self, callback_name: str, outcome: CallbackOutcome, text: str) -> None:
+    Its text has none of the callback's own words; `detail` has them, for the operator alone.
+    """
+
+    def __init__(self, callback_name: str, outcome: CallbackOutcome, text: str, detail: str = "") -> None:
         super().__init__(f"callback {callback_name}: {text}")
+        self.detail = f"callback {callback_name}: {detail or text}"
         self.callback_name = callback_name
         self.outcome = outcome
 
@@ -158,9 +163,7 @@ class CallbackRunner:
         except (ProcessLost, NoThreadLeft) as lost:
             raise self._failed(CallbackOutcome.LOST, subject, str(lost)) from None
         except Exception as error:
-            is_told = isinstance(error, RaisedThere | EndedItself)
-            text = str(error) if is_told else f"{type(error).__name__}: {error}"
-            raise self._failed(CallbackOutcome.RAISED, subject, text, error) from error
+            raise self._raised(subject, error) from error
         finally:
             counts.running -= 1
             counts.seconds.observe(time.perf_counter() - began)
@@ -202,8 +205,25 @@ class CallbackRunner:
     def _too_long(self, what: str) -> str:
         return f"it {what} longer than {self.timeout_seconds:g} s"
 
+    def _raised(self, subject: Logged, error: Exception) -> CallbackFailed:
+        is_told = isinstance(error, RaisedThere | EndedItself)
+        words = str(error) if is_told else f"{type(error).__name__}: {error}"
+        if isinstance(error, RaisedThere):
+            text = error.place
+        else:
+            cause = error.__cause__ if isinstance(error, EndedItself) else None
+            text = type_and_place(cause or error, self.callback.function)
+        log.debug(
+            "callback.raised",
+            callback=self.callback.name,
+            error=safe_text(words, _MAX_TEXT_CHARACTERS),
+            exc_info=error,
+            **subject.log_fields,
+        )
+        return self._failed(CallbackOutcome.RAISED, subject, text, words)
+
     def _failed(
-        self, outcome: CallbackOutcome, subject: Logged, text: str, error: Exception | None = None
+        self, outcome: CallbackOutcome, subject: Logged, text: str, detail: str = ""
     ) -> CallbackFailed:
         """Count and log it, once."""
         self.counts.outcomes[outcome] += 1
@@ -213,10 +233,9 @@ class CallbackRunner:
             stage=self.callback.stage.value,
             outcome=outcome.value,
             error=safe_text(text, _MAX_TEXT_CHARACTERS),
-            exc_info=error,
             **subject.log_fields,
         )
-        return CallbackFailed(self.callback.name, outcome, text)
+        return CallbackFailed(self.callback.name, outcome, text, detail)
 
 
 def _verdicts_at(stage: Stage) -> Verdicts:

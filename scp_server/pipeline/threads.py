@@ -117,6 +117,8 @@ class CallbackThreads:
             answer.set_result(result)
         elif isinstance(error, StopIteration | asyncio.CancelledError | SystemExit | KeyboardInterrupt):
             # What a future cannot hold, or what would end the server, is an error of the callback's.
-            answer.set_exception(EndedItself(f"{type(error).__name__}: {error}"))
+            ended = EndedItself(f"{type(error).__name__}: {error}")
+            ended.__cause__ = error
+            answer.set_exception(ended)
         else:
             answer.set_exception(error)

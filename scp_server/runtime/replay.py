@@ -149,7 +149,7 @@ class Replay:
         except Reject as verdict:
             return Replayed(part, ReplayOutcome.REJECTED, (f"0x{verdict.status:04X} {verdict.comment}",))
         except CallbackFailed as failure:
-            return Replayed(part, ReplayOutcome.FAILED, (str(failure),))
+            return Replayed(part, ReplayOutcome.FAILED, (failure.detail,))
         changes = instance.changes
         if changes is None:
             return Replayed(part, ReplayOutcome.ACCEPTED)
@@ -171,8 +171,10 @@ class Replay:
         try:
             examination = examination_of(self._runner.callback.name, terms, parts, self._archive)
             await self._runner.run(examination)
-        except (CallbackFailed, NotDelivered, Undeliverable, Reject) as failure:
-            return Replayed(part, ReplayOutcome.FAILED, (str(failure),))
+        except CallbackFailed as failure:
+            return Replayed(part, ReplayOutcome.FAILED, (failure.detail,))
+        except (NotDelivered, Undeliverable, Reject) as verdict:
+            return Replayed(part, ReplayOutcome.FAILED, (str(verdict),))
         report = examination.report
         if report is None:
             return Replayed(part, ReplayOutcome.FAILED, ("the detector's process gave no report",))
@@ -188,8 +190,10 @@ class Replay:
         )
         try:
             await self._runner.run(instance, *further)
-        except (CallbackFailed, NotDelivered, Undeliverable, Reject) as failure:
-            return Replayed(part, ReplayOutcome.FAILED, (str(failure),))
+        except CallbackFailed as failure:
+            return Replayed(part, ReplayOutcome.FAILED, (failure.detail,))
+        except (NotDelivered, Undeliverable, Reject) as verdict:
+            return Replayed(part, ReplayOutcome.FAILED, (str(verdict),))
         return Replayed(part, ReplayOutcome.CALLED)
 
 

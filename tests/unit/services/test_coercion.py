@@ -343,7 +343,7 @@ async def test_a_callback_that_asks_for_what_cannot_be_changed_has_failed(tmp_pa
         with captured_logs() as lines:
             assert await bench.status(store_operation(ct_image())) == 0xA700
         await bench.nothing_is_left()
-    (line,) = (line for line in lines if line["event"] == "callback.failed")
+    (line,) = (line for line in lines if line["event"] == "callback.raised")
     assert "SOPInstanceUID must not be changed" in str(line["error"])
 
 
