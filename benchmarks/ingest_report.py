@@ -21,13 +21,17 @@ SHOWN = (1, 4, 16)
 FAST = ("ct", "small", "large", "associations", "echo")
 PEERS = tuple(each.name for each in SERVERS if each.name not in {OURS, OURS_DURABLE, SINK})
 MARK = "ingest"
+WHY_MISSED = (
+    'Where a goal is missed, the profile in docs/design.md, "One C-STORE, from socket to Success", says what '
+    "binds, what was tried and what it gave, and how far the physical limit is."
+)
 
 
 def page(figures: Figures) -> str:
     """Everything, as Markdown."""
     parts = ["\n".join(f"- {name}: {text}" for name, text in figures.about.items())]
     if goals := goals_table(figures, GOALS, BOUNDS, TITLES):
-        parts += ["### Goals", goals]
+        parts += ["### Goals", goals, WHY_MISSED]
     if ratios := headline(figures):
         parts += ["### How many times as fast as others", ratios]
     for workload in WORKLOADS:
