@@ -115,7 +115,11 @@ def _reports(reports: Sequence[dict[str, Any]]) -> Table:
 
 
 def _heading(what: str, count: int, more: bool = False) -> Text:
-    return Text(f"{count}{' or more' if more else ''} {what}", style="bold")
+    first, _, rest = what.partition(" ")
+    counted = first.removesuffix("s") if count == 1 and not more else first
+    return Text(
+        f"{count}{' or more' if more else ''} {' '.join(filter(None, (counted, rest)))}", style="bold"
+    )
 
 
 def _decision(decision: str | None, state: str) -> Text:

@@ -82,7 +82,7 @@ def test_a_scan_without_a_decision_says_what_it_waits_for() -> None:
     waiting = _scan(alarm_decision=None, decision=None, state="missing", orphans=[_report(decides=False)])
     text = _text(scan_page(waiting))
     assert "the report is MISSING" in text
-    assert "1 reports on what has not come" in text
+    assert "1 report on what has not come" in text
 
 
 def test_several_scans_are_lines_of_a_list() -> None:
