@@ -147,7 +147,8 @@ class DaemonProcess:
     def start(self) -> Ready:
         """Start, or start again after an end, and wait until `server.ready`."""
         self._ready = None
-        self._settled.clear()
+        # One of its own: what reads from a process before may only now come to its end.
+        self._settled = settled = threading.Event()
         self._process = subprocess.Popen(
             self._command,
             stdout=subprocess.PIPE,
@@ -163,7 +164,7 @@ class DaemonProcess:
         # A test that fails before it stops the daemon must not leave it behind, nor wait for its output.
         weakref.finalize(self, _kill_group, self._process)
         self._reader = threading.Thread(
-            target=self._read, args=(self._process,), name="daemon output", daemon=True
+            target=self._read, args=(self._process, settled), name="daemon output", daemon=True
         )
         self._reader.start()
         ready = self._wait_until_ready()
@@ -198,7 +199,7 @@ class DaemonProcess:
         self._settled.wait(START_SECONDS)
         return self._ready
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str], settled: threading.Event) -> None:
         if process.stdout is None:
             return
         with process.stdout as lines:
@@ -213,8 +214,8 @@ class DaemonProcess:
                         int(record["http_port"]),
                         int(record["pid"]),
                     )
-                    self._settled.set()
-        self._settled.set()
+                    settled.set()
+        settled.set()
 
     def _join(self) -> None:
         if self._reader is not None:
