@@ -144,6 +144,13 @@ class AssociationTransport(asyncio.BaseProtocol, ABC):
         self._let_writers_go()
         self.transport_ended()
 
+    def never_made(self) -> None:
+        """Whoever connects has given up, and closed the socket: some event loops do not say so here."""
+        self._transport = self._socket = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def pause_writing(self) -> None:
         """The peer does not read: read no more from it, and let what produces wait."""
         self._writing_paused = True

@@ -142,8 +142,7 @@ class Requestor:
         connection = RequestorConnection(self._config)
         connection.request_pdu = self._request
         try:
-            async with asyncio.timeout(self._config.connect_seconds):
-                await asyncio.get_running_loop().create_connection(lambda: connection, self._host, self._port)
+            await self._connect(connection)
         except TimeoutError as error:
             raise ConnectFailed(
                 f"no connection to {self._host}:{self._port} within {self._config.connect_seconds:g} s"
@@ -158,6 +157,14 @@ class Requestor:
             await self.close(abort=True)
             raise
         return self
+
+    async def _connect(self, connection: RequestorConnection) -> None:
+        try:
+            async with asyncio.timeout(self._config.connect_seconds):
+                await asyncio.get_running_loop().create_connection(lambda: connection, self._host, self._port)
+        except BaseException:
+            connection.never_made()
+            raise
 
     async def __aexit__(
         self,
