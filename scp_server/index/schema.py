@@ -86,6 +86,17 @@ def _belongs_to(column: str) -> Column[int]:
     return Column(column.split(".")[1], Key, ForeignKey(column, ondelete="CASCADE"), nullable=False)
 
 
+def _key_of(column: str) -> Column[int]:
+    """The key of another table's row, as this one's own or a part of it."""
+    return Column(
+        column.split(".")[1],
+        Key,
+        ForeignKey(column, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    )
+
+
 def _text(*names: str) -> list[Column[str]]:
     return [Column(name, Text) for name in names]
 
@@ -212,26 +223,14 @@ parts = Table(
 headers = Table(
     "headers",
     metadata,
-    Column(
-        "part_key",
-        Key,
-        ForeignKey("parts.part_key", ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _key_of("parts.part_key"),
     Column("header", LargeBinary, nullable=False),
 )
 
 instance_references = Table(
     "instance_references",
     metadata,
-    Column(
-        "instance_key",
-        Key,
-        ForeignKey("instances.instance_key", ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _key_of("instances.instance_key"),
     Column("referenced_sop_instance_uid", Text, primary_key=True),
 )
 Index(None, instance_references.c.referenced_sop_instance_uid)
@@ -239,13 +238,7 @@ Index(None, instance_references.c.referenced_sop_instance_uid)
 scan_reports = Table(
     "scan_reports",
     metadata,
-    Column(
-        "study_key",
-        Key,
-        ForeignKey("studies.study_key", ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _key_of("studies.study_key"),
     Column(
         "report_key",
         Key,
@@ -322,26 +315,14 @@ Index(None, parked.c.event_id)
 unsynced_objects = Table(
     "unsynced_objects",
     metadata,
-    Column(
-        "part_key",
-        Key,
-        ForeignKey("parts.part_key", ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _key_of("parts.part_key"),
     Column("content", LargeBinary, nullable=False),
 )
 
 findings = Table(
     "findings",
     metadata,
-    Column(
-        "part_key",
-        Key,
-        ForeignKey("parts.part_key", ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    _key_of("parts.part_key"),
     Column("number", Integer, primary_key=True, autoincrement=False),
     *(
         Column(name, Text, nullable=False)
