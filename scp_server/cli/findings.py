@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from scp_server.cli.control_client import running_server
 from scp_server.cli.data_dir import data_folder, offline_settings
+from scp_server.cli.offline_commands import Asked, OfflineCommands
 from scp_server.cli.output import ExitCode, say, say_json
 from scp_server.errors import ConfigurationError
 from scp_server.objects.validation.finding import Code, Severity
@@ -19,46 +19,28 @@ MAX_LISTED = 10_000
 """Findings in a JSON document; without --json all are printed."""
 
 
-class _Asked(Protocol):
-    """A server, or what stands in for one."""
-
-    def ask(self, command: str, **arguments: Any) -> Any: ...
-
-
-class _Offline:
-    """Answers as the server would, over the index of a folder, which it only reads."""
-
-    def __init__(self, runner: asyncio.Runner, data_dir: Path) -> None:
-        from scp_server.runtime.build import build_index
-
-        self._runner = runner
-        self._index = build_index(offline_settings(data_dir))
-        runner.run(self._index.open_to_read())
-
-    def ask(self, command: str, **arguments: Any) -> Any:
-        return self._runner.run(self._perform(command, arguments))
-
-    async def _perform(self, command: str, arguments: dict[str, Any]) -> Any:
-        from scp_server.runtime.findings_commands import findings_commands
-
-        return await findings_commands(self._index)[command](arguments)
-
-    def close(self) -> None:
-        self._runner.run(self._index.close())
-
-
 @contextmanager
-def _asked(data_dir: Path) -> Iterator[_Asked]:
+def _asked(data_dir: Path) -> Iterator[Asked]:
+    """The running server; where none runs, the index of the folder, which is only read."""
     with running_server(data_dir) as server:
         if server is not None:
             yield server
             return
-    with asyncio.Runner() as runner:
-        offline = _Offline(runner, data_dir)
+    from scp_server.runtime.build import build_index
+    from scp_server.runtime.findings_commands import findings_commands
+
+    index = build_index(offline_settings(data_dir))
+    commands = {
+        "open": lambda _: index.open_to_read(),
+        "close": lambda _: index.close(),
+        **findings_commands(index),
+    }
+    with OfflineCommands(commands) as offline:
+        offline.ask("open")
         try:
             yield offline
         finally:
-            offline.close()
+            offline.ask("close")
 
 
 def run_list(data_dir: Path | None, *, severity: str, code: str, study: str, as_json: bool) -> ExitCode:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from scp_server.cli.control_client import CommandFailed, ControlClient, NoServerRuns
+from scp_server.cli.control_client import CommandFailed, ControlClient, NoServerRuns, running_server
 from scp_server.cli.data_dir import data_folder, offline_settings
+from scp_server.cli.offline_commands import Asked, OfflineCommands
 from scp_server.cli.output import ExitCode, complain, say, say_json, status_meaning, status_text
 from scp_server.errors import SCPServerError
 from scp_server.observability.text import printable
@@ -20,44 +20,19 @@ _NANOSECONDS = 1_000_000_000
 _REASON_CHARACTERS = 64
 
 
-class _Asked(Protocol):
-    """A server, or what stands in for one."""
-
-    def ask(self, command: str, **arguments: Any) -> Any: ...
-
-
-class _Offline:
-    """Answers as the server would, over a folder that this process has locked."""
-
-    def __init__(self, commands: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]]) -> None:
-        self._commands = commands
-        self._runner = asyncio.Runner()
-
-    def ask(self, command: str, **arguments: Any) -> Any:
-        return self._runner.run(self._perform(command, arguments))
-
-    async def _perform(self, command: str, arguments: dict[str, Any]) -> Any:
-        return await self._commands[command](arguments)
-
-    def close(self) -> None:
-        self._runner.close()
-
-
 @contextmanager
-def _asked(data_dir: Path) -> Iterator[_Asked]:
+def _asked(data_dir: Path) -> Iterator[Asked]:
     """The running server; where none runs, the folder itself, locked for as long as the block runs."""
-    try:
-        client = ControlClient(data_dir)
-    except NoServerRuns:
-        with _folder(data_dir) as offline:
-            yield offline
-        return
-    with client:
-        yield client
+    with running_server(data_dir) as server:
+        if server is not None:
+            yield server
+            return
+    with _folder(data_dir) as offline:
+        yield offline
 
 
 @contextmanager
-def _folder(data_dir: Path) -> Iterator[_Asked]:
+def _folder(data_dir: Path) -> Iterator[Asked]:
     from scp_server.runtime.build import build_quarantine
     from scp_server.runtime.control_commands import drop_object, list_page, show_object
     from scp_server.runtime.process import DataFolderLock
@@ -69,21 +44,19 @@ def _folder(data_dir: Path) -> Iterator[_Asked]:
     lock.acquire()
     try:
         quarantine = build_quarantine(offline_settings(data_dir), None)
-        offline = _Offline(
-            {
-                "open": lambda _: quarantine.open(),
-                "close": lambda _: quarantine.close(),
-                "quarantine.list": lambda arguments: list_page(quarantine, arguments["after"]),
-                "quarantine.show": lambda arguments: show_object(quarantine, arguments["id"]),
-                "quarantine.drop": lambda arguments: drop_object(quarantine, arguments["id"]),
-            }
-        )
-        try:
-            offline.ask("open")
-            yield offline
-        finally:
-            offline.ask("close")
-            offline.close()
+        commands = {
+            "open": lambda _: quarantine.open(),
+            "close": lambda _: quarantine.close(),
+            "quarantine.list": lambda arguments: list_page(quarantine, arguments["after"]),
+            "quarantine.show": lambda arguments: show_object(quarantine, arguments["id"]),
+            "quarantine.drop": lambda arguments: drop_object(quarantine, arguments["id"]),
+        }
+        with OfflineCommands(commands) as offline:
+            try:
+                offline.ask("open")
+                yield offline
+            finally:
+                offline.ask("close")
     finally:
         lock.release()
 
@@ -151,7 +124,7 @@ def run_drop(ids: Sequence[str], data_dir: Path | None, *, as_json: bool) -> Exi
         return _each("drop", server, ids, as_json=as_json)
 
 
-def _each(what: str, server: _Asked, ids: Sequence[str], *, as_json: bool) -> ExitCode:
+def _each(what: str, server: Asked, ids: Sequence[str], *, as_json: bool) -> ExitCode:
     results: list[dict[str, Any]] = []
     code = ExitCode.OK
     for object_id in ids:
